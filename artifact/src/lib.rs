@@ -1,0 +1,1 @@
+//! The crate's parts arrive with their first users.

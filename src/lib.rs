@@ -1,0 +1,10 @@
+//! StreamRec trains ranking models of recommender systems, from data to a served artifact.
+//!
+//! ```text
+//! data ─► packed dataset ─► ranks: forward ▸ backward ▸ all-reduce ▸ update ─► checkpoint ─► artifact
+//! ```
+//!
+//! A module imports only modules above it in this list (a test keeps the order):
+//! `config`, `data`, `comm`, `model`, `parallel`, `optim`, `train`, `checkpoint`, `export`, `run`.
+#![deny(unsafe_code)]
+

@@ -1,0 +1,3 @@
+//! The `streamrec` command.
+
+fn main() {}
