@@ -1,1 +1,39 @@
-//! The crate's parts arrive with their first users.
+//! Tensors, devices and every operation of StreamRec.
+//!
+//! Every operation is a free function that takes a [`Context`] (a device with its threads and
+//! scratch memory) and views of tensors ([`TensorRef`], [`TensorMut`]), checks the shapes, and
+//! writes into buffers that the caller owns. Forward and backward are separate calls with
+//! hand-derived gradients: there is no tape, and a steady training step allocates next to nothing.
+//!
+//! Operations read every operand as a matrix `[rows, columns]`; a stack of features
+//! `[batch, features, dim]` is `[batch, features * dim]`. Rows may be strided, so a range of
+//! columns of a wider buffer is an operand too.
+//!
+//! | module | forward and backward of |
+//! |---|---|
+//! | [`linear`] | fully connected layer, bias, ReLU |
+//! | [`embedding_bag`] | pooled lookups in embedding tables |
+//! | [`dot_interaction`] | pairwise dot products of features (DLRM) |
+//! | [`cross`] | the elementwise part of a cross layer (DCN-v2) |
+//! | [`factorization_machine`] | second-order term (DeepFM) |
+//! | [`sum_features`], [`add`] | sums over features, copies, additions, broadcasts |
+//! | [`bce`] | weighted binary cross-entropy of logits |
+//! | [`dense_optimizer`], [`sparse_optimizer`] | parameter updates |
+//! | [`norm`] | norms for clipping |
+//!
+//! Results never depend on the number of threads: sums over the batch are taken over panels of a
+//! fixed size and combined in their order.
+
+mod device;
+mod error;
+mod ops;
+mod simd;
+mod tensor;
+
+pub use device::{Context, Device};
+pub use error::{Error, Result};
+pub use ops::{
+    add, bce, cross, dense_optimizer, dot_interaction, embedding_bag, factorization_machine,
+    linear, norm, sparse_optimizer, sum_features,
+};
+pub use tensor::{DType, Tensor, TensorMut, TensorRef};

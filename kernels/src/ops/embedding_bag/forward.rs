@@ -1,0 +1,177 @@
+use std::{ops::Range, slice};
+
+use super::{Bags, Lookup, Pooling};
+use crate::{
+    device::{Context, Device},
+    error::{Error, Result},
+    ops::operand::expect,
+    simd::{LANES, multiply_add, multiversion, prefetch_row},
+    tensor::{TensorMut, TensorRef},
+};
+
+const OPERATION: &str = "embedding_bag::forward";
+
+/// Samples of one parallel task.
+const PANEL_ROWS: usize = 128;
+/// Ids between the row being read and the row being fetched from memory.
+const PREFETCH_AHEAD: usize = 12;
+/// Columns pooled at a time in registers.
+const BLOCK: usize = 4 * LANES;
+
+/// Pools the bags of all lookups into `out: [batch, columns]`; each lookup overwrites its columns.
+///
+/// # Errors
+/// When shapes do not fit, offsets are malformed, or an id is outside its table.
+pub fn forward(
+    context: &Context,
+    bags: &Bags<'_>,
+    lookups: &[Lookup<'_>],
+    out: TensorMut<'_>,
+) -> Result<()> {
+    check(bags, lookups, &out)?;
+    match context.device() {
+        Device::Cpu => context.for_each_panel(bags.batch, PANEL_ROWS, |rows| {
+            // SAFETY: panels are disjoint ranges of rows, one call each.
+            let out = unsafe { out.alias_rows(rows.clone()) };
+            pool_panel(bags, lookups, rows, out);
+        }),
+    }
+    Ok(())
+}
+
+fn check(bags: &Bags<'_>, lookups: &[Lookup<'_>], out: &TensorMut<'_>) -> Result<()> {
+    let columns = out.shape()[1];
+    expect(OPERATION, "out", out, [bags.batch, columns])?;
+    bags.check(OPERATION)?;
+    for lookup in lookups {
+        let [rows, dim] = lookup.table.shape();
+        expect(OPERATION, "table", &lookup.table, [rows, dim])?;
+        if lookup.column + dim > columns {
+            return Err(Error::Shape {
+                operation: OPERATION,
+                operand: "out",
+                expected: vec![bags.batch, lookup.column + dim],
+                got: vec![bags.batch, columns],
+            });
+        }
+        bags.check_ids(OPERATION, lookup.feature, rows)?;
+    }
+    Ok(())
+}
+
+/// The rows of a table, for ids already checked.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    table: TensorRef<'a>,
+    start: *const f32,
+    stride: usize,
+    dim: usize,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    fn new(table: TensorRef<'a>) -> Self {
+        Self {
+            table,
+            start: table.as_ptr(),
+            stride: table.row_stride(),
+            dim: table.shape()[1],
+        }
+    }
+
+    /// # Safety
+    /// `id` is a row of the table.
+    #[inline(always)]
+    unsafe fn row(&self, id: i64) -> &'a [f32] {
+        debug_assert!((id as usize) < self.table.shape()[0]);
+        // SAFETY: the row is inside the table, which is borrowed for 'a.
+        unsafe { slice::from_raw_parts(self.start.add(id as usize * self.stride), self.dim) }
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, id: i64) {
+        prefetch_row(self.start.wrapping_add(id as usize * self.stride), self.dim);
+    }
+}
+
+multiversion! {
+    fn pool_panel(
+        bags: &Bags<'_>,
+        lookups: &[Lookup<'_>],
+        samples: Range<usize>,
+        out: TensorMut<'_>,
+    ) {
+        let mut out = out;
+        for lookup in lookups {
+            let rows = Rows::new(lookup.table);
+            // Rows fetched ahead may belong to the next panel, never to the next feature.
+            let last = bags.of_feature(lookup.feature).end;
+            for (index, sample) in samples.clone().enumerate() {
+                let bag = bags.bag(lookup.feature, sample);
+                for position in bag.clone() {
+                    if position + PREFETCH_AHEAD < last {
+                        rows.prefetch(bags.ids[position + PREFETCH_AHEAD]);
+                    }
+                }
+                let out = &mut out.row_mut(index)[lookup.column..][..rows.dim];
+                let weights = bags.weights.map(|weights| &weights[bag.clone()]);
+                pool::<FMA>(&rows, &bags.ids[bag], weights, lookup.pooling, out);
+            }
+        }
+    }
+}
+
+/// Pools one bag whose ids have been checked against the table.
+#[inline(always)]
+fn pool<const FMA: bool>(
+    rows: &Rows<'_>,
+    ids: &[i64],
+    weights: Option<&[f32]>,
+    pooling: Pooling,
+    out: &mut [f32],
+) {
+    let scale = match pooling {
+        Pooling::Mean if !ids.is_empty() => 1.0 / ids.len() as f32,
+        _ => 1.0,
+    };
+    let mut blocks = out.chunks_exact_mut(BLOCK);
+    let mut column = 0;
+    for block in &mut blocks {
+        pool_block::<FMA, BLOCK>(rows, ids, weights, scale, column, block);
+        column += BLOCK;
+    }
+    let mut blocks = blocks.into_remainder().chunks_exact_mut(LANES);
+    for block in &mut blocks {
+        pool_block::<FMA, LANES>(rows, ids, weights, scale, column, block);
+        column += LANES;
+    }
+    for block in blocks.into_remainder().chunks_exact_mut(1) {
+        pool_block::<FMA, 1>(rows, ids, weights, scale, column, block);
+        column += 1;
+    }
+}
+
+/// As [`pool`], for `WIDTH` columns from `column` on.
+#[inline(always)]
+fn pool_block<const FMA: bool, const WIDTH: usize>(
+    rows: &Rows<'_>,
+    ids: &[i64],
+    weights: Option<&[f32]>,
+    scale: f32,
+    column: usize,
+    out: &mut [f32],
+) {
+    let mut sums = [0.0f32; WIDTH];
+    for (index, &id) in ids.iter().enumerate() {
+        // SAFETY: `check` has compared every id of the feature with the table's rows.
+        let row = unsafe { rows.row(id) };
+        let row = &row[column..][..WIDTH];
+        let weight = weights.map_or(1.0, |weights| weights[index]);
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum = multiply_add::<FMA>(weight, *value, *sum);
+        }
+    }
+    for (out, sum) in out.iter_mut().zip(&sums) {
+        *out = scale * sum;
+    }
+}

@@ -1,0 +1,157 @@
+use std::ops::Range;
+
+use super::{BagSource, Groups, RowGradients};
+use crate::{
+    device::{Context, Device, DisjointMut},
+    error::{Error, Result},
+    ops::operand::expect,
+    simd::{LANES, multiply_add, multiversion, prefetch_row},
+    tensor::TensorRef,
+};
+
+/// Rows of one parallel task.
+pub(crate) const PANEL_ROWS: usize = 128;
+/// Lookups between the gradient being read and the gradient being fetched from memory.
+const PREFETCH_AHEAD: usize = 12;
+/// Columns summed at a time in registers.
+const BLOCK: usize = 4 * LANES;
+
+/// Checked operands of a sum over each touched row's lookups.
+pub(crate) struct Segments<'a> {
+    groups: &'a Groups,
+    sources: &'a [BagSource],
+    dout: TensorRef<'a>,
+    dim: usize,
+}
+
+impl<'a> Segments<'a> {
+    pub(crate) fn new(
+        operation: &'static str,
+        groups: &'a Groups,
+        dim: usize,
+        sources: &'a [BagSource],
+        dout: TensorRef<'a>,
+    ) -> Result<Self> {
+        let features: Vec<usize> = sources.iter().map(|source| source.feature).collect();
+        if features != groups.features() {
+            let expected = groups.features().to_vec();
+            return Err(Error::Shape {
+                operation,
+                operand: "features of the sources",
+                expected,
+                got: features,
+            });
+        }
+        let last = sources
+            .iter()
+            .map(|source| source.column + dim)
+            .max()
+            .unwrap_or(0);
+        let columns = dout.shape()[1].max(last);
+        expect(operation, "dout", &dout, [groups.batch(), columns])?;
+        Ok(Self {
+            groups,
+            sources,
+            dout,
+            dim,
+        })
+    }
+
+    pub(crate) fn groups(&self) -> &'a Groups {
+        self.groups
+    }
+
+    /// The gradient of a lookup's pooled vector.
+    #[inline(always)]
+    fn gradient(&self, lookup: usize) -> (&'a [f32], &'a BagSource) {
+        let (source, sample) = self.groups.place(lookup);
+        let source = &self.sources[source];
+        (&self.dout.row(sample)[source.column..][..self.dim], source)
+    }
+
+    /// The gradient of the `index`-th touched row: `out = sum of scale * gradient` over its
+    /// lookups in their order.
+    #[inline(always)]
+    pub(crate) fn sum_row<const FMA: bool>(&self, index: usize, out: &mut [f32]) {
+        let lookups = self.groups.segment(index);
+        let ahead = lookups.start + PREFETCH_AHEAD..lookups.end + PREFETCH_AHEAD;
+        for lookup in ahead.start..ahead.end.min(self.groups.lookups()) {
+            prefetch_row(self.gradient(lookup).0.as_ptr(), self.dim);
+        }
+        let mut blocks = out.chunks_exact_mut(BLOCK);
+        let mut column = 0;
+        for block in &mut blocks {
+            self.sum_block::<FMA, BLOCK>(lookups.clone(), column, block);
+            column += BLOCK;
+        }
+        let mut blocks = blocks.into_remainder().chunks_exact_mut(LANES);
+        for block in &mut blocks {
+            self.sum_block::<FMA, LANES>(lookups.clone(), column, block);
+            column += LANES;
+        }
+        for block in blocks.into_remainder().chunks_exact_mut(1) {
+            self.sum_block::<FMA, 1>(lookups.clone(), column, block);
+            column += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn sum_block<const FMA: bool, const WIDTH: usize>(
+        &self,
+        lookups: Range<usize>,
+        column: usize,
+        out: &mut [f32],
+    ) {
+        let mut sums = [0.0f32; WIDTH];
+        for lookup in lookups {
+            let (gradient, source) = self.gradient(lookup);
+            let scale = self.groups.scale(lookup, source);
+            for (sum, value) in sums.iter_mut().zip(&gradient[column..][..WIDTH]) {
+                *sum = multiply_add::<FMA>(scale, *value, *sum);
+            }
+        }
+        out.copy_from_slice(&sums);
+    }
+}
+
+/// Sums the gradients of each touched row: row `groups.ids()[i]` gets `gradients.rows[i]`.
+///
+/// `sources` names the features the groups were built for, in the same order; `dout` is the
+/// gradient of the forward call's output, `[batch, columns]`.
+///
+/// # Errors
+/// When the sources or shapes do not fit the groups.
+pub fn segment_sum(
+    context: &Context,
+    groups: &Groups,
+    dim: usize,
+    sources: &[BagSource],
+    dout: TensorRef<'_>,
+    gradients: &mut RowGradients,
+) -> Result<()> {
+    let segments = Segments::new("embedding_bag::segment_sum", groups, dim, sources, dout)?;
+    gradients.ids.clear();
+    gradients.ids.extend_from_slice(groups.ids());
+    gradients.rows.resize(groups.ids().len() * dim, 0.0);
+    let rows = DisjointMut::new(&mut gradients.rows);
+    match context.device() {
+        Device::Cpu => context.for_each_panel(groups.ids().len(), PANEL_ROWS, |range| {
+            // SAFETY: panels are disjoint ranges of rows, one call each.
+            let rows = unsafe { rows.slice(range.start * dim..range.end * dim) };
+            sum_panel(&segments, range, rows);
+        }),
+    }
+    Ok(())
+}
+
+multiversion! {
+    fn sum_panel(segments: &Segments<'_>, range: Range<usize>, rows: &mut [f32]) {
+        let dim = segments.dim;
+        if dim == 0 {
+            return;
+        }
+        for (index, row) in range.zip(rows.chunks_exact_mut(dim)) {
+            segments.sum_row::<FMA>(index, row);
+        }
+    }
+}

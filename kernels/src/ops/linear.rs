@@ -1,0 +1,235 @@
+//! A fully connected layer: `y = activation(x . w^T + bias)`.
+
+use gemm::Parallelism;
+
+use super::{
+    matrix_product::{Factor, multiply},
+    operand::{expect, expect_vector},
+};
+use crate::{
+    device::{Context, Device},
+    error::Result,
+    simd::multiversion,
+    tensor::{TensorMut, TensorRef},
+};
+
+/// Samples of one panel: bias, activation and column sums run while a panel is still in cache.
+const PANEL_ROWS: usize = 512;
+
+/// What is applied to a layer's sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// The identity.
+    #[default]
+    None,
+    /// `max(0, x)`.
+    Relu,
+}
+
+/// `y = activation(x . w^T + bias)` with `x: [batch, inputs]`, `w: [outputs, inputs]`,
+/// `bias: [outputs]`, `y: [batch, outputs]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn forward(
+    context: &Context,
+    x: TensorRef<'_>,
+    w: TensorRef<'_>,
+    bias: Option<TensorRef<'_>>,
+    activation: Activation,
+    y: TensorMut<'_>,
+) -> Result<()> {
+    const OPERATION: &str = "linear::forward";
+    let [batch, _] = y.shape();
+    let [outputs, inputs] = w.shape();
+    expect(OPERATION, "x", &x, [batch, inputs])?;
+    expect(OPERATION, "w", &w, [outputs, inputs])?;
+    expect(OPERATION, "y", &y, [batch, outputs])?;
+    if let Some(bias) = &bias {
+        expect_vector(OPERATION, "bias", bias, outputs)?;
+    }
+    match context.device() {
+        Device::Cpu => {
+            let bias = bias.map(|bias| bias.row(0));
+            context.for_each_panel(batch, PANEL_ROWS, |rows| {
+                // SAFETY: panels are disjoint ranges of rows, one call each.
+                let mut y = unsafe { y.alias_rows(rows.clone()) };
+                let (left, right) = (Factor::new(x.rows(rows)), Factor::transposed(w));
+                multiply(y.reborrow(), false, left, right, Parallelism::None);
+                add_bias_and_activate(y, bias, activation);
+            });
+        }
+    }
+    Ok(())
+}
+
+multiversion! {
+    fn add_bias_and_activate(
+        y: TensorMut<'_>,
+        bias: Option<&[f32]>,
+        activation: Activation,
+    ) {
+        let mut y = y;
+        let relu = activation == Activation::Relu;
+        for row in 0..y.shape()[0] {
+            let y = y.row_mut(row);
+            match (bias, relu) {
+                (Some(bias), true) => {
+                    y.iter_mut().zip(bias).for_each(|(y, b)| *y = (*y + b).max(0.0));
+                }
+                (Some(bias), false) => y.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
+                (None, true) => y.iter_mut().for_each(|y| *y = y.max(0.0)),
+                (None, false) => {}
+            }
+        }
+    }
+}
+
+/// The operands of [`backward`].
+pub struct LinearBackward<'a> {
+    /// The layer's input, `[batch, inputs]`.
+    pub x: TensorRef<'a>,
+    /// The weights, `[outputs, inputs]`.
+    pub w: TensorRef<'a>,
+    /// The layer's output, `[batch, outputs]`; read only with an activation.
+    pub y: TensorRef<'a>,
+    /// The activation of the forward call.
+    pub activation: Activation,
+    /// The gradient of `y`, `[batch, outputs]`; overwritten with that of the sums before the
+    /// activation.
+    pub dy: TensorMut<'a>,
+    /// Receives the gradient of `w`, `[outputs, inputs]`.
+    pub dw: TensorMut<'a>,
+    /// Receives the gradient of the bias, `[outputs]`.
+    pub db: Option<TensorMut<'a>>,
+    /// Add to `dw` and `db` instead of overwriting them.
+    pub accumulate_weights: bool,
+    /// Receives the gradient of `x`, `[batch, inputs]`.
+    pub dx: Option<TensorMut<'a>>,
+    /// Add to `dx` instead of overwriting it.
+    pub accumulate_dx: bool,
+}
+
+/// The gradients of [`forward`]: with `dz` the gradient before the activation,
+/// `dw = dz^T . x`, `db = column sums of dz`, `dx = dz . w`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn backward(context: &Context, operands: LinearBackward<'_>) -> Result<()> {
+    check_backward(&operands)?;
+    match context.device() {
+        Device::Cpu => backward_cpu(context, operands),
+    }
+    Ok(())
+}
+
+fn check_backward(operands: &LinearBackward<'_>) -> Result<()> {
+    const OPERATION: &str = "linear::backward";
+    let [batch, outputs] = operands.dy.shape();
+    let inputs = operands.w.shape()[1];
+    expect(OPERATION, "dy", &operands.dy, [batch, outputs])?;
+    expect(OPERATION, "x", &operands.x, [batch, inputs])?;
+    expect(OPERATION, "w", &operands.w, [outputs, inputs])?;
+    expect(OPERATION, "dw", &operands.dw, [outputs, inputs])?;
+    if operands.activation != Activation::None {
+        expect(OPERATION, "y", &operands.y, [batch, outputs])?;
+    }
+    if let Some(db) = &operands.db {
+        expect_vector(OPERATION, "db", db, outputs)?;
+    }
+    if let Some(dx) = &operands.dx {
+        expect(OPERATION, "dx", dx, [batch, inputs])?;
+    }
+    Ok(())
+}
+
+fn backward_cpu(context: &Context, operands: LinearBackward<'_>) {
+    let LinearBackward {
+        x,
+        w,
+        y,
+        activation,
+        dy,
+        dw,
+        db,
+        accumulate_weights,
+        dx,
+        accumulate_dx,
+    } = operands;
+    let [batch, outputs] = dy.shape();
+    let panels = batch.div_ceil(PANEL_ROWS);
+    let mut partial_sums = context.scratch(if db.is_some() { panels * outputs } else { 0 });
+    let mut sums = TensorMut::from_f32(
+        &mut partial_sums,
+        &[panels * usize::from(db.is_some()), outputs],
+    );
+    let sums_of = |panel: usize| {
+        // SAFETY: each panel writes its own row.
+        db.is_some()
+            .then(|| unsafe { sums.alias_rows(panel..panel + 1) })
+    };
+    context.for_each_panel(batch, PANEL_ROWS, |rows| {
+        // SAFETY: panels are disjoint ranges of rows, one call each.
+        let mut dz = unsafe { dy.alias_rows(rows.clone()) };
+        let mask = (activation == Activation::Relu).then(|| y.rows(rows.clone()));
+        mask_and_sum(dz.reborrow(), mask, sums_of(rows.start / PANEL_ROWS));
+        if let Some(dx) = &dx {
+            // SAFETY: as above.
+            let dx = unsafe { dx.alias_rows(rows) };
+            let (left, right) = (Factor::new(dz.as_ref()), Factor::new(w));
+            multiply(dx, accumulate_dx, left, right, Parallelism::None);
+        }
+    });
+    if let Some(mut db) = db {
+        let db = db.row_mut(0);
+        if !accumulate_weights {
+            db.fill(0.0);
+        }
+        // In the order of the batch: the sum does not depend on which thread did which panel.
+        for panel in 0..panels {
+            db.iter_mut()
+                .zip(sums.reborrow().row(panel))
+                .for_each(|(db, sum)| *db += sum);
+        }
+    }
+    context.install(|| {
+        let (left, right) = (Factor::transposed(dy.as_ref()), Factor::new(x));
+        multiply(dw, accumulate_weights, left, right, Parallelism::Rayon(0));
+    });
+}
+
+multiversion! {
+    /// Zeroes `dz` where `y` is not positive, and sums its columns, in one pass.
+    fn mask_and_sum(
+        dz: TensorMut<'_>,
+        y: Option<TensorRef<'_>>,
+        sums: Option<TensorMut<'_>>,
+    ) {
+        let (mut dz, mut sums) = (dz, sums);
+        if let Some(sums) = &mut sums {
+            sums.row_mut(0).fill(0.0);
+        }
+        if y.is_none() && sums.is_none() {
+            return;
+        }
+        for row in 0..dz.shape()[0] {
+            let dz = dz.row_mut(row);
+            let sums = sums.as_mut().map(|sums| sums.row_mut(0));
+            match (y, sums) {
+                (Some(y), Some(sums)) => {
+                    for ((dz, &y), sum) in dz.iter_mut().zip(y.row(row)).zip(sums) {
+                        *dz = if y > 0.0 { *dz } else { 0.0 };
+                        *sum += *dz;
+                    }
+                }
+                (Some(y), None) => {
+                    dz.iter_mut()
+                        .zip(y.row(row))
+                        .for_each(|(dz, &y)| *dz = if y > 0.0 { *dz } else { 0.0 });
+                }
+                (None, Some(sums)) => sums.iter_mut().zip(dz).for_each(|(sum, dz)| *sum += *dz),
+                (None, None) => {}
+            }
+        }
+    }
+}

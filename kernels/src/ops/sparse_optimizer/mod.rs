@@ -1,0 +1,14 @@
+//! Updates of the touched rows of an embedding table: each row once, in place, in parallel,
+//! without locks.
+//!
+//! The gradient comes either as summed rows (merged over ranks, say) or straight from the batch,
+//! summed row by row while the row is updated. Both give the same bits. Rows that no id touches
+//! stay as they are: no decay, no moment changes.
+
+mod rule;
+mod state;
+mod update;
+
+pub use rule::SparseRule;
+pub use state::SparseState;
+pub use update::{SparseGradient, update};

@@ -1,0 +1,306 @@
+use std::ops::Range;
+
+use super::{SparseRule, SparseState};
+use crate::{
+    device::{Context, Device, DisjointMut},
+    error::{Error, Result},
+    ops::{
+        dense_optimizer::BiasCorrection,
+        embedding_bag::{BagSource, Groups, RowGradients, RowGradientsRef, Segments},
+        operand::expect,
+    },
+    simd::{LANES, multiversion, prefetch_row, sum_lanes},
+    tensor::{TensorMut, TensorRef},
+};
+
+const OPERATION: &str = "sparse_optimizer::update";
+
+/// Rows of one parallel task.
+const PANEL_ROWS: usize = 128;
+/// Rows between the row being updated and the row being fetched from memory.
+const PREFETCH_AHEAD: usize = 4;
+
+/// The gradient of a table.
+#[derive(Debug, Clone, Copy)]
+pub enum SparseGradient<'a> {
+    /// Summed rows.
+    Rows(&'a RowGradients),
+    /// The gradient of the pooled vectors, to be summed row by row as
+    /// [`segment_sum`](crate::embedding_bag::segment_sum) does.
+    Bags {
+        /// The table's lookups.
+        groups: &'a Groups,
+        /// The features the groups were built for, in the same order.
+        sources: &'a [BagSource],
+        /// The gradient of the forward call's output, `[batch, columns]`.
+        dout: TensorRef<'a>,
+    },
+}
+
+/// Applies `rule` to each touched row of `table: [rows, dim]`. `step` counts from 1.
+///
+/// # Errors
+/// When shapes do not fit, ids do not ascend or are outside the table, the groups were built for
+/// another number of rows, or the state is another rule's.
+pub fn update(
+    context: &Context,
+    rule: &SparseRule,
+    learning_rate: f32,
+    step: u64,
+    mut table: TensorMut<'_>,
+    state: &mut SparseState,
+    gradient: SparseGradient<'_>,
+) -> Result<()> {
+    let [rows, dim] = table.shape();
+    expect(OPERATION, "table", &table, [rows, dim])?;
+    let gradient = Gradient::new(gradient, rows, dim)?;
+    let stride = table.row_stride();
+    let (start, len) = (
+        table.as_mut_ptr(),
+        rows.saturating_sub(1) * stride + if rows > 0 { dim } else { 0 },
+    );
+    let task = Task {
+        rule,
+        learning_rate,
+        correction: match *rule {
+            SparseRule::LazyAdam { beta1, beta2, .. } => BiasCorrection::new(beta1, beta2, step),
+            _ => BiasCorrection::new(0.0, 0.0, 1),
+        },
+        dim,
+        // SAFETY: the table borrows every element of its rows exclusively, and rows are cut out
+        // of the slice at multiples of the stride, so elements between rows are never touched.
+        table: DisjointRows {
+            elements: unsafe { DisjointMut::from_raw(start, len) },
+            stride,
+            columns: dim,
+        },
+        state: state_rows(rule, state, rows, dim)?,
+        gradient,
+    };
+    match context.device() {
+        Device::Cpu => context.for_each_panel(task.gradient.ids().len(), PANEL_ROWS, |range| {
+            let mut scratch = context.scratch(dim);
+            update_panel(&task, range, &mut scratch);
+        }),
+    }
+    Ok(())
+}
+
+/// Checked gradients of rows that ascend strictly and lie inside the table.
+enum Gradient<'a> {
+    Rows(RowGradientsRef<'a>),
+    Bags(Segments<'a>),
+}
+
+impl<'a> Gradient<'a> {
+    fn new(gradient: SparseGradient<'a>, rows: usize, dim: usize) -> Result<Self> {
+        match gradient {
+            SparseGradient::Rows(gradients) => {
+                gradients.view().check(OPERATION, dim, rows)?;
+                Ok(Self::Rows(gradients.view()))
+            }
+            SparseGradient::Bags {
+                groups,
+                sources,
+                dout,
+            } => {
+                if groups.rows() > rows {
+                    return Err(Error::Shape {
+                        operation: OPERATION,
+                        operand: "table",
+                        expected: vec![groups.rows(), dim],
+                        got: vec![rows, dim],
+                    });
+                }
+                Ok(Self::Bags(Segments::new(
+                    OPERATION, groups, dim, sources, dout,
+                )?))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn ids(&self) -> &'a [i64] {
+        match self {
+            Self::Rows(gradients) => gradients.ids,
+            Self::Bags(segments) => segments.groups().ids(),
+        }
+    }
+
+    #[inline(always)]
+    fn write_row<const FMA: bool>(&self, index: usize, out: &mut [f32]) {
+        match self {
+            Self::Rows(gradients) => {
+                out.copy_from_slice(&gradients.rows[index * out.len()..][..out.len()]);
+            }
+            Self::Bags(segments) => segments.sum_row::<FMA>(index, out),
+        }
+    }
+}
+
+/// Rows that different threads change at the same time.
+struct DisjointRows<'a> {
+    elements: DisjointMut<'a, f32>,
+    stride: usize,
+    columns: usize,
+}
+
+impl DisjointRows<'_> {
+    /// # Safety
+    /// No other reference to the row is alive.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // Disjointness is the caller's to prove.
+    unsafe fn row(&self, id: i64) -> &mut [f32] {
+        let start = id as usize * self.stride;
+        // SAFETY: by contract this row is not referenced elsewhere, and rows do not overlap.
+        unsafe { self.elements.slice(start..start + self.columns) }
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, id: i64) {
+        prefetch_row(
+            self.elements
+                .as_ptr()
+                .wrapping_add(id as usize * self.stride),
+            self.columns,
+        );
+    }
+}
+
+/// The rows of the state, after checking that it is the rule's own.
+fn state_rows<'a>(
+    rule: &SparseRule,
+    state: &'a mut SparseState,
+    rows: usize,
+    dim: usize,
+) -> Result<Vec<DisjointRows<'a>>> {
+    let columns: &[usize] = match rule {
+        SparseRule::Sgd { .. } => &[],
+        SparseRule::RowWiseAdagrad { .. } => &[1],
+        SparseRule::Adagrad { .. } => &[dim],
+        SparseRule::LazyAdam { .. } => &[dim, dim],
+    };
+    let got: Vec<usize> = state
+        .tensors
+        .iter()
+        .flat_map(|(_, tensor)| tensor.shape())
+        .copied()
+        .collect();
+    let expected: Vec<usize> = columns
+        .iter()
+        .flat_map(|&columns| [rows, columns])
+        .collect();
+    if got != expected {
+        return Err(Error::Shape {
+            operation: OPERATION,
+            operand: "state",
+            expected,
+            got,
+        });
+    }
+    let rows = state
+        .tensors
+        .iter_mut()
+        .zip(columns)
+        .map(|((_, tensor), &columns)| DisjointRows {
+            elements: DisjointMut::new(tensor.f32_mut()),
+            stride: columns,
+            columns,
+        });
+    Ok(rows.collect())
+}
+
+struct Task<'a> {
+    rule: &'a SparseRule,
+    learning_rate: f32,
+    correction: BiasCorrection,
+    dim: usize,
+    table: DisjointRows<'a>,
+    state: Vec<DisjointRows<'a>>,
+    gradient: Gradient<'a>,
+}
+
+multiversion! {
+    fn update_panel(task: &Task<'_>, range: Range<usize>, g: &mut [f32]) {
+        let ids = task.gradient.ids();
+        for index in range {
+            if let Some(&next) = ids.get(index + PREFETCH_AHEAD) {
+                task.table.prefetch(next);
+                task.state.iter().for_each(|state| state.prefetch(next));
+            }
+            task.gradient.write_row::<FMA>(index, g);
+            // SAFETY: ids ascend strictly and each index is processed once, so no other thread
+            // and no other iteration refers to this row.
+            let w = unsafe { task.table.row(ids[index]) };
+            clip_and_decay(task.rule, w, g);
+            update_row(task, ids[index], w, g);
+        }
+    }
+}
+
+#[inline(always)]
+fn clip_and_decay(rule: &SparseRule, w: &[f32], g: &mut [f32]) {
+    if let Some(max_norm) = rule.max_row_norm() {
+        let norm = sum_of_squares(g).sqrt();
+        if norm > max_norm {
+            let factor = max_norm / norm;
+            g.iter_mut().for_each(|g| *g *= factor);
+        }
+    }
+    let weight_decay = rule.weight_decay();
+    if weight_decay != 0.0 {
+        g.iter_mut()
+            .zip(w)
+            .for_each(|(g, w)| *g += weight_decay * w);
+    }
+}
+
+#[inline(always)]
+fn sum_of_squares(g: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let chunks = g.chunks_exact(LANES);
+    let tail: f32 = chunks.remainder().iter().map(|g| g * g).sum();
+    for chunk in chunks {
+        lanes
+            .iter_mut()
+            .zip(chunk)
+            .for_each(|(lane, g)| *lane += g * g);
+    }
+    sum_lanes(lanes) + tail
+}
+
+#[inline(always)]
+fn update_row(task: &Task<'_>, id: i64, w: &mut [f32], g: &[f32]) {
+    let learning_rate = task.learning_rate;
+    // SAFETY: as for the row of the table, in `update_panel`; each state tensor is one of its own.
+    let state = |index: usize| unsafe { task.state[index].row(id) };
+    match *task.rule {
+        SparseRule::Sgd { .. } => {
+            w.iter_mut()
+                .zip(g)
+                .for_each(|(w, g)| *w -= learning_rate * g);
+        }
+        SparseRule::RowWiseAdagrad { eps, .. } => {
+            let s = &mut state(0)[0];
+            *s += sum_of_squares(g) / task.dim as f32;
+            let rate = learning_rate / (s.sqrt() + eps);
+            w.iter_mut().zip(g).for_each(|(w, g)| *w -= rate * g);
+        }
+        SparseRule::Adagrad { eps, .. } => {
+            for ((w, g), s) in w.iter_mut().zip(g).zip(state(0)) {
+                *s += g * g;
+                *w -= learning_rate * g / (s.sqrt() + eps);
+            }
+        }
+        SparseRule::LazyAdam {
+            beta1, beta2, eps, ..
+        } => {
+            let BiasCorrection { first, second } = task.correction;
+            for (((w, g), m), v) in w.iter_mut().zip(g).zip(state(0)).zip(state(1)) {
+                *m = beta1 * *m + (1.0 - beta1) * g;
+                *v = beta2 * *v + (1.0 - beta2) * g * g;
+                *w -= learning_rate * (*m * first) / ((*v * second).sqrt() + eps);
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Dense arrays: an owner ([`Tensor`]) and the views of it that operations take.
+
+mod buffer;
+mod dtype;
+mod owned;
+mod view;
+
+pub(crate) use buffer::AlignedBuffer;
+pub use dtype::DType;
+pub use owned::Tensor;
+pub use view::{TensorMut, TensorRef};
