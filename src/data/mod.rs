@@ -1,0 +1,28 @@
+//! Data: the packed format, dataset folders, and readers that give every rank its batches.
+//!
+//! ```text
+//! generator ─┐
+//! importers ─┴─► dataset folder: dataset.json + {train,valid,test}.pack ─► BatchReader ─► Batch
+//! ```
+//!
+//! Packed data holds raw typed values and nothing fitted. The global order of rows is a function of
+//! seed and epoch alone; the world never enters it.
+
+mod column;
+mod dataset;
+mod error;
+mod pack;
+
+pub use column::{Column, Role};
+pub use dataset::{
+    Dataset, DatasetWriter, History, Provenance, SourceFile, Split, SplitFile, TimeSpan,
+    TrailingSpec,
+};
+pub use error::Error;
+pub use pack::{
+    Block, DEFAULT_BLOCK_ROWS, MAX_BLOCK_ROWS, PackReader, PackSummary, PackWriter, RawValue,
+};
+pub use streamrec_artifact::{ColumnKind, RawBatch, RawColumn, SourceType};
+
+/// The outcome of everything that touches data.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
