@@ -1,0 +1,223 @@
+//! Launches a job: attempt after attempt, until one finishes or no restart is left.
+
+use std::io;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use thiserror::Error;
+
+use crate::attempt::{Attempt, Outcome};
+use crate::cause::Cause;
+use crate::control::board::Board;
+use crate::cores::CorePlan;
+use crate::job::{Job, Timing};
+use crate::rank_process::{Setting, attempt_dir};
+use crate::rendezvous::free_port;
+use crate::signals::Interrupts;
+
+/// Why a job did not run to its end.
+#[derive(Debug, Error)]
+pub enum LaunchError {
+    /// The job has no ranks.
+    #[error("a job needs at least one rank, not 0")]
+    NoRanks,
+    /// The folder of the logs cannot be made.
+    #[error("cannot make the log folder {path}: check that its parent exists and may be written")]
+    LogDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The launcher cannot prepare itself.
+    #[error("the launcher cannot {what}")]
+    Setup {
+        /// What it could not do.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A rank cannot be started.
+    #[error(
+        "cannot start rank {rank}: {program} must be an executable file, and its log file be writable"
+    )]
+    Spawn {
+        /// The rank.
+        rank: usize,
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The program refuses its configuration or command line: a restart would not help.
+    #[error("not restarted: {0}")]
+    Configuration(Box<Cause>),
+    /// A rank failed, and no restart is left.
+    #[error(
+        "the job failed after {restarts} restarts of {max_restarts} allowed; logs are in {log_dir}\n{cause}"
+    )]
+    Failed {
+        /// Why the last attempt failed.
+        cause: Box<Cause>,
+        /// Restarts done.
+        restarts: u32,
+        /// Restarts allowed.
+        max_restarts: u32,
+        /// The folder of the logs of all attempts.
+        log_dir: PathBuf,
+    },
+}
+
+impl LaunchError {
+    /// The exit code for the launcher's process: that of the rank to blame, or 1.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Configuration(cause) | Self::Failed { cause, .. } => cause.exit_code(),
+            _ => 1,
+        }
+    }
+}
+
+/// What became of a job that finished or was stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobReport {
+    /// Why each earlier attempt failed; its length is the number of restarts.
+    pub failures: Vec<Cause>,
+    /// The signal to the launcher that stopped the job before its end.
+    pub stopped_by: Option<i32>,
+}
+
+impl JobReport {
+    /// The exit code for the launcher's process: 0, or 128 + signal.
+    pub fn exit_code(&self) -> i32 {
+        self.stopped_by.map_or(0, |signal| 128 + signal)
+    }
+}
+
+/// Runs a job to its end on this host.
+///
+/// Spawns the ranks with the torchrun environment and a fresh `MASTER_PORT`, watches them, and starts all of them
+/// again when one fails, up to `max_restarts` times. SIGTERM and SIGINT to this process are passed on to the ranks.
+/// Ranks bound by [`bind_to_parent`](crate::bind_to_parent) die with the calling thread, not only with the process:
+/// call it from the main thread.
+///
+/// # Errors
+/// When a rank cannot be started, refuses its configuration (exit code 2), or fails with no restart left.
+pub fn launch(job: &Job) -> Result<JobReport, LaunchError> {
+    if job.nproc == 0 {
+        return Err(LaunchError::NoRanks);
+    }
+    let setup = |what| move |source| LaunchError::Setup { what, source };
+    let run_id = job.run_id.clone().unwrap_or_else(new_run_id);
+    let mut interrupts = Interrupts::watch().map_err(setup("watch signals"))?;
+    let board =
+        Board::start(&run_id, job.nproc).map_err(setup("listen for the reports of its ranks"))?;
+    let cores = CorePlan::new(job.nproc, job.pin_cores);
+    let mut failures: Vec<Cause> = Vec::new();
+    let mut number = 0;
+    loop {
+        let log_dir = attempt_dir(&job.log_dir, number).map_err(|source| LaunchError::LogDir {
+            path: job.log_dir.clone(),
+            source,
+        })?;
+        let setting = Setting {
+            job,
+            cores: &cores,
+            log_dir: &log_dir,
+            control: board.address().to_string(),
+        };
+        let port = free_port().map_err(setup("find a free port"))?;
+        let cause =
+            match Attempt::start(&setting, &board, number, &run_id, port)?.watch(&mut interrupts) {
+                Outcome::Finished => {
+                    return Ok(JobReport {
+                        failures,
+                        stopped_by: None,
+                    });
+                }
+                Outcome::Stopped(signal) => {
+                    return Ok(JobReport {
+                        failures,
+                        stopped_by: Some(signal),
+                    });
+                }
+                Outcome::Failed(cause) => cause,
+            };
+        if cause.is_configuration() {
+            return Err(LaunchError::Configuration(Box::new(cause)));
+        }
+        if number == job.max_restarts {
+            return Err(LaunchError::Failed {
+                cause: Box::new(cause),
+                restarts: number,
+                max_restarts: job.max_restarts,
+                log_dir: job.log_dir.clone(),
+            });
+        }
+        let pause = backoff(&job.timing, number);
+        tracing::warn!(
+            restart = number + 1,
+            max_restarts = job.max_restarts,
+            ?pause,
+            "restarting all ranks: {cause}"
+        );
+        failures.push(cause);
+        if let Some(signal) = rest(pause, &job.timing, &mut interrupts) {
+            return Ok(JobReport {
+                failures,
+                stopped_by: Some(signal),
+            });
+        }
+        number += 1;
+    }
+}
+
+/// The pause before restart `number + 1`: it doubles with each restart, so that a job that fails at once does not spin.
+fn backoff(timing: &Timing, number: u32) -> Duration {
+    timing.backoff.saturating_mul(1 << number.min(5))
+}
+
+/// Rests for `pause`, unless a signal comes.
+fn rest(pause: Duration, timing: &Timing, interrupts: &mut Interrupts) -> Option<i32> {
+    let started = Instant::now();
+    while started.elapsed() < pause {
+        if let Some(signal) = interrupts.take() {
+            return Some(signal);
+        }
+        thread::sleep(timing.poll.min(pause));
+    }
+    None
+}
+
+fn new_run_id() -> String {
+    let time = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{}-{:x}", std::process::id(), time.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_stop_doubling() {
+        let timing = Timing {
+            backoff: Duration::from_secs(1),
+            ..Timing::default()
+        };
+        let pauses: Vec<_> = [0, 1, 2, 5, 100]
+            .map(|number| backoff(&timing, number).as_secs())
+            .to_vec();
+        assert_eq!(pauses, [1, 2, 4, 32, 32]);
+    }
+
+    #[test]
+    fn a_job_without_ranks_is_refused() {
+        assert!(matches!(
+            launch(&Job::new("true", 0, "unused")),
+            Err(LaunchError::NoRanks)
+        ));
+    }
+}
