@@ -491,6 +491,8 @@ pub enum SchemaError {
         expected: usize,
         got: usize,
     },
+    #[error("feature `{feature}`: `{time_zone}` is no IANA time zone, such as `Europe/Berlin`")]
+    TimeZone { feature: String, time_zone: String },
     #[error(
         "table `{table}` has another encoding than in the previous model, so its rows would change their meaning; rename the table or start cold"
     )]

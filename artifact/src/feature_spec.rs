@@ -415,3 +415,101 @@ impl From<CategoricalSpec> for CategoricalFields {
         fields
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: serde_json::Value) -> Result<FeatureSpec, String> {
+        serde_json::from_value(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let spec =
+            parse(serde_json::json!({"kind": "dense", "name": "age", "column": "age"})).unwrap();
+        let FeatureSpec::Dense(dense) = spec else {
+            panic!("dense")
+        };
+        assert!(dense.standardise && !dense.indicator);
+        assert_eq!(dense.missing, MissingSpec::Mean);
+        let user = serde_json::json!(
+            {"kind": "categorical", "name": "user", "column": "user_id", "encoding": "vocabulary"}
+        );
+        let FeatureSpec::Categorical(user) = parse(user).unwrap() else {
+            panic!("categorical")
+        };
+        assert_eq!(
+            user.encoding,
+            EncodingSpec::Vocabulary {
+                min_count: 1,
+                max_size: None,
+                unseen_rows: 1
+            }
+        );
+        assert_eq!(user.table(), "user");
+    }
+
+    #[test]
+    fn every_form_survives_json() {
+        let encodings = [
+            EncodingSpec::Vocabulary {
+                min_count: 3,
+                max_size: Some(9),
+                unseen_rows: 2,
+            },
+            EncodingSpec::Hash { rows: 100 },
+            EncodingSpec::Buckets(BucketSpec::Edges(vec![0.5, 1.5])),
+            EncodingSpec::Buckets(BucketSpec::Quantiles(8)),
+            EncodingSpec::HourOfDay {
+                time_zone: "Asia/Shanghai".into(),
+            },
+            EncodingSpec::DayOfWeek {
+                time_zone: "UTC".into(),
+            },
+        ];
+        for encoding in encodings {
+            let spec = FeatureSpec::Categorical(CategoricalSpec {
+                name: "a".into(),
+                column: "b".into(),
+                encoding,
+                table: Some("c".into()),
+                dim: Some(8),
+                pooling: Pooling::Mean,
+                max_length: Some(20),
+            });
+            assert_eq!(parse(serde_json::to_value(&spec).unwrap()), Ok(spec));
+        }
+    }
+
+    #[test]
+    fn a_setting_of_another_encoding_is_refused_by_name() {
+        let error = parse(serde_json::json!({
+            "kind": "categorical", "name": "user", "column": "user_id", "encoding": "hash", "rows": 9, "min_count": 2,
+        }));
+        let message = error.unwrap_err();
+        assert!(
+            message.contains("`min_count` is no setting of encoding \"hash\""),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn missing_and_unknown_settings_are_refused() {
+        let without = parse(serde_json::json!(
+            {"kind": "categorical", "name": "h", "column": "t", "encoding": "hour_of_day"}
+        ));
+        assert!(without.unwrap_err().contains("needs `time_zone`"));
+        let unknown =
+            parse(serde_json::json!({"kind": "dense", "name": "a", "column": "a", "log": true}));
+        assert!(unknown.unwrap_err().contains("unknown field `log`"));
+        let median = parse(
+            serde_json::json!({"kind": "dense", "name": "a", "column": "a", "missing": "median"}),
+        );
+        assert!(
+            median
+                .unwrap_err()
+                .contains("expected \"mean\" or a number")
+        );
+    }
+}

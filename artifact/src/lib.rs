@@ -13,16 +13,21 @@
 
 pub mod key;
 
+mod dense_column;
+mod encoder;
 mod feature_schema;
 mod feature_spec;
 mod graph;
 mod input;
 mod key_map;
+mod local_time;
+mod logarithm;
 mod nearest_name;
 mod parameter;
 mod raw;
 mod vocabulary;
 
+pub use encoder::{Encoded, Encoder};
 pub use feature_schema::{
     CategoricalFeature, DenseFeature, DenseSource, DenseStep, Encoding, FeatureSchema,
     LOGIT_EPSILON, Pooling, SchemaError, TableSchema,

@@ -1,6 +1,6 @@
 //! Raw values: the common ground of packed data, requests and golden examples. Nothing raw is fitted.
 
-use crate::input::{ColumnKind, InputColumn};
+use crate::input::{ColumnKind, InputColumn, SourceType};
 use crate::key::{MISSING_KEY, MISSING_TIME};
 
 /// The values of one column over the rows of a batch.
@@ -104,6 +104,32 @@ impl RawColumn {
             }
             (to, from) => panic!("a {} row cannot join a {} column", from.kind(), to.kind()),
         }
+    }
+
+    /// How many values lie outside the range of `input`. Missing values and hashed text have none.
+    pub(crate) fn count_out_of_range(&self, input: &InputColumn) -> u64 {
+        let Some([low, high]) = input.range else {
+            return 0;
+        };
+        let outside = |value: f64| !(low..=high).contains(&value);
+        let count = match self {
+            Self::Dense(values) => values
+                .iter()
+                .filter(|x| !x.is_nan() && outside(f64::from(**x)))
+                .count(),
+            Self::Key(keys) | Self::KeyList { keys, .. } if input.source == SourceType::Integer => {
+                let values = keys.iter().filter(|&&key| key != MISSING_KEY);
+                values
+                    .filter(|key| outside(key.cast_signed() as f64))
+                    .count()
+            }
+            Self::Key(_) | Self::KeyList { .. } => 0,
+            Self::Time(times) => times
+                .iter()
+                .filter(|&&t| t != MISSING_TIME && outside(t as f64))
+                .count(),
+        };
+        count as u64
     }
 
     /// Whether every length and offset is consistent.
@@ -259,6 +285,14 @@ pub enum RawBatchError {
         expected: usize,
         /// Rows of the column.
         got: usize,
+    },
+    /// More rows than the padded batch is to have.
+    #[error("a raw batch of {rows} rows cannot be padded to {padded}")]
+    Padding {
+        /// Rows of the batch.
+        rows: usize,
+        /// Rows that were asked for.
+        padded: usize,
     },
     /// List offsets that do not begin at 0, decrease, or do not end at the number of keys.
     #[error(

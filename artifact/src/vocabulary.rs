@@ -1,6 +1,7 @@
 //! Vocabularies: the identifiers that own a row of an embedding table.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::key::{self, MISSING_KEY};
 use crate::key_map::KeyMap;
@@ -90,10 +91,10 @@ impl PartialEq for Vocabulary {
     }
 }
 
-/// The vocabularies of a model, by table.
+/// The vocabularies of a model, by table. Clones share the keys.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Vocabularies {
-    tables: BTreeMap<String, Vocabulary>,
+    tables: BTreeMap<String, Arc<Vocabulary>>,
 }
 
 impl Vocabularies {
@@ -104,19 +105,24 @@ impl Vocabularies {
 
     /// Sets the vocabulary of `table`.
     pub fn insert(&mut self, table: impl Into<String>, vocabulary: Vocabulary) {
-        self.tables.insert(table.into(), vocabulary);
+        self.tables.insert(table.into(), Arc::new(vocabulary));
     }
 
     /// The vocabulary of `table`.
     pub fn get(&self, table: &str) -> Option<&Vocabulary> {
-        self.tables.get(table)
+        self.tables.get(table).map(Arc::as_ref)
+    }
+
+    /// The vocabulary of `table`, to keep.
+    pub(crate) fn shared(&self, table: &str) -> Option<Arc<Vocabulary>> {
+        self.tables.get(table).cloned()
     }
 
     /// Every table with its vocabulary, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Vocabulary)> {
         self.tables
             .iter()
-            .map(|(table, vocabulary)| (table.as_str(), vocabulary))
+            .map(|(table, vocabulary)| (table.as_str(), vocabulary.as_ref()))
     }
 
     /// The number of tables.
