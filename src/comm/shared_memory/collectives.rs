@@ -1,0 +1,388 @@
+//! The algorithms, over segments that all ranks have mapped.
+//!
+//! All-reduce: rank r reduces chunk r from the buffers of all ranks, block by block, and writes
+//! each block to all of them while it is in the cache. Chunks are disjoint and nobody but rank r
+//! touches chunk r, so two barriers suffice: all buffers are there, all chunks are done. Small
+//! buffers go through the mailboxes instead: every rank reduces everything, after one barrier.
+
+use std::ops::Range;
+
+use super::buffer::SharedBuffer;
+use super::call::{Call, Kind, op_number};
+use super::control::Note;
+use super::engine::{Engine, memory_error};
+use super::segment::{MAX_SEGMENT_BYTES, Segment, SegmentFile};
+use crate::comm::typed::values_of;
+use crate::comm::{CommBuffer, CommError, ReduceOp, chunk_range};
+
+/// Up to this size, a barrier costs more than reducing everything on every rank.
+const SMALL_BYTES: usize = 16 * 1024;
+
+/// f32 in a block: those of several ranks fit in the first-level cache.
+const BLOCK: usize = 2048;
+
+/// f32 in a cache line.
+const LINE: usize = 16;
+
+impl Engine {
+    pub(super) fn barrier(&mut self) -> Result<(), CommError> {
+        self.run(Kind::Barrier, |engine| {
+            engine.meet(Call::new(Kind::Barrier), Note::default())?;
+            Ok(())
+        })
+    }
+
+    /// `[len]` f32, zeroed, mapped by all ranks.
+    pub(super) fn allocate(&mut self, len: usize) -> Result<CommBuffer, CommError> {
+        self.run(Kind::Allocate, |engine| {
+            let bytes = (len as u64).saturating_mul(size_of::<f32>() as u64);
+            if bytes > MAX_SEGMENT_BYTES {
+                let problem = format!("expected at most {MAX_SEGMENT_BYTES} bytes, got {len} f32");
+                return Err(CommError::Argument {
+                    collective: "allocate",
+                    problem,
+                });
+            }
+            let file = SegmentFile::create("streamrec-buffer", bytes)
+                .map_err(|error| memory_error("allocate a buffer", bytes, error))?;
+            let number = engine.allocations + 1;
+            let call = Call {
+                kind: Kind::Allocate,
+                argument: 0,
+                len: len as u64,
+                buffer: number,
+            };
+            let notes = engine.meet(
+                call,
+                Note {
+                    offset: file.number().into(),
+                    bytes,
+                },
+            )?;
+            let segments = (0..engine.size())
+                .map(|rank| engine.map_buffer(rank, notes[rank], &file))
+                .collect::<Result<Vec<_>, _>>()?;
+            // All have mapped the file: now it may close.
+            engine.synchronize()?;
+            engine.allocations = number;
+            let token = engine.control.token();
+            let buffer = SharedBuffer::new(token, number, len, engine.rank, segments);
+            Ok(CommBuffer::shared(buffer))
+        })
+    }
+
+    fn map_buffer(&self, rank: usize, note: Note, own: &SegmentFile) -> Result<Segment, CommError> {
+        let segment = if rank == self.rank {
+            own.map()
+        } else {
+            let (pid, _) = self.control.process(rank);
+            SegmentFile::open(pid, note.offset as u32).and_then(|file| file.map())
+        };
+        let check = |segment: Segment| match segment.bytes() as u64 >= note.bytes {
+            true => Ok(segment),
+            false => Err(std::io::Error::other(
+                "the segment is shorter than announced",
+            )),
+        };
+        segment
+            .and_then(check)
+            .map_err(|error| memory_error("map a buffer", note.bytes, error))
+    }
+
+    pub(super) fn all_reduce(
+        &mut self,
+        mut buffer: CommBuffer,
+        op: ReduceOp,
+    ) -> Result<CommBuffer, CommError> {
+        self.run(Kind::AllReduce, |engine| {
+            let call = engine.call_on(Kind::AllReduce, op_number(op), &buffer)?;
+            if size_of_val::<[f32]>(&buffer) <= SMALL_BYTES {
+                engine.all_reduce_small(call, &mut buffer, op)?;
+                return Ok(buffer);
+            }
+            engine.meet(call, Note::default())?;
+            // Whole cache lines, so that no two ranks write to the same one.
+            let lines = chunk_range(buffer.len().div_ceil(LINE), engine.rank, engine.size());
+            let chunk = lines.start * LINE..(lines.end * LINE).min(buffer.len());
+            engine.reduce_chunk(&buffer, chunk, op, 0..engine.size())?;
+            engine.synchronize()?;
+            Ok(buffer)
+        })
+    }
+
+    fn all_reduce_small(
+        &mut self,
+        call: Call,
+        buffer: &mut [f32],
+        op: ReduceOp,
+    ) -> Result<(), CommError> {
+        let note = self.post(&[bytemuck::cast_slice(buffer)])?;
+        let notes = self.meet(call, note)?;
+        for (rank, note) in notes.into_iter().enumerate() {
+            self.with_message(rank, note, |message| {
+                let values: &[f32] =
+                    bytemuck::try_cast_slice(message).map_err(|error| error.to_string())?;
+                if values.len() != buffer.len() {
+                    return Err(format!(
+                        "expected {} f32, got {}",
+                        buffer.len(),
+                        values.len()
+                    ));
+                }
+                fold(op, rank == 0, buffer, values);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn reduce_scatter(
+        &mut self,
+        buffer: CommBuffer,
+        op: ReduceOp,
+    ) -> Result<CommBuffer, CommError> {
+        self.run(Kind::ReduceScatter, |engine| {
+            let call = engine.call_on(Kind::ReduceScatter, op_number(op), &buffer)?;
+            engine.meet(call, Note::default())?;
+            let chunk = chunk_range(buffer.len(), engine.rank, engine.size());
+            engine.reduce_chunk(&buffer, chunk, op, engine.rank..engine.rank + 1)?;
+            engine.synchronize()?;
+            Ok(buffer)
+        })
+    }
+
+    /// Reduces `chunk`, which belongs to this rank, from the buffers of all ranks in rank order,
+    /// and writes it to the buffers of the ranks `targets`.
+    fn reduce_chunk(
+        &self,
+        buffer: &CommBuffer,
+        chunk: Range<usize>,
+        op: ReduceOp,
+        targets: Range<usize>,
+    ) -> Result<(), CommError> {
+        let shared = self.shared(Kind::AllReduce, buffer)?;
+        let mut scratch = [0.0; BLOCK];
+        for start in chunk.clone().step_by(BLOCK) {
+            let block = start..chunk.end.min(start + BLOCK);
+            let result = &mut scratch[..block.len()];
+            for rank in 0..self.size() {
+                // SAFETY: All ranks have met in this collective and are not past its last
+                // barrier, so the buffers are in flight: no caller touches them. The chunks of
+                // the ranks are disjoint, and only this rank touches its own.
+                let values = unsafe { shared.part(rank, block.clone()) };
+                fold(op, rank == 0, result, values);
+            }
+            for rank in targets.clone() {
+                // SAFETY: As above; the slices read are gone.
+                unsafe { shared.part_mut(rank, block.clone()) }.copy_from_slice(result);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn all_gather(&mut self, buffer: CommBuffer) -> Result<CommBuffer, CommError> {
+        self.run(Kind::AllGather, |engine| {
+            let call = engine.call_on(Kind::AllGather, 0, &buffer)?;
+            engine.meet(call, Note::default())?;
+            for rank in 0..engine.size() {
+                let chunk = chunk_range(buffer.len(), rank, engine.size());
+                engine.copy_from(rank, &buffer, chunk)?;
+            }
+            engine.synchronize()?;
+            Ok(buffer)
+        })
+    }
+
+    pub(super) fn broadcast(
+        &mut self,
+        buffer: CommBuffer,
+        root: usize,
+    ) -> Result<CommBuffer, CommError> {
+        self.run(Kind::Broadcast, |engine| {
+            if root >= engine.size() {
+                let problem = format!("expected a root below {}, got {root}", engine.size());
+                return Err(CommError::Argument {
+                    collective: "broadcast",
+                    problem,
+                });
+            }
+            let call = engine.call_on(Kind::Broadcast, root as u32, &buffer)?;
+            engine.meet(call, Note::default())?;
+            engine.copy_from(root, &buffer, 0..buffer.len())?;
+            engine.synchronize()?;
+            Ok(buffer)
+        })
+    }
+
+    /// Copies the values at `range`, which belong to rank `source`, to the own buffer.
+    fn copy_from(
+        &self,
+        source: usize,
+        buffer: &CommBuffer,
+        range: Range<usize>,
+    ) -> Result<(), CommError> {
+        let shared = self.shared(Kind::AllGather, buffer)?;
+        if source != self.rank {
+            // SAFETY: All ranks have met in this collective and are not past its last barrier,
+            // so no caller touches the buffers. Nobody writes to the source's own values, and
+            // nobody else touches this rank's copy of them.
+            let (from, to) = unsafe {
+                (
+                    shared.part(source, range.clone()),
+                    shared.part_mut(self.rank, range),
+                )
+            };
+            to.copy_from_slice(from);
+        }
+        Ok(())
+    }
+
+    pub(super) fn all_gather_bytes(&mut self, message: &[u8]) -> Result<Vec<Vec<u8>>, CommError> {
+        self.gather(Kind::AllGatherBytes, message)
+    }
+
+    /// Gives every rank the messages of all.
+    pub(super) fn gather(&mut self, kind: Kind, message: &[u8]) -> Result<Vec<Vec<u8>>, CommError> {
+        self.run(kind, |engine| {
+            let note = engine.post(&[message])?;
+            let notes = engine.meet(Call::new(kind), note)?;
+            let read = |(rank, note)| {
+                engine.with_message(rank, note, |message: &[u8]| Ok(message.to_vec()))
+            };
+            notes.into_iter().enumerate().map(read).collect()
+        })
+    }
+
+    /// A message holds the sizes of its parts, `[size]` u64, then the parts, one for each rank.
+    pub(super) fn all_to_all_bytes(
+        &mut self,
+        messages: &[Vec<u8>],
+    ) -> Result<Vec<Vec<u8>>, CommError> {
+        self.run(Kind::AllToAllBytes, |engine| {
+            let (rank, size) = (engine.rank, engine.size());
+            if messages.len() != size {
+                let problem = format!(
+                    "expected {size} messages, one a rank, got {}",
+                    messages.len()
+                );
+                return Err(CommError::Argument {
+                    collective: "all_to_all_bytes",
+                    problem,
+                });
+            }
+            let sizes: Vec<u64> = messages
+                .iter()
+                .map(|message| message.len() as u64)
+                .collect();
+            let mut parts: Vec<&[u8]> = vec![bytemuck::cast_slice(&sizes)];
+            parts.extend(messages.iter().map(Vec::as_slice));
+            let note = engine.post(&parts)?;
+            let notes = engine.meet(Call::new(Kind::AllToAllBytes), note)?;
+            let read = |(sender, note)| {
+                engine.with_message(sender, note, |message| part_for(rank, size, message))
+            };
+            notes.into_iter().enumerate().map(read).collect()
+        })
+    }
+
+    /// The call of a collective on a buffer, which must be of this communicator.
+    fn call_on(&self, kind: Kind, argument: u32, buffer: &CommBuffer) -> Result<Call, CommError> {
+        let shared = self.shared(kind, buffer)?;
+        Ok(Call {
+            kind,
+            argument,
+            len: buffer.len() as u64,
+            buffer: shared.number(),
+        })
+    }
+
+    fn shared<'a>(
+        &self,
+        kind: Kind,
+        buffer: &'a CommBuffer,
+    ) -> Result<&'a SharedBuffer, CommError> {
+        let is_own = |shared: &&SharedBuffer| shared.token() == self.control.token();
+        buffer
+            .as_shared()
+            .filter(is_own)
+            .ok_or_else(|| CommError::Argument {
+                collective: kind.name(),
+                problem: "the buffer is of another communicator; allocate one from this".to_owned(),
+            })
+    }
+}
+
+/// Combines `values` into `result`, or copies them if they are the `first`.
+fn fold(op: ReduceOp, is_first: bool, result: &mut [f32], values: &[f32]) {
+    if is_first {
+        result.copy_from_slice(values);
+        return;
+    }
+    let pairs = result.iter_mut().zip(values);
+    match op {
+        ReduceOp::Sum => pairs.for_each(|(result, value)| *result += value),
+        ReduceOp::Max => pairs.for_each(|(result, value)| {
+            let keeps = *result > *value || result.is_nan();
+            *result = if keeps { *result } else { *value };
+        }),
+    }
+}
+
+/// The part of an all-to-all message that is for `rank`.
+fn part_for(rank: usize, size: usize, message: &[u8]) -> Result<Vec<u8>, String> {
+    let word = size_of::<u64>();
+    let (sizes, parts) = message
+        .split_at_checked(size * word)
+        .and_then(|(sizes, parts)| Some((values_of::<u64>(sizes)?, parts)))
+        .ok_or_else(|| format!("expected {size} sizes, got {} bytes", message.len()))?;
+    let start: u64 = sizes[..rank]
+        .iter()
+        .fold(0, |sum, size| sum.saturating_add(*size));
+    let end = start.saturating_add(sizes[rank]);
+    let part = usize::try_from(start)
+        .ok()
+        .zip(usize::try_from(end).ok())
+        .and_then(|(start, end)| parts.get(start..end));
+    let part =
+        part.ok_or_else(|| format!("part {start}..{end} is beyond {} bytes", parts.len()))?;
+    Ok(part.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_keeps_nan_from_any_rank() {
+        for values in [[f32::NAN, 1.0], [1.0, f32::NAN]] {
+            let mut result = [0.0];
+            fold(ReduceOp::Max, true, &mut result, &values[..1]);
+            fold(ReduceOp::Max, false, &mut result, &values[1..]);
+            assert!(result[0].is_nan());
+        }
+        let mut result = [-3.0, 5.0];
+        fold(ReduceOp::Max, false, &mut result, &[-2.0, 4.0]);
+        assert_eq!(result, [-2.0, 5.0]);
+    }
+
+    #[test]
+    fn impossible_parts_are_refused() {
+        let mut message = bytemuck::cast_slice::<u64, u8>(&[1, 2]).to_vec();
+        message.extend([10, 20, 21]);
+        assert_eq!(part_for(0, 2, &message).unwrap(), [10]);
+        assert_eq!(part_for(1, 2, &message).unwrap(), [20, 21]);
+        message.pop();
+        assert!(
+            part_for(1, 2, &message)
+                .unwrap_err()
+                .contains("beyond 2 bytes")
+        );
+        assert!(
+            part_for(0, 2, &message[..15])
+                .unwrap_err()
+                .contains("expected 2 sizes")
+        );
+        let message = bytemuck::cast_slice::<u64, u8>(&[u64::MAX, u64::MAX]);
+        assert!(part_for(1, 2, message).is_err());
+    }
+}

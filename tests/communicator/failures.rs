@@ -1,0 +1,262 @@
+//! Mistakes and absences are errors on every rank, in time; never a hang, never garbage.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use streamrec::comm::{
+    CommError, Communicator, InProcessBootstrap, Observer, ReduceOp, Settings, SharedMemory,
+};
+
+use crate::{on_all_ranks, on_all_ranks_with};
+
+fn impatient(timeout_ms: u64) -> Settings {
+    Settings {
+        timeout: Duration::from_millis(timeout_ms),
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn a_rank_that_does_not_call_is_named_on_all_others() {
+    let errors = on_all_ranks_with(4, &impatient(300), |comm| {
+        if comm.rank() == 2 {
+            // Alive, but busy with something else for longer than the others wait.
+            std::thread::sleep(Duration::from_millis(900));
+        }
+        comm.barrier().wait().unwrap_err()
+    });
+    for (rank, error) in errors.iter().enumerate() {
+        let cause = match error {
+            CommError::Poisoned { cause } if rank == 2 => cause,
+            error => error,
+        };
+        match cause {
+            CommError::Timeout {
+                collective: "barrier",
+                missing,
+                waited,
+                ..
+            } => {
+                assert_eq!(*missing, [2]);
+                assert!(*waited >= Duration::from_millis(300));
+            }
+            other => panic!("rank {rank}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_leaves_ends_the_wait_at_once() {
+    let mut ranks = SharedMemory::connect_threads(3, &impatient(60_000)).unwrap();
+    drop(ranks.pop());
+    let start = Instant::now();
+    let events: Vec<_> = ranks.iter().map(Communicator::barrier).collect();
+    for event in events {
+        assert!(matches!(event.wait(), Err(CommError::Lost { ranks, .. }) if ranks == [2]));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn another_collective_is_an_error_that_names_both_on_all_ranks() {
+    let messages = on_all_ranks(3, |comm| {
+        let buffer = comm.allocate(8).unwrap();
+        let error = if comm.rank() == 1 {
+            comm.barrier().wait().unwrap_err()
+        } else {
+            comm.all_reduce(buffer, ReduceOp::Sum).wait().unwrap_err()
+        };
+        assert!(matches!(
+            error,
+            CommError::Mismatch {
+                rank: 0,
+                other_rank: 1,
+                ..
+            }
+        ));
+        error.to_string()
+    });
+    for message in messages {
+        assert!(
+            message.contains("rank 0 called all_reduce(sum, buffer 1 of 8 f32)"),
+            "{message}"
+        );
+        assert!(message.contains("rank 1 called barrier()"), "{message}");
+    }
+}
+
+/// What rank 0 calls, against what the others call.
+#[test]
+fn another_length_operation_root_or_buffer_is_an_error_on_all_ranks() {
+    type Call = fn(&SharedMemory, bool) -> Result<(), CommError>;
+    let calls: [(&str, Call); 4] = [
+        ("allocate(7 f32)", |comm, odd| {
+            comm.allocate(if odd { 7 } else { 9 }).map(drop)
+        }),
+        ("all_reduce(max", |comm, odd| {
+            let op = if odd { ReduceOp::Max } else { ReduceOp::Sum };
+            comm.all_reduce(comm.allocate(8).unwrap(), op)
+                .wait()
+                .map(drop)
+        }),
+        ("broadcast(root 1", |comm, odd| {
+            comm.broadcast(comm.allocate(8).unwrap(), usize::from(odd))
+                .wait()
+                .map(drop)
+        }),
+        ("buffer 2", |comm, odd| {
+            let buffers = (comm.allocate(9000).unwrap(), comm.allocate(9000).unwrap());
+            let buffer = if odd { buffers.1 } else { buffers.0 };
+            comm.all_gather(buffer).wait().map(drop)
+        }),
+    ];
+    for (named, call) in calls {
+        for error in on_all_ranks(3, |comm| call(comm, comm.rank() == 0).unwrap_err()) {
+            assert!(matches!(error, CommError::Mismatch { .. }), "{error}");
+            assert!(error.to_string().contains(named), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_poisoned_communicator_fails_at_once_with_the_cause() {
+    on_all_ranks(2, |comm| {
+        let buffer = comm.allocate(10_000).unwrap();
+        let wrong = if comm.rank() == 0 {
+            comm.barrier().wait().err()
+        } else {
+            comm.all_gather_bytes(vec![1]).wait().err()
+        };
+        assert!(matches!(wrong, Some(CommError::Mismatch { .. })));
+        let start = Instant::now();
+        let error = comm.all_reduce(buffer, ReduceOp::Sum).wait().unwrap_err();
+        match error {
+            CommError::Poisoned { cause } => {
+                assert!(matches!(*cause, CommError::Mismatch { .. }));
+            }
+            other => panic!("{other}"),
+        }
+        assert!(comm.split(0, 0).is_err());
+        assert!(start.elapsed() < Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn a_mistake_on_one_rank_does_not_hang_the_others() {
+    let errors = on_all_ranks(3, |comm| {
+        let group = comm.split(0, 0).unwrap();
+        // Rank 1 passes a buffer of the group to the world.
+        let owner: &dyn Communicator = if comm.rank() == 1 { &*group } else { comm };
+        let (ours, theirs) = (comm.allocate(8).unwrap(), group.allocate(8).unwrap());
+        let buffer = if owner.rank() == 1 { theirs } else { ours };
+        comm.all_reduce(buffer, ReduceOp::Sum).wait().unwrap_err()
+    });
+    for (rank, error) in errors.into_iter().enumerate() {
+        match error {
+            CommError::Argument { problem, .. } if rank == 1 => {
+                assert!(problem.contains("another communicator"));
+            }
+            CommError::PeerFailed {
+                collective: "all_reduce",
+                rank: 1,
+                ..
+            } if rank != 1 => {}
+            // A rank that had not begun yet finds the communicator poisoned.
+            CommError::Poisoned { cause } if rank != 1 => {
+                assert!(matches!(*cause, CommError::PeerFailed { rank: 1, .. }));
+            }
+            other => panic!("rank {rank}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn groups_report_the_ranks_of_the_world() {
+    on_all_ranks_with(4, &impatient(300), |comm| {
+        let group = comm.split(comm.rank() / 2, 0).unwrap();
+        match comm.rank() {
+            3 => std::thread::sleep(Duration::from_millis(900)),
+            2 => match group.barrier().wait().unwrap_err() {
+                CommError::Timeout { missing, .. } => assert_eq!(missing, [3]),
+                other => panic!("{other}"),
+            },
+            _ => group.barrier().wait().unwrap(),
+        }
+    });
+}
+
+#[test]
+fn a_rank_that_never_connects_is_named() {
+    let bootstrap = InProcessBootstrap::default();
+    let connect = |rank| SharedMemory::connect(rank, 3, &bootstrap, impatient(200)).unwrap_err();
+    match connect(0) {
+        CommError::Timeout {
+            collective: "connect",
+            missing,
+            ..
+        } => assert_eq!(missing, [1, 2]),
+        other => panic!("{other}"),
+    }
+    let bootstrap = InProcessBootstrap::default();
+    match SharedMemory::connect(1, 2, &bootstrap, impatient(200)).unwrap_err() {
+        CommError::Timeout {
+            collective: "connect",
+            missing,
+            ..
+        } => assert_eq!(missing, [0]),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn impossible_worlds_are_refused() {
+    let bootstrap = InProcessBootstrap::default();
+    for (rank, size) in [(2, 2), (0, 0), (0, 5000)] {
+        let error = SharedMemory::connect(rank, size, &bootstrap, impatient(200)).unwrap_err();
+        assert!(matches!(error, CommError::Connect { .. }), "{error}");
+    }
+}
+
+#[derive(Default)]
+struct Journal(Mutex<Vec<String>>);
+
+impl Observer for Journal {
+    fn enter(&self, collective: &'static str, sequence: u64) {
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("enter {collective} {sequence}"));
+    }
+
+    fn leave(&self) {
+        self.0.lock().unwrap().push("leave".to_owned());
+    }
+
+    fn waiting_for(&self, ranks: &[usize]) {
+        self.0.lock().unwrap().push(format!("wait {ranks:?}"));
+    }
+}
+
+#[test]
+fn the_observer_hears_what_a_rank_waits_for() {
+    let bootstrap = &InProcessBootstrap::default();
+    let journal = Arc::new(Journal::default());
+    let observed = Settings {
+        observer: Arc::clone(&journal) as Arc<dyn Observer>,
+        ..Settings::default()
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let comm = SharedMemory::connect(1, 2, bootstrap, Settings::default()).unwrap();
+            std::thread::sleep(Duration::from_millis(400));
+            comm.barrier().wait().unwrap();
+        });
+        let comm = SharedMemory::connect(0, 2, bootstrap, observed).unwrap();
+        journal.0.lock().unwrap().clear();
+        comm.barrier().wait().unwrap();
+    });
+    assert_eq!(
+        *journal.0.lock().unwrap(),
+        ["enter barrier 2", "wait [1]", "leave"]
+    );
+}
