@@ -9,7 +9,8 @@
 //! host, [`SingleRank`] for a world of one. A collective only enqueues: it returns an [`Event`],
 //! and the caller computes on until it needs the result. Every rank of a communicator must make
 //! the same collective calls in the same order; where they do not, all of them get an error that
-//! names both calls. After an error the communicator is poisoned: later calls fail at once.
+//! names both calls. A rank that is lost or late is an error on all ranks too. After an error the
+//! communicator is poisoned: later calls fail at once.
 //!
 //! Sums are taken in rank order, `((x0 + x1) + x2) + ...`, so a result is the same on every rank
 //! and in every run. Ranks in errors and reports are those of the world, also inside a group.

@@ -95,7 +95,7 @@ impl Engine {
         op: ReduceOp,
     ) -> Result<CommBuffer, CommError> {
         self.run(Kind::AllReduce, |engine| {
-            let call = engine.call_on(Kind::AllReduce, op_number(op), &buffer)?;
+            let (shared, call) = engine.operand(Kind::AllReduce, op_number(op), &buffer)?;
             if size_of_val::<[f32]>(&buffer) <= SMALL_BYTES {
                 engine.all_reduce_small(call, &mut buffer, op)?;
                 return Ok(buffer);
@@ -104,7 +104,7 @@ impl Engine {
             // Whole cache lines, so that no two ranks write to the same one.
             let lines = chunk_range(buffer.len().div_ceil(LINE), engine.rank, engine.size());
             let chunk = lines.start * LINE..(lines.end * LINE).min(buffer.len());
-            engine.reduce_chunk(&buffer, chunk, op, 0..engine.size())?;
+            engine.reduce_chunk(shared, chunk, op, 0..engine.size());
             engine.synchronize()?;
             Ok(buffer)
         })
@@ -142,25 +142,25 @@ impl Engine {
         op: ReduceOp,
     ) -> Result<CommBuffer, CommError> {
         self.run(Kind::ReduceScatter, |engine| {
-            let call = engine.call_on(Kind::ReduceScatter, op_number(op), &buffer)?;
+            let (shared, call) = engine.operand(Kind::ReduceScatter, op_number(op), &buffer)?;
             engine.meet(call, Note::default())?;
             let chunk = chunk_range(buffer.len(), engine.rank, engine.size());
-            engine.reduce_chunk(&buffer, chunk, op, engine.rank..engine.rank + 1)?;
+            engine.reduce_chunk(shared, chunk, op, engine.rank..engine.rank + 1);
             engine.synchronize()?;
             Ok(buffer)
         })
     }
 
     /// Reduces `chunk`, which belongs to this rank, from the buffers of all ranks in rank order,
-    /// and writes it to the buffers of the ranks `targets`.
+    /// and writes it to the buffers of the ranks `targets`. To be called between the two barriers
+    /// of a collective.
     fn reduce_chunk(
         &self,
-        buffer: &CommBuffer,
+        buffer: &SharedBuffer,
         chunk: Range<usize>,
         op: ReduceOp,
         targets: Range<usize>,
-    ) -> Result<(), CommError> {
-        let shared = self.shared(Kind::AllReduce, buffer)?;
+    ) {
         let mut scratch = [0.0; BLOCK];
         for start in chunk.clone().step_by(BLOCK) {
             let block = start..chunk.end.min(start + BLOCK);
@@ -169,24 +169,23 @@ impl Engine {
                 // SAFETY: All ranks have met in this collective and are not past its last
                 // barrier, so the buffers are in flight: no caller touches them. The chunks of
                 // the ranks are disjoint, and only this rank touches its own.
-                let values = unsafe { shared.part(rank, block.clone()) };
+                let values = unsafe { buffer.part(rank, block.clone()) };
                 fold(op, rank == 0, result, values);
             }
             for rank in targets.clone() {
                 // SAFETY: As above; the slices read are gone.
-                unsafe { shared.part_mut(rank, block.clone()) }.copy_from_slice(result);
+                unsafe { buffer.part_mut(rank, block.clone()) }.copy_from_slice(result);
             }
         }
-        Ok(())
     }
 
     pub(super) fn all_gather(&mut self, buffer: CommBuffer) -> Result<CommBuffer, CommError> {
         self.run(Kind::AllGather, |engine| {
-            let call = engine.call_on(Kind::AllGather, 0, &buffer)?;
+            let (shared, call) = engine.operand(Kind::AllGather, 0, &buffer)?;
             engine.meet(call, Note::default())?;
             for rank in 0..engine.size() {
                 let chunk = chunk_range(buffer.len(), rank, engine.size());
-                engine.copy_from(rank, &buffer, chunk)?;
+                engine.copy_from(rank, shared, chunk);
             }
             engine.synchronize()?;
             Ok(buffer)
@@ -206,35 +205,27 @@ impl Engine {
                     problem,
                 });
             }
-            let call = engine.call_on(Kind::Broadcast, root as u32, &buffer)?;
+            let (shared, call) = engine.operand(Kind::Broadcast, root as u32, &buffer)?;
             engine.meet(call, Note::default())?;
-            engine.copy_from(root, &buffer, 0..buffer.len())?;
+            engine.copy_from(root, shared, 0..buffer.len());
             engine.synchronize()?;
             Ok(buffer)
         })
     }
 
-    /// Copies the values at `range`, which belong to rank `source`, to the own buffer.
-    fn copy_from(
-        &self,
-        source: usize,
-        buffer: &CommBuffer,
-        range: Range<usize>,
-    ) -> Result<(), CommError> {
-        let shared = self.shared(Kind::AllGather, buffer)?;
-        if source != self.rank {
-            // SAFETY: All ranks have met in this collective and are not past its last barrier,
-            // so no caller touches the buffers. Nobody writes to the source's own values, and
-            // nobody else touches this rank's copy of them.
-            let (from, to) = unsafe {
-                (
-                    shared.part(source, range.clone()),
-                    shared.part_mut(self.rank, range),
-                )
-            };
-            to.copy_from_slice(from);
+    /// Copies the values at `range`, which belong to rank `source`, to the own buffer. To be
+    /// called between the two barriers of a collective.
+    fn copy_from(&self, source: usize, buffer: &SharedBuffer, range: Range<usize>) {
+        if source == self.rank {
+            return;
         }
-        Ok(())
+        // SAFETY: All ranks have met in this collective and are not past its last barrier, so no
+        // caller touches the buffers. Nobody writes to the source's own values, and nobody else
+        // touches this rank's copy of them.
+        let from = unsafe { buffer.part(source, range.clone()) };
+        // SAFETY: As above.
+        let to = unsafe { buffer.part_mut(self.rank, range) };
+        to.copy_from_slice(from);
     }
 
     pub(super) fn all_gather_bytes(&mut self, message: &[u8]) -> Result<Vec<Vec<u8>>, CommError> {
@@ -285,30 +276,31 @@ impl Engine {
         })
     }
 
-    /// The call of a collective on a buffer, which must be of this communicator.
-    fn call_on(&self, kind: Kind, argument: u32, buffer: &CommBuffer) -> Result<Call, CommError> {
-        let shared = self.shared(kind, buffer)?;
-        Ok(Call {
-            kind,
-            argument,
-            len: buffer.len() as u64,
-            buffer: shared.number(),
-        })
-    }
-
-    fn shared<'a>(
+    /// A buffer, which must be of this communicator, and the call of a collective on it.
+    fn operand<'a>(
         &self,
         kind: Kind,
+        argument: u32,
         buffer: &'a CommBuffer,
-    ) -> Result<&'a SharedBuffer, CommError> {
+    ) -> Result<(&'a SharedBuffer, Call), CommError> {
         let is_own = |shared: &&SharedBuffer| shared.token() == self.control.token();
-        buffer
+        let shared = buffer
             .as_shared()
             .filter(is_own)
             .ok_or_else(|| CommError::Argument {
                 collective: kind.name(),
                 problem: "the buffer is of another communicator; allocate one from this".to_owned(),
-            })
+            })?;
+        let len = buffer.len() as u64;
+        Ok((
+            shared,
+            Call {
+                kind,
+                argument,
+                len,
+                buffer: shared.number(),
+            },
+        ))
     }
 }
 

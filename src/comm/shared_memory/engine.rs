@@ -112,16 +112,15 @@ impl Engine {
         kind: Kind,
         body: impl FnOnce(&mut Self) -> Result<T, CommError>,
     ) -> Result<T, CommError> {
-        if self.failure.is_none() {
-            self.failure = self
-                .control
-                .failure()
-                .map(|failure| self.error_of(&failure));
-        }
         if let Some(cause) = &self.failure {
-            return Err(CommError::Poisoned {
-                cause: Box::new(cause.clone()),
-            });
+            let cause = Box::new(cause.clone());
+            return Err(CommError::Poisoned { cause });
+        }
+        if let Some(failure) = self.control.failure() {
+            // The others failed before this rank came: it reports what they do.
+            let error = self.error_of(&failure);
+            self.failure = Some(error.clone());
+            return Err(error);
         }
         self.kind = kind;
         self.sequence += 1;
