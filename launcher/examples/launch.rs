@@ -1,5 +1,6 @@
 //! A minimal launcher: `launch LOG_DIR NPROC PROGRAM ARGS...` runs the program as NPROC ranks on this host.
 
+use std::error::Error;
 use std::process::exit;
 use std::time::Duration;
 
@@ -28,6 +29,11 @@ fn main() {
         Ok(report) => exit(report.exit_code()),
         Err(error) => {
             eprintln!("{error}");
+            let mut source = error.source();
+            while let Some(error) = source {
+                eprintln!("caused by: {error}");
+                source = error.source();
+            }
             exit(error.exit_code());
         }
     }

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::cause::{Cause, Fault, RankStatus};
 use crate::control::Ending;
 use crate::control::board::Board;
-use crate::diagnosis::{Blame, Exit, View, blame_exit, blame_hang};
+use crate::diagnosis::{Blame, View, blame_exit, blame_hang};
 use crate::environment::{RankEnvironment, Source};
 use crate::job::{Job, Timing};
 use crate::launch::LaunchError;
@@ -93,7 +93,7 @@ impl<'a> Attempt<'a> {
             }
             last_look = Instant::now();
             self.reap();
-            if let Some(blame) = self.judge(interrupts) {
+            if let Some(blame) = self.judge() {
                 return self.fail(&blame, interrupts);
             }
             if self.all_ended() {
@@ -124,13 +124,13 @@ impl<'a> Attempt<'a> {
         self.ranks.iter().zip(seen).map(view).collect()
     }
 
-    fn judge(&mut self, interrupts: &mut Interrupts) -> Option<Blame> {
-        if self
-            .ranks
-            .iter()
-            .any(|rank| rank.exit.is_some_and(|(exit, _)| exit != Exit::Code(0)))
-        {
-            self.wait_for_end(SETTLE, interrupts);
+    fn judge(&mut self) -> Option<Blame> {
+        if self.ranks.iter().any(RankProcess::has_failed) {
+            let first = Instant::now();
+            while first.elapsed() < SETTLE && !self.all_ended() {
+                thread::sleep(self.timing.poll.min(SETTLE));
+                self.reap();
+            }
             return blame_exit(&self.views());
         }
         blame_hang(&self.views(), self.timing)
@@ -143,7 +143,7 @@ impl<'a> Attempt<'a> {
         tracing::warn!(attempt = self.number, "{reason}; ending the other ranks");
         self.board.abort(&reason);
         self.signal(Signal::TERM);
-        if matches!(blame.fault, Fault::Silent(_)) {
+        if matches!(blame.fault, Fault::Silent(_) | Fault::Lingers(_)) {
             // It cannot react to anything else.
             self.ranks[blame.rank].signal(Signal::KILL);
         }
@@ -163,6 +163,13 @@ impl<'a> Attempt<'a> {
         self.wait_for_end(grace, interrupts);
         if !self.all_ended() {
             tracing::warn!("some ranks did not leave in time and are killed");
+        }
+        let failed = self.ranks.iter().filter(|rank| rank.has_failed()).count();
+        if failed > 0 {
+            tracing::warn!(
+                failed,
+                "some ranks failed instead of leaving; their logs tell why"
+            );
         }
         self.kill();
         Outcome::Stopped(signal)

@@ -18,6 +18,8 @@ pub enum Fault {
     LeftEarly,
     /// It lives, but sent no report for so long.
     Silent(Duration),
+    /// It reported its failure, but did not exit for so long.
+    Lingers(Duration),
     /// It reports, but made no progress for so long, outside any collective.
     Stuck(Duration),
     /// Others wait for it, and it never reported.
@@ -49,6 +51,7 @@ impl fmt::Display for Fault {
                 f,
                 "has stopped: it lives, but sent no report for {time:.1?}"
             ),
+            Self::Lingers(time) => write!(f, "failed, but did not exit for {time:.1?}"),
             Self::Stuck(time) => write!(
                 f,
                 "is stuck: no progress for {time:.1?}, outside any collective"

@@ -3,7 +3,7 @@
 //! A rank that waits in a collective is a victim; the rank that others wait for is the cause. So:
 //! 1. Ranks that ended badly are judged first ([`blame_exit`]). One whose failure names lost ranks is a victim of
 //!    these; otherwise code 2 (bad configuration) weighs most, then a signal, then what came first.
-//! 2. Among living ranks ([`blame_hang`]) one that fell silent is to blame; then one without progress outside any
+//! 2. Among living ranks ([`blame_hang`]) one that fell silent, or failed and does not exit, is to blame; then one without progress outside any
 //!    collective; then one that others, stalled in a collective, wait for although it has left or never came; and when
 //!    all are stalled in collectives, the job is deadlocked.
 
@@ -92,30 +92,31 @@ pub(crate) fn blame_exit(ranks: &[View]) -> Option<Blame> {
     let (rank, exit, _) = failed.min_by_key(|&(rank, exit, when)| {
         (!ranks[rank].lost().is_empty(), weight(exit), when, rank)
     })?;
-    // Even the likeliest one is a victim: of a rank that lives, or that left in peace.
+    Some(own_or_lost(ranks, rank, exit.fault()))
+}
+
+/// Blames a rank for its own failure, unless that names a lost rank that lives, or that left in peace.
+fn own_or_lost(ranks: &[View], rank: usize, fault: Fault) -> Blame {
     let lost = ranks[rank]
         .lost()
         .iter()
         .find_map(|&lost| ranks.get(lost).map(|view| (lost, view)));
     match lost {
-        Some((lost, view)) if view.alive() => Some(Blame {
+        Some((lost, view)) if view.alive() => Blame {
             rank: lost,
             fault: Fault::GivenUp { by: rank },
-        }),
+        },
         Some((
             lost,
             View {
                 exit: Some((Exit::Code(0), _)),
                 ..
             },
-        )) => Some(Blame {
+        )) => Blame {
             rank: lost,
             fault: Fault::LeftEarly,
-        }),
-        _ => Some(Blame {
-            rank,
-            fault: exit.fault(),
-        }),
+        },
+        _ => Blame { rank, fault },
     }
 }
 
@@ -124,11 +125,21 @@ pub(crate) fn blame_hang(ranks: &[View], timing: &Timing) -> Option<Blame> {
     let alive = || ranks.iter().enumerate().filter(|(_, view)| view.alive());
     for (rank, view) in alive() {
         let Some(seen) = &view.seen else { continue };
-        if seen.report.ending.is_none() && seen.silent_for >= timing.silent_after {
-            return Some(Blame {
-                rank,
-                fault: Fault::Silent(seen.silent_for),
-            });
+        if seen.silent_for < timing.silent_after {
+            continue;
+        }
+        match seen.report.ending {
+            None => {
+                return Some(Blame {
+                    rank,
+                    fault: Fault::Silent(seen.silent_for),
+                });
+            }
+            Some(Ending::Failed { .. }) => {
+                return Some(own_or_lost(ranks, rank, Fault::Lingers(seen.silent_for)));
+            }
+            // It need not report any more, only to exit.
+            Some(Ending::Finished) => {}
         }
     }
     for (rank, view) in alive() {
@@ -295,6 +306,26 @@ mod tests {
             Some(Blame {
                 rank: 1,
                 fault: Fault::Silent(LONG)
+            })
+        );
+    }
+
+    #[test]
+    fn a_rank_that_failed_but_does_not_exit_is_blamed_or_whom_it_lost() {
+        let lingering = failed(alive(LONG, LONG, Some(4), &[]), &[]);
+        assert_eq!(
+            hang(&[well(), lingering]),
+            Some(Blame {
+                rank: 1,
+                fault: Fault::Lingers(LONG)
+            })
+        );
+        let victim = failed(alive(LONG, LONG, Some(4), &[]), &[0]);
+        assert_eq!(
+            hang(&[well(), victim]),
+            Some(Blame {
+                rank: 0,
+                fault: Fault::GivenUp { by: 1 }
             })
         );
     }

@@ -15,13 +15,16 @@
 //! `MASTER_PORT` when `TORCHELASTIC_USE_AGENT_STORE` is true, so ranks then meet on the next port.
 
 mod open_mpi;
+mod reader;
 mod slurm;
+mod torchrun;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use thiserror::Error;
+
+use reader::Reader;
 
 /// Environment variables by name. Injected, so that tests need not touch the process environment.
 pub type Variables = BTreeMap<String, String>;
@@ -163,7 +166,7 @@ impl RankEnvironment {
                 .find(|name| variables.contains_key(*name))
         };
         if let Some(marker) = marked(&["RANK", "WORLD_SIZE", "LOCAL_RANK"]) {
-            torchrun(&Reader {
+            torchrun::resolve(&Reader {
                 variables,
                 source: Source::Torchrun,
                 marker,
@@ -231,103 +234,6 @@ impl RankEnvironment {
     }
 }
 
-/// Reads variables of one source and knows what to say when one is wrong.
-struct Reader<'a> {
-    variables: &'a Variables,
-    source: Source,
-    /// The variable by which the source was recognised.
-    marker: &'static str,
-}
-
-impl<'a> Reader<'a> {
-    fn text(&self, name: &str) -> Option<&'a str> {
-        self.variables.get(name).map(String::as_str)
-    }
-
-    fn optional<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, EnvironmentError> {
-        self.text(name)
-            .map(|value| {
-                value.trim().parse().map_err(|_| EnvironmentError::Invalid {
-                    name,
-                    value: value.to_owned(),
-                    expected: "a number from 0",
-                })
-            })
-            .transpose()
-    }
-
-    fn missing(&self, name: &'static str) -> EnvironmentError {
-        EnvironmentError::Missing {
-            launcher: self.source,
-            name,
-            present: self.marker,
-        }
-    }
-
-    fn required(&self, name: &'static str) -> Result<usize, EnvironmentError> {
-        self.optional(name)?.ok_or_else(|| self.missing(name))
-    }
-
-    fn port(&self) -> Result<Option<u16>, EnvironmentError> {
-        let Some(value) = self.text("MASTER_PORT") else {
-            return Ok(None);
-        };
-        match value.trim().parse() {
-            Ok(port) if port > 0 => Ok(Some(port)),
-            _ => Err(EnvironmentError::Invalid {
-                name: "MASTER_PORT",
-                value: value.to_owned(),
-                expected: "a port from 1 to 65535",
-            }),
-        }
-    }
-
-    /// An index and the size it must be below.
-    fn place(
-        &self,
-        index: &'static str,
-        size: &'static str,
-    ) -> Result<(usize, usize), EnvironmentError> {
-        let place = (self.required(index)?, self.required(size)?);
-        below((index, place.0), (size, place.1))?;
-        Ok(place)
-    }
-}
-
-type Named = (&'static str, usize);
-
-fn below((name, value): Named, (other, other_value): Named) -> Result<(), EnvironmentError> {
-    let rule = if other_value == 0 {
-        "there is at least one rank"
-    } else {
-        "ranks count from 0 to one below the size"
-    };
-    if value < other_value {
-        return Ok(());
-    }
-    Err(EnvironmentError::Contradiction {
-        name,
-        value,
-        other,
-        other_value,
-        rule,
-    })
-}
-
-fn at_most((name, value): Named, (other, other_value): Named) -> Result<(), EnvironmentError> {
-    let rule = "a host cannot hold more ranks than the job";
-    if value <= other_value {
-        return Ok(());
-    }
-    Err(EnvironmentError::Contradiction {
-        name,
-        value,
-        other,
-        other_value,
-        rule,
-    })
-}
-
 /// A port below the ephemeral range that all ranks derive alike from the name of their job.
 fn port_of(run_id: &str) -> u16 {
     // FNV-1a, 32 bits.
@@ -335,54 +241,6 @@ fn port_of(run_id: &str) -> u16 {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
     20_000 + (hash % 10_000) as u16
-}
-
-fn torchrun(reader: &Reader<'_>) -> Result<RankEnvironment, EnvironmentError> {
-    let (rank, world_size) = reader.place("RANK", "WORLD_SIZE")?;
-    let (local_rank, local_world_size) = reader.place("LOCAL_RANK", "LOCAL_WORLD_SIZE")?;
-    at_most(
-        ("LOCAL_WORLD_SIZE", local_world_size),
-        ("WORLD_SIZE", world_size),
-    )?;
-
-    let alone = world_size == 1;
-    let master_addr = match reader.text("MASTER_ADDR") {
-        Some(address) => address,
-        None if alone => "127.0.0.1",
-        None => return Err(reader.missing("MASTER_ADDR")),
-    };
-    let named_port = match reader.port()? {
-        Some(port) => port,
-        None if alone => DEFAULT_PORT,
-        None => return Err(reader.missing("MASTER_PORT")),
-    };
-    let agent_listens = reader
-        .text("TORCHELASTIC_USE_AGENT_STORE")
-        .is_some_and(|v| v.eq_ignore_ascii_case("true"));
-    let master_port = named_port
-        .checked_add(u16::from(agent_listens))
-        .ok_or_else(|| EnvironmentError::Invalid {
-            name: "MASTER_PORT",
-            value: named_port.to_string(),
-            expected: "below 65535, as TORCHELASTIC_USE_AGENT_STORE moves ranks to the next port",
-        })?;
-    Ok(RankEnvironment {
-        rank,
-        local_rank,
-        world_size,
-        local_world_size,
-        group_rank: reader
-            .optional("GROUP_RANK")?
-            .unwrap_or(rank / local_world_size),
-        master_addr: master_addr.to_owned(),
-        master_port,
-        restart_count: reader.optional("TORCHELASTIC_RESTART_COUNT")?.unwrap_or(0),
-        run_id: reader
-            .text("TORCHELASTIC_RUN_ID")
-            .unwrap_or("none")
-            .to_owned(),
-        source: Source::Torchrun,
-    })
 }
 
 #[cfg(test)]

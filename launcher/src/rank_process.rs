@@ -115,6 +115,11 @@ impl RankProcess {
         }
     }
 
+    /// Whether it ended other than with code 0.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.exit.is_some_and(|(exit, _)| exit != Exit::Code(0))
+    }
+
     /// Signals the rank and all that it started, unless it has ended.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.exit.is_none() {

@@ -15,6 +15,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod error;
 mod frame;
 mod host;
 
@@ -24,8 +25,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use thiserror::Error;
-
+pub use error::RendezvousError;
 pub use frame::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use crate::environment::RankEnvironment;
@@ -37,95 +37,6 @@ use host::Host;
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// Pause between two attempts to reach the host.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-
-/// Why ranks did not meet.
-#[derive(Debug, Error)]
-pub enum RendezvousError {
-    /// The port of the rendezvous belongs to another process.
-    #[error(
-        "port {port} on {host} is already in use, so rank 0 cannot host the rendezvous there: \
-         end the other job, or set MASTER_PORT to a free port for all ranks"
-    )]
-    PortInUse {
-        /// The address of the listener.
-        host: IpAddr,
-        /// The port.
-        port: u16,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The listener or its thread could not be made.
-    #[error("rank 0 cannot host the rendezvous on port {port}")]
-    Host {
-        /// The port.
-        port: u16,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Rank 0 was not reached in time.
-    #[error(
-        "rank {rank} did not reach the rendezvous of rank 0 at {address} within {waited:?} (last: {last}): \
-         check that rank 0 runs, and that MASTER_ADDR and MASTER_PORT are the same for all ranks"
-    )]
-    Unreachable {
-        /// The rank that tried.
-        rank: usize,
-        /// `host:port` of rank 0.
-        address: String,
-        /// How long it tried.
-        waited: Duration,
-        /// How the last attempt ended.
-        last: String,
-    },
-    /// The host answered, and refused.
-    #[error("the rendezvous at {address} refused: {reason}")]
-    Refused {
-        /// `host:port` of rank 0.
-        address: String,
-        /// The host's reason.
-        reason: String,
-    },
-    /// The connection broke.
-    #[error("lost the rendezvous at {address}: rank 0 has left or died; its log has the cause")]
-    Lost {
-        /// `host:port` of rank 0.
-        address: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Nobody set the key in time.
-    #[error("no rank set {key:?} within {waited:?}: look for a rank that failed before it")]
-    NotSet {
-        /// The key.
-        key: String,
-        /// How long the host waited.
-        waited: Duration,
-    },
-    /// Not all ranks came to a barrier in time.
-    #[error(
-        "ranks {missing:?} did not come to barrier {name:?} within {waited:?}: look at their logs"
-    )]
-    MissingRanks {
-        /// The barrier.
-        name: String,
-        /// The ranks that did not come, ascending.
-        missing: Vec<usize>,
-        /// How long this rank waited.
-        waited: Duration,
-    },
-    /// A key or value is longer than the protocol allows.
-    #[error(
-        "a {what} of {bytes} bytes exceeds the rendezvous limit of {limit}: it is for small strings only"
-    )]
-    TooLarge {
-        /// `"key"` or `"value"`.
-        what: &'static str,
-        /// Its length.
-        bytes: usize,
-        /// The longest allowed.
-        limit: usize,
-    },
-}
 
 /// A rank's connection to the store. Rank 0's also hosts the store: when it drops, later requests of other ranks
 /// fail, so end with a [`barrier`](Self::barrier). Requests of one `Store` run one after another.
@@ -200,7 +111,8 @@ impl Store {
         }
     }
 
-    /// Waits until every rank of the world has come to the barrier of this name. Names may be used again.
+    /// Waits until every rank of the world waits at the barrier of this name. Names may be used again, also by a rank
+    /// whose time was over.
     ///
     /// # Errors
     /// When some ranks do not come in time (the error lists them), or rank 0 is lost.
@@ -421,6 +333,26 @@ mod tests {
                 lock(&arrived)[round] += 1;
                 store.barrier("round", LONG).unwrap();
                 assert_eq!(lock(&arrived)[round], 3);
+            }
+        });
+    }
+
+    #[test]
+    fn a_rank_whose_time_is_over_may_come_again_without_falling_a_round_behind() {
+        on_all_ranks(&world(3), |environment, store| {
+            for round in 0..20 {
+                // Ranks come late in turn, and the others give up and come again.
+                if round % 3 == environment.rank {
+                    thread::sleep(Duration::from_millis(8));
+                }
+                let started = Instant::now();
+                while store.barrier("round", Duration::from_millis(2)).is_err() {
+                    assert!(
+                        started.elapsed() < LONG,
+                        "rank {} fell behind",
+                        environment.rank
+                    );
+                }
             }
         });
     }

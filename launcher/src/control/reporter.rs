@@ -109,10 +109,8 @@ impl Reporter {
             source,
         };
         let stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(failed)?;
-        stream
-            .set_nodelay(true)
-            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
-            .map_err(failed)?;
+        // No time-out for writes: a launcher that is stopped (Ctrl-Z) must not take its ranks for lost.
+        stream.set_nodelay(true).map_err(failed)?;
         let incoming = stream.try_clone().map_err(failed)?;
         let shared = Arc::new(Shared {
             environment: environment.clone(),

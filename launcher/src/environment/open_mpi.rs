@@ -1,7 +1,8 @@
 //! The environment of a process that Open MPI's `mpirun` started
 //! (<https://docs.open-mpi.org/en/main/tuning-apps/environment-var.html>).
 
-use super::{EnvironmentError, RankEnvironment, Reader, Source, at_most, port_of};
+use super::reader::{Reader, at_most};
+use super::{EnvironmentError, RankEnvironment, Source, port_of};
 
 const SIZE: &str = "OMPI_COMM_WORLD_SIZE";
 const LOCAL_SIZE: &str = "OMPI_COMM_WORLD_LOCAL_SIZE";

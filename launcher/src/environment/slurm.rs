@@ -1,9 +1,8 @@
 //! The environment of a Slurm job step: what `srun` gives each task
 //! (<https://slurm.schedmd.com/srun.html>, "Output environment variables").
 
-use super::{
-    EnvironmentError, RankEnvironment, Reader, Source, Variables, at_most, below, port_of,
-};
+use super::reader::{Reader, at_most, below};
+use super::{EnvironmentError, RankEnvironment, Source, Variables, port_of};
 
 /// A batch script carries `SLURM_PROCID=0` and the whole allocation's `SLURM_NTASKS`, but is one process: only a step
 /// counts.

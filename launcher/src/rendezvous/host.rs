@@ -45,7 +45,11 @@ struct State {
 struct Barrier {
     /// How often it has opened: a rank waits for the next opening.
     opened: u64,
-    arrived: BTreeSet<usize>,
+    /// The ranks that wait now: it opens when all do.
+    waiting: BTreeSet<usize>,
+    /// The ranks that have come since it last opened. One whose time is over no longer waits, as it may
+    /// come again, but is named as missing only when none has stayed away.
+    came: BTreeSet<usize>,
 }
 
 impl Host {
@@ -141,7 +145,7 @@ impl Shared {
         match request {
             Request::Set { key, value } => self.set(key, value),
             Request::Get { key, timeout } => self.get(&key, timeout),
-            Request::Barrier { name, timeout } => self.barrier(rank, name, timeout),
+            Request::Barrier { name, timeout } => self.barrier(rank, &name, timeout),
         }
     }
 
@@ -173,42 +177,48 @@ impl Shared {
         }
     }
 
-    /// A rank whose time is over still counts as having come: the others' lists must not name it.
-    fn barrier(&self, rank: usize, name: String, timeout: Duration) -> Response {
+    fn barrier(&self, rank: usize, name: &str, timeout: Duration) -> Response {
         let mut state = lock(&self.state);
-        if state.barriers.len() >= NAMES_MAX && !state.barriers.contains_key(&name) {
+        if state.barriers.len() >= NAMES_MAX && !state.barriers.contains_key(name) {
             return Response::Refused(format!("more than {NAMES_MAX} barriers; use a name again"));
         }
-        let barrier = state.barriers.entry(name.clone()).or_default();
+        let barrier = state.barriers.entry(name.to_owned()).or_default();
         let before = barrier.opened;
-        barrier.arrived.insert(rank);
-        if barrier.arrived.len() == self.job.world_size {
-            barrier.arrived.clear();
-            barrier.opened += 1;
+        barrier.waiting.insert(rank);
+        barrier.came.insert(rank);
+        if barrier.waiting.len() == self.job.world_size {
+            *barrier = Barrier {
+                opened: before + 1,
+                ..Barrier::default()
+            };
             self.changed.notify_all();
             return Response::Done;
         }
         drop(state);
-        let shut = |state: &State| {
-            state
-                .barriers
-                .get(&name)
-                .filter(|barrier| barrier.opened == before)
-                .is_some()
-        };
-        let state = self.wait(timeout, shut);
+        let is_shut = |barrier: &Barrier| barrier.opened == before;
+        let mut state = self.wait(timeout, |state| {
+            state.barriers.get(name).is_some_and(is_shut)
+        });
+        let closing = state.closing;
         match state
             .barriers
-            .get(&name)
-            .filter(|barrier| barrier.opened == before)
+            .get_mut(name)
+            .filter(|barrier| is_shut(barrier))
         {
             None => Response::Done,
-            Some(_) if state.closing => leaving(),
-            Some(barrier) => Response::TimedOut(
-                (0..self.job.world_size)
-                    .filter(|rank| !barrier.arrived.contains(rank))
-                    .collect(),
-            ),
+            Some(_) if closing => leaving(),
+            Some(barrier) => {
+                let world = self.job.world_size;
+                let absent = |from: &BTreeSet<usize>| {
+                    (0..world).filter(|rank| !from.contains(rank)).collect()
+                };
+                let mut missing: Vec<_> = absent(&barrier.came);
+                if missing.is_empty() {
+                    missing = absent(&barrier.waiting);
+                }
+                barrier.waiting.remove(&rank);
+                Response::TimedOut(missing)
+            }
         }
     }
 
