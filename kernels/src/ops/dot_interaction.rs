@@ -8,7 +8,7 @@ use super::operand::expect;
 use crate::{
     device::{Context, Device},
     error::Result,
-    simd::{LANES, Lanes, multiply_add, multiversion},
+    simd::{LANES, Simd, lanes, lanes_mut, multiversion, transpose},
     tensor::{TensorMut, TensorRef},
 };
 
@@ -56,21 +56,29 @@ pub fn forward(
 struct ForwardScratch<'a> {
     /// The sample's vectors transposed, `[dim, padded features]`.
     transposed: &'a mut [f32],
-    /// The triangle, with room for the last row's whole registers.
+    /// Some rows of products, `[MAX_ROWS, padded features]`.
+    products: &'a mut [f32],
+    /// The triangle, with room for the last row's whole vectors.
     triangle: &'a mut [f32],
 }
+
+/// Rows of the triangle computed together.
+const MAX_ROWS: usize = 8;
 
 impl<'a> ForwardScratch<'a> {
     fn floats(features: usize, dim: usize) -> usize {
         let padded = features.next_multiple_of(LANES);
-        dim * padded + pairs(features) + padded
+        dim * padded + MAX_ROWS * padded + pairs(features) + padded
     }
 
     #[inline(always)]
     fn new(floats: &'a mut [f32], features: usize, dim: usize) -> Self {
-        let (transposed, triangle) = floats.split_at_mut(dim * features.next_multiple_of(LANES));
+        let padded = features.next_multiple_of(LANES);
+        let (transposed, rest) = floats.split_at_mut(dim * padded);
+        let (products, triangle) = rest.split_at_mut(MAX_ROWS * padded);
         Self {
             transposed,
+            products,
             triangle,
         }
     }
@@ -85,24 +93,24 @@ multiversion! {
         scratch: &mut [f32],
     ) {
         let mut y = y;
-        scratch.fill(0.0);
-        let scratch = ForwardScratch::new(scratch, features, dim);
+        let padded = features.next_multiple_of(LANES);
+        let mut scratch = ForwardScratch::new(scratch, features, dim);
         for sample in 0..x.shape()[0] {
             let x = x.row(sample);
             let (copy, z) = y.row_mut(sample).split_at_mut(dim);
-            if features > 0 {
-                copy.copy_from_slice(&x[..dim]);
-            } else {
+            if features == 0 {
                 copy.fill(0.0);
+                continue;
             }
-            transpose(x, features, dim, scratch.transposed);
+            copy.copy_from_slice(&x[..dim]);
+            transpose(x, features, dim, scratch.transposed, padded);
             let mut row = 1;
             while row < features {
                 row += match features - row {
-                    1 => triangle_rows::<FMA, 1>(row, x, features, dim, scratch.transposed, scratch.triangle),
-                    2 | 3 => triangle_rows::<FMA, 2>(row, x, features, dim, scratch.transposed, scratch.triangle),
-                    4..8 => triangle_rows::<FMA, 4>(row, x, features, dim, scratch.transposed, scratch.triangle),
-                    _ => triangle_rows::<FMA, 8>(row, x, features, dim, scratch.transposed, scratch.triangle),
+                    1 => triangle_rows::<S, 1>(row, x, features, dim, &mut scratch),
+                    2 | 3 => triangle_rows::<S, 2>(row, x, features, dim, &mut scratch),
+                    4..MAX_ROWS => triangle_rows::<S, 4>(row, x, features, dim, &mut scratch),
+                    _ => triangle_rows::<S, MAX_ROWS>(row, x, features, dim, &mut scratch),
                 };
             }
             z.copy_from_slice(&scratch.triangle[..pairs(features)]);
@@ -110,60 +118,69 @@ multiversion! {
     }
 }
 
-/// `[features, dim]` to `[dim, padded features]`.
-#[inline(always)]
-fn transpose(x: &[f32], features: usize, dim: usize, transposed: &mut [f32]) {
-    let padded = features.next_multiple_of(LANES);
-    for (feature, x) in x.chunks_exact(dim.max(1)).enumerate() {
-        for (&x, column) in x.iter().zip(transposed.chunks_exact_mut(padded)) {
-            column[feature] = x;
-        }
-    }
-}
-
 /// Computes `ROWS` rows of the triangle from `first` on and returns `ROWS`.
-///
-/// Each row is written in whole registers; what spills over is overwritten by the next rows, so
-/// rows are computed in ascending order.
 #[inline(always)]
-fn triangle_rows<const FMA: bool, const ROWS: usize>(
+fn triangle_rows<S: Simd, const ROWS: usize>(
     first: usize,
     x: &[f32],
     features: usize,
     dim: usize,
-    transposed: &[f32],
-    triangle: &mut [f32],
+    scratch: &mut ForwardScratch<'_>,
 ) -> usize {
     let padded = features.next_multiple_of(LANES);
     let x: [&[f32]; ROWS] = std::array::from_fn(|row| &x[(first + row) * dim..][..dim]);
-    // The last of these rows needs the columns up to its own number.
+    // The last of these rows needs the columns before its own number.
     let columns = (first + ROWS - 1).next_multiple_of(LANES);
-    // Registers of a row are computed from the last to the first, so that what the spill of a
-    // later register hits is always a later row.
-    let mut sums = [[0.0; LANES]; ROWS];
-    for block in (0..columns / LANES).rev() {
-        for sums in &mut sums {
-            *sums = [0.0; LANES];
-        }
-        for (d, column) in transposed.chunks_exact(padded).take(dim).enumerate() {
-            let column: &Lanes = column[block * LANES..][..LANES]
-                .try_into()
-                .expect("one register");
-            for (sums, x) in sums.iter_mut().zip(&x) {
-                for (sum, value) in sums.iter_mut().zip(column) {
-                    *sum = multiply_add::<FMA>(x[d], *value, *sum);
-                }
-            }
-        }
-        for (row, sums) in sums.iter().enumerate() {
-            let (row, column) = (first + row, block * LANES);
-            if column < row {
-                let width = LANES.min(row - column);
-                triangle[pairs(row) + column..][..width].copy_from_slice(&sums[..width]);
-            }
+    let mut column = 0;
+    while column < columns {
+        column += if columns - column >= 2 * LANES {
+            products::<S, ROWS, 2>(&x, scratch.transposed, padded, column, scratch.products)
+        } else {
+            products::<S, ROWS, 1>(&x, scratch.transposed, padded, column, scratch.products)
+        };
+    }
+    // Each row is written in whole vectors; the next row overwrites what spills over.
+    for row in 0..ROWS {
+        let products = &scratch.products[row * padded..][..padded];
+        let triangle = &mut scratch.triangle[pairs(first + row)..];
+        for column in (0..first + row).step_by(LANES) {
+            triangle[column..][..LANES].copy_from_slice(&products[column..][..LANES]);
         }
     }
     ROWS
+}
+
+/// Dot products of `ROWS` vectors with `BLOCKS * LANES` others; returns how many others.
+#[inline(always)]
+fn products<S: Simd, const ROWS: usize, const BLOCKS: usize>(
+    x: &[&[f32]; ROWS],
+    transposed: &[f32],
+    padded: usize,
+    column: usize,
+    products: &mut [f32],
+) -> usize {
+    let mut sums = [[S::splat(0.0); BLOCKS]; ROWS];
+    let dim = x[0].len();
+    for (d, others) in transposed.chunks_exact(padded).take(dim).enumerate() {
+        let others = &others[column..][..BLOCKS * LANES];
+        let others: [S::Vector; BLOCKS] =
+            std::array::from_fn(|block| S::load(lanes(&others[block * LANES..])));
+        for row in 0..ROWS {
+            let own = S::splat(x[row][d]);
+            for block in 0..BLOCKS {
+                sums[row][block] = S::multiply_add(own, others[block], sums[row][block]);
+            }
+        }
+    }
+    for (row, sums) in sums.iter().enumerate() {
+        for (block, sum) in sums.iter().enumerate() {
+            S::store(
+                *sum,
+                lanes_mut(&mut products[row * padded + column + block * LANES..]),
+            );
+        }
+    }
+    BLOCKS * LANES
 }
 
 /// Adds up the gradients of both parts of the output.
@@ -191,7 +208,6 @@ pub fn backward(
         Device::Cpu => context.for_each_panel(batch, PANEL_ROWS, |rows| {
             // SAFETY: panels are disjoint ranges of rows, one call each.
             let dx = unsafe { dx.alias_rows(rows.clone()) };
-            let mut symmetric = context.scratch(features * features);
             backward_panel(
                 x.rows(rows.clone()),
                 features,
@@ -199,7 +215,6 @@ pub fn backward(
                 dy.rows(rows),
                 dx,
                 accumulate,
-                &mut symmetric,
             );
         }),
     }
@@ -214,24 +229,22 @@ multiversion! {
         dy: TensorRef<'_>,
         dx: TensorMut<'_>,
         accumulate: bool,
-        symmetric: &mut [f32],
     ) {
-        if features == 0 {
+        let mut dx = dx;
+        if features * dim == 0 {
             return;
         }
-        let mut dx = dx;
-        symmetric.fill(0.0);
         for sample in 0..x.shape()[0] {
-            let (x, dx) = (x.row(sample), dx.row_mut(sample));
             let (d_copy, dz) = dy.row(sample).split_at(dim);
-            fill_symmetric(dz, features, symmetric);
+            let operands = (x.row(sample), dz);
+            let dx = dx.row_mut(sample);
             let mut row = 0;
             while row < features {
                 row += match features - row {
-                    1 => gradient_rows::<FMA, 1>(row, x, features, dim, symmetric, dx, accumulate),
-                    2 => gradient_rows::<FMA, 2>(row, x, features, dim, symmetric, dx, accumulate),
-                    3..6 => gradient_rows::<FMA, 3>(row, x, features, dim, symmetric, dx, accumulate),
-                    _ => gradient_rows::<FMA, 6>(row, x, features, dim, symmetric, dx, accumulate),
+                    1 => gradient_rows::<S, 1>(row, operands, features, dim, dx, accumulate),
+                    2 => gradient_rows::<S, 2>(row, operands, features, dim, dx, accumulate),
+                    3..6 => gradient_rows::<S, 3>(row, operands, features, dim, dx, accumulate),
+                    _ => gradient_rows::<S, 6>(row, operands, features, dim, dx, accumulate),
                 };
             }
             dx[..dim].iter_mut().zip(d_copy).for_each(|(dx, d)| *dx += d);
@@ -239,74 +252,110 @@ multiversion! {
     }
 }
 
-/// The gradient of all dot products as a symmetric matrix with a diagonal of zeros.
+/// Computes `ROWS` rows of the gradient from `first` on, `dx[i] = sum over j != i of
+/// dz[i, j] * x[j]`, and returns `ROWS`.
 #[inline(always)]
-fn fill_symmetric(dz: &[f32], features: usize, symmetric: &mut [f32]) {
-    let mut rest = dz;
-    for row in 1..features {
-        let (dz, tail) = rest.split_at(row);
-        rest = tail;
-        symmetric[row * features..][..row].copy_from_slice(dz);
-        for (column, &d) in dz.iter().enumerate() {
-            symmetric[column * features + row] = d;
-        }
-    }
-}
-
-/// Computes `ROWS` rows of `dx = symmetric . x` from `first` on and returns `ROWS`.
-#[inline(always)]
-fn gradient_rows<const FMA: bool, const ROWS: usize>(
+fn gradient_rows<S: Simd, const ROWS: usize>(
     first: usize,
-    x: &[f32],
+    operands: (&[f32], &[f32]),
     features: usize,
     dim: usize,
-    symmetric: &[f32],
     dx: &mut [f32],
     accumulate: bool,
 ) -> usize {
-    let weights: [&[f32]; ROWS] =
-        std::array::from_fn(|row| &symmetric[(first + row) * features..][..features]);
     let mut d = 0;
-    while d < dim {
-        d += if dim - d >= 4 * LANES {
-            gradient_block::<FMA, ROWS, { 4 * LANES }>(first, x, dim, d, &weights, dx, accumulate)
-        } else if dim - d >= LANES {
-            gradient_block::<FMA, ROWS, LANES>(first, x, dim, d, &weights, dx, accumulate)
-        } else {
-            gradient_block::<FMA, ROWS, 1>(first, x, dim, d, &weights, dx, accumulate)
-        };
+    while dim - d >= 4 * LANES {
+        gradient_block::<S, ROWS, 4>(first, operands, features, dim, d, dx, accumulate);
+        d += 4 * LANES;
+    }
+    while dim - d >= LANES {
+        gradient_block::<S, ROWS, 1>(first, operands, features, dim, d, dx, accumulate);
+        d += LANES;
+    }
+    let (x, dz) = operands;
+    for d in d..dim {
+        for row in first..first + ROWS {
+            let mut sum = 0.0;
+            for other in (0..features).filter(|&other| other != row) {
+                let weight = dz[pair(row.max(other), row.min(other))];
+                sum = S::multiply_add_scalar(weight, x[other * dim + d], sum);
+            }
+            let dx = &mut dx[row * dim + d];
+            *dx = if accumulate { *dx + sum } else { sum };
+        }
     }
     ROWS
 }
 
-/// As [`gradient_rows`], for `WIDTH` columns from `d` on; returns `WIDTH`.
+/// Where the product of vectors `i > j` is in the triangle.
 #[inline(always)]
-fn gradient_block<const FMA: bool, const ROWS: usize, const WIDTH: usize>(
+fn pair(i: usize, j: usize) -> usize {
+    pairs(i) + j
+}
+
+/// As [`gradient_rows`], for `BLOCKS * LANES` columns from `d` on.
+#[inline(always)]
+fn gradient_block<S: Simd, const ROWS: usize, const BLOCKS: usize>(
     first: usize,
-    x: &[f32],
+    (x, dz): (&[f32], &[f32]),
+    features: usize,
     dim: usize,
     d: usize,
-    weights: &[&[f32]; ROWS],
     dx: &mut [f32],
     accumulate: bool,
-) -> usize {
-    let mut sums = [[0.0f32; WIDTH]; ROWS];
-    for (feature, x) in x.chunks_exact(dim).enumerate() {
-        let x: &[f32; WIDTH] = x[d..][..WIDTH].try_into().expect("WIDTH columns");
-        for (sums, weights) in sums.iter_mut().zip(weights) {
-            let weight = weights[feature];
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = multiply_add::<FMA>(weight, *x, *sum);
+) {
+    let mut sums = [[S::splat(0.0); BLOCKS]; ROWS];
+    let column = |other: usize| -> [S::Vector; BLOCKS] {
+        let x = &x[other * dim + d..][..BLOCKS * LANES];
+        std::array::from_fn(|block| S::load(lanes(&x[block * LANES..])))
+    };
+    // Before these rows, the weights of one row are adjacent; after them, those of one other
+    // vector are. Both are read where they lie.
+    let before: [&[f32]; ROWS] =
+        std::array::from_fn(|row| &dz[pair(first + row, 0)..][..first + row]);
+    for other in 0..first {
+        let weights = std::array::from_fn(|row| before[row][other]);
+        add_weighted::<S, ROWS, BLOCKS>(&mut sums, &weights, &column(other));
+    }
+    for other in first..first + ROWS {
+        let weights = std::array::from_fn(|row| {
+            let row = first + row;
+            if row == other {
+                0.0
+            } else {
+                dz[pair(row.max(other), row.min(other))]
             }
-        }
+        });
+        add_weighted::<S, ROWS, BLOCKS>(&mut sums, &weights, &column(other));
+    }
+    for other in first + ROWS..features {
+        let after = &dz[pair(other, first)..][..ROWS];
+        let weights = std::array::from_fn(|row| after[row]);
+        add_weighted::<S, ROWS, BLOCKS>(&mut sums, &weights, &column(other));
     }
     for (row, sums) in sums.iter().enumerate() {
-        let dx = &mut dx[(first + row) * dim + d..][..WIDTH];
-        if accumulate {
-            dx.iter_mut().zip(sums).for_each(|(dx, sum)| *dx += sum);
-        } else {
-            dx.copy_from_slice(sums);
+        for (block, sum) in sums.iter().enumerate() {
+            let dx = lanes_mut(&mut dx[(first + row) * dim + d + block * LANES..]);
+            let sum = if accumulate {
+                S::add(S::load(dx), *sum)
+            } else {
+                *sum
+            };
+            S::store(sum, dx);
         }
     }
-    WIDTH
+}
+
+#[inline(always)]
+fn add_weighted<S: Simd, const ROWS: usize, const BLOCKS: usize>(
+    sums: &mut [[S::Vector; BLOCKS]; ROWS],
+    weights: &[f32; ROWS],
+    x: &[S::Vector; BLOCKS],
+) {
+    for row in 0..ROWS {
+        let weight = S::splat(weights[row]);
+        for block in 0..BLOCKS {
+            sums[row][block] = S::multiply_add(weight, x[block], sums[row][block]);
+        }
+    }
 }

@@ -5,7 +5,10 @@ use std::{
 };
 
 /// One cache line, and one AVX-512 register.
-const LINE_BYTES: usize = 64;
+#[repr(align(64))]
+struct Line;
+
+const LINE_BYTES: usize = align_of::<Line>();
 /// One huge page of x86-64; large buffers start at one.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
@@ -31,9 +34,9 @@ impl AlignedBuffer {
         let layout = Layout::from_size_align(bytes, align)
             .unwrap_or_else(|_| panic!("a tensor of {bytes} bytes exceeds the address space"));
         if bytes == 0 {
-            // Dangling, but aligned for every element type.
+            // Dangling, but aligned.
             return Self {
-                start: NonNull::<[u64; 8]>::dangling().cast(),
+                start: NonNull::<Line>::dangling().cast(),
                 layout,
             };
         }

@@ -5,7 +5,7 @@ use crate::{
     device::{Context, Device},
     error::{Error, Result},
     ops::operand::expect,
-    simd::{LANES, multiply_add, multiversion, prefetch_row},
+    simd::{LANES, Simd, lanes, lanes_mut, multiversion, prefetch_row},
     tensor::{TensorMut, TensorRef},
 };
 
@@ -15,8 +15,6 @@ const OPERATION: &str = "embedding_bag::forward";
 const PANEL_ROWS: usize = 128;
 /// Ids between the row being read and the row being fetched from memory.
 const PREFETCH_AHEAD: usize = 12;
-/// Columns pooled at a time in registers.
-const BLOCK: usize = 4 * LANES;
 
 /// Pools the bags of all lookups into `out: [batch, columns]`; each lookup overwrites its columns.
 ///
@@ -115,7 +113,7 @@ multiversion! {
                 }
                 let out = &mut out.row_mut(index)[lookup.column..][..rows.dim];
                 let weights = bags.weights.map(|weights| &weights[bag.clone()]);
-                pool::<FMA>(&rows, &bags.ids[bag], weights, lookup.pooling, out);
+                pool::<S>(&rows, &bags.ids[bag], weights, lookup.pooling, out);
             }
         }
     }
@@ -123,7 +121,7 @@ multiversion! {
 
 /// Pools one bag whose ids have been checked against the table.
 #[inline(always)]
-fn pool<const FMA: bool>(
+fn pool<S: Simd>(
     rows: &Rows<'_>,
     ids: &[i64],
     weights: Option<&[f32]>,
@@ -134,26 +132,35 @@ fn pool<const FMA: bool>(
         Pooling::Mean if !ids.is_empty() => 1.0 / ids.len() as f32,
         _ => 1.0,
     };
-    let mut blocks = out.chunks_exact_mut(BLOCK);
+    let dim = rows.dim;
     let mut column = 0;
-    for block in &mut blocks {
-        pool_block::<FMA, BLOCK>(rows, ids, weights, scale, column, block);
-        column += BLOCK;
+    while dim - column >= 4 * LANES {
+        pool_block::<S, 4>(rows, ids, weights, scale, column, out);
+        column += 4 * LANES;
     }
-    let mut blocks = blocks.into_remainder().chunks_exact_mut(LANES);
-    for block in &mut blocks {
-        pool_block::<FMA, LANES>(rows, ids, weights, scale, column, block);
+    while dim - column >= LANES {
+        pool_block::<S, 1>(rows, ids, weights, scale, column, out);
         column += LANES;
     }
-    for block in blocks.into_remainder().chunks_exact_mut(1) {
-        pool_block::<FMA, 1>(rows, ids, weights, scale, column, block);
-        column += 1;
+    for column in column..dim {
+        let mut sum = 0.0;
+        for (index, &id) in ids.iter().enumerate() {
+            // SAFETY: `check` has compared every id of the feature with the table's rows.
+            let value = unsafe { rows.row(id) }[column];
+            sum = S::multiply_add_scalar(weight(weights, index), value, sum);
+        }
+        out[column] = scale * sum;
     }
 }
 
-/// As [`pool`], for `WIDTH` columns from `column` on.
 #[inline(always)]
-fn pool_block<const FMA: bool, const WIDTH: usize>(
+fn weight(weights: Option<&[f32]>, index: usize) -> f32 {
+    weights.map_or(1.0, |weights| weights[index])
+}
+
+/// As [`pool`], for `BLOCKS * LANES` columns from `column` on.
+#[inline(always)]
+fn pool_block<S: Simd, const BLOCKS: usize>(
     rows: &Rows<'_>,
     ids: &[i64],
     weights: Option<&[f32]>,
@@ -161,17 +168,20 @@ fn pool_block<const FMA: bool, const WIDTH: usize>(
     column: usize,
     out: &mut [f32],
 ) {
-    let mut sums = [0.0f32; WIDTH];
+    let mut sums = [S::splat(0.0); BLOCKS];
     for (index, &id) in ids.iter().enumerate() {
         // SAFETY: `check` has compared every id of the feature with the table's rows.
-        let row = unsafe { rows.row(id) };
-        let row = &row[column..][..WIDTH];
-        let weight = weights.map_or(1.0, |weights| weights[index]);
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum = multiply_add::<FMA>(weight, *value, *sum);
+        let row = &unsafe { rows.row(id) }[column..][..BLOCKS * LANES];
+        let weight = S::splat(weight(weights, index));
+        for (block, sum) in sums.iter_mut().enumerate() {
+            *sum = S::multiply_add(weight, S::load(lanes(&row[block * LANES..])), *sum);
         }
     }
-    for (out, sum) in out.iter_mut().zip(&sums) {
-        *out = scale * sum;
+    let scale = S::splat(scale);
+    for (block, sum) in sums.iter().enumerate() {
+        S::store(
+            S::multiply(scale, *sum),
+            lanes_mut(&mut out[column + block * LANES..]),
+        );
     }
 }

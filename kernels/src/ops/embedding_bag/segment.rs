@@ -5,7 +5,7 @@ use crate::{
     device::{Context, Device, DisjointMut},
     error::{Error, Result},
     ops::operand::expect,
-    simd::{LANES, multiply_add, multiversion, prefetch_row},
+    simd::{LANES, Simd, lanes, lanes_mut, multiversion, prefetch_row},
     tensor::TensorRef,
 };
 
@@ -13,8 +13,6 @@ use crate::{
 pub(crate) const PANEL_ROWS: usize = 128;
 /// Lookups between the gradient being read and the gradient being fetched from memory.
 const PREFETCH_AHEAD: usize = 12;
-/// Columns summed at a time in registers.
-const BLOCK: usize = 4 * LANES;
 
 /// Checked operands of a sum over each touched row's lookups.
 pub(crate) struct Segments<'a> {
@@ -72,45 +70,52 @@ impl<'a> Segments<'a> {
     /// The gradient of the `index`-th touched row: `out = sum of scale * gradient` over its
     /// lookups in their order.
     #[inline(always)]
-    pub(crate) fn sum_row<const FMA: bool>(&self, index: usize, out: &mut [f32]) {
+    pub(crate) fn sum_row<S: Simd>(&self, index: usize, out: &mut [f32]) {
         let lookups = self.groups.segment(index);
         let ahead = lookups.start + PREFETCH_AHEAD..lookups.end + PREFETCH_AHEAD;
         for lookup in ahead.start..ahead.end.min(self.groups.lookups()) {
             prefetch_row(self.gradient(lookup).0.as_ptr(), self.dim);
         }
-        let mut blocks = out.chunks_exact_mut(BLOCK);
         let mut column = 0;
-        for block in &mut blocks {
-            self.sum_block::<FMA, BLOCK>(lookups.clone(), column, block);
-            column += BLOCK;
+        while self.dim - column >= 4 * LANES {
+            self.sum_block::<S, 4>(lookups.clone(), column, out);
+            column += 4 * LANES;
         }
-        let mut blocks = blocks.into_remainder().chunks_exact_mut(LANES);
-        for block in &mut blocks {
-            self.sum_block::<FMA, LANES>(lookups.clone(), column, block);
+        while self.dim - column >= LANES {
+            self.sum_block::<S, 1>(lookups.clone(), column, out);
             column += LANES;
         }
-        for block in blocks.into_remainder().chunks_exact_mut(1) {
-            self.sum_block::<FMA, 1>(lookups.clone(), column, block);
-            column += 1;
+        for column in column..self.dim {
+            let mut sum = 0.0;
+            for lookup in lookups.clone() {
+                let (gradient, source) = self.gradient(lookup);
+                let scale = self.groups.scale(lookup, source);
+                sum = S::multiply_add_scalar(scale, gradient[column], sum);
+            }
+            out[column] = sum;
         }
     }
 
+    /// As [`sum_row`](Self::sum_row), for `BLOCKS * LANES` columns from `column` on.
     #[inline(always)]
-    fn sum_block<const FMA: bool, const WIDTH: usize>(
+    fn sum_block<S: Simd, const BLOCKS: usize>(
         &self,
         lookups: Range<usize>,
         column: usize,
         out: &mut [f32],
     ) {
-        let mut sums = [0.0f32; WIDTH];
+        let mut sums = [S::splat(0.0); BLOCKS];
         for lookup in lookups {
             let (gradient, source) = self.gradient(lookup);
-            let scale = self.groups.scale(lookup, source);
-            for (sum, value) in sums.iter_mut().zip(&gradient[column..][..WIDTH]) {
-                *sum = multiply_add::<FMA>(scale, *value, *sum);
+            let scale = S::splat(self.groups.scale(lookup, source));
+            let gradient = &gradient[column..][..BLOCKS * LANES];
+            for (block, sum) in sums.iter_mut().enumerate() {
+                *sum = S::multiply_add(scale, S::load(lanes(&gradient[block * LANES..])), *sum);
             }
         }
-        out.copy_from_slice(&sums);
+        for (block, sum) in sums.iter().enumerate() {
+            S::store(*sum, lanes_mut(&mut out[column + block * LANES..]));
+        }
     }
 }
 
@@ -151,7 +156,7 @@ multiversion! {
             return;
         }
         for (index, row) in range.zip(rows.chunks_exact_mut(dim)) {
-            segments.sum_row::<FMA>(index, row);
+            segments.sum_row::<S>(index, row);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
         embedding_bag::{BagSource, Groups, RowGradients, RowGradientsRef, Segments},
         operand::expect,
     },
-    simd::{LANES, multiversion, prefetch_row, sum_lanes},
+    simd::{LANES, Simd, multiversion, prefetch_row, sum_lanes},
     tensor::{TensorMut, TensorRef},
 };
 
@@ -128,12 +128,12 @@ impl<'a> Gradient<'a> {
     }
 
     #[inline(always)]
-    fn write_row<const FMA: bool>(&self, index: usize, out: &mut [f32]) {
+    fn write_row<S: Simd>(&self, index: usize, out: &mut [f32]) {
         match self {
             Self::Rows(gradients) => {
                 out.copy_from_slice(&gradients.rows[index * out.len()..][..out.len()]);
             }
-            Self::Bags(segments) => segments.sum_row::<FMA>(index, out),
+            Self::Bags(segments) => segments.sum_row::<S>(index, out),
         }
     }
 }
@@ -228,7 +228,7 @@ multiversion! {
                 task.table.prefetch(next);
                 task.state.iter().for_each(|state| state.prefetch(next));
             }
-            task.gradient.write_row::<FMA>(index, g);
+            task.gradient.write_row::<S>(index, g);
             // SAFETY: ids ascend strictly and each index is processed once, so no other thread
             // and no other iteration refers to this row.
             let w = unsafe { task.table.row(ids[index]) };

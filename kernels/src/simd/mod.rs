@@ -1,8 +1,16 @@
 //! Run-time choice among builds of one function for different vector units.
 //!
-//! The crate is compiled for the baseline CPU. Hot loops are written over fixed-width lanes that
-//! the compiler turns into vector registers, and [`multiversion!`] compiles each three times:
-//! baseline, AVX2 with FMA, and AVX-512.
+//! The crate is compiled for the baseline CPU. [`multiversion!`] compiles a function three times,
+//! for the baseline, AVX2 with FMA, and AVX-512, and picks one when it is called. Inside, the type
+//! [`S`](Simd) offers vectors of [`LANES`] floats where loops left to the compiler do not do.
+
+mod transpose;
+mod vector;
+
+pub(crate) use transpose::transpose;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use vector::{Avx2, Avx512};
+pub(crate) use vector::{Baseline, LANES, Lanes, Simd, lanes, lanes_mut};
 
 /// The widest vector unit of this CPU that hot loops are built for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,10 +43,8 @@ impl Level {
     }
 }
 
-/// Declares a function that is compiled per [`Level`] and chosen at run time.
-///
-/// Inside the body the constant `FMA` tells whether fused multiply-add is one instruction; pass it
-/// to [`multiply_add`].
+/// Declares a function that is compiled per [`Level`] and chosen at run time. Inside the body, the
+/// type `S` is the [`Simd`] of the level.
 macro_rules! multiversion {
     (
         $(#[$attribute:meta])*
@@ -48,21 +54,18 @@ macro_rules! multiversion {
         $(#[$attribute])*
         $visibility fn $name($($argument: $type),*) $(-> $result)? {
             #[inline(always)]
-            #[allow(clippy::too_many_arguments)]
-            fn body<const FMA: bool>($($argument: $type),*) $(-> $result)? $body
+            fn body<S: $crate::simd::Simd>($($argument: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-            #[allow(clippy::too_many_arguments)]
             fn avx512($($argument: $type),*) $(-> $result)? {
-                body::<true>($($argument),*)
+                body::<$crate::simd::Avx512>($($argument),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            #[allow(clippy::too_many_arguments)]
             fn avx2($($argument: $type),*) $(-> $result)? {
-                body::<true>($($argument),*)
+                body::<$crate::simd::Avx2>($($argument),*)
             }
 
             match $crate::simd::Level::detect() {
@@ -72,25 +75,15 @@ macro_rules! multiversion {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Level::Avx2 => unsafe { avx2($($argument),*) },
-                $crate::simd::Level::Baseline => body::<false>($($argument),*),
+                $crate::simd::Level::Baseline => {
+                    body::<$crate::simd::Baseline>($($argument),*)
+                }
             }
         }
     };
 }
 
 pub(crate) use multiversion;
-
-/// Floats in one AVX-512 register; loops over lanes use this width on every CPU.
-pub(crate) const LANES: usize = 16;
-
-/// One register's worth of floats.
-pub(crate) type Lanes = [f32; LANES];
-
-/// `a * b + c`, fused where that is one instruction.
-#[inline(always)]
-pub(crate) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
-}
 
 /// The sum of all lanes, pairwise, so that its order is the same on every CPU.
 #[inline(always)]

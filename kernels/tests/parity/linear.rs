@@ -1,0 +1,230 @@
+use streamrec_kernels::{
+    Error, TensorMut, TensorRef,
+    linear::{Activation, LinearBackward, backward, forward},
+};
+
+use crate::oracle::{Operation, Random, Strided, assert_close, context, plus};
+
+struct Case {
+    batch: usize,
+    inputs: usize,
+    outputs: usize,
+    activation: Activation,
+    bias: bool,
+}
+
+fn check(case: &Case) {
+    let Case {
+        batch,
+        inputs,
+        outputs,
+        activation,
+        bias,
+    } = *case;
+    let context = context();
+    let mut random = Random(7);
+    let (x, w) = (
+        random.floats(batch * inputs),
+        random.floats(outputs * inputs),
+    );
+    let (b, dy) = (random.floats(outputs), random.floats(batch * outputs));
+    let (xs, ws) = (
+        Strided::new(&x, [batch, inputs]),
+        Strided::new(&w, [outputs, inputs]),
+    );
+    let mut ys = Strided::zeros([batch, outputs]);
+    let bias_view = bias.then(|| TensorRef::from_f32(&b, &[outputs]));
+    forward(
+        &context,
+        xs.view(),
+        ws.view(),
+        bias_view,
+        activation,
+        ys.view_mut(),
+    )
+    .unwrap();
+
+    let run = |accumulate: bool, before: f32| {
+        let mut dys = Strided::new(&dy, [batch, outputs]);
+        let mut dw = Strided::new(&vec![before; outputs * inputs], [outputs, inputs]);
+        let mut dx = Strided::new(&vec![before; batch * inputs], [batch, inputs]);
+        let mut db = vec![before; outputs];
+        backward(
+            &context,
+            LinearBackward {
+                x: xs.view(),
+                w: ws.view(),
+                y: ys.view(),
+                activation,
+                dy: dys.view_mut(),
+                dw: dw.view_mut(),
+                db: bias.then(|| TensorMut::from_f32(&mut db, &[outputs])),
+                accumulate_weights: accumulate,
+                dx: Some(dx.view_mut()),
+                accumulate_dx: accumulate,
+            },
+        )
+        .unwrap();
+        (dx.elements(), dw.elements(), db)
+    };
+    let (dx, dw, db) = run(false, 5.0);
+    let (dx2, dw2, db2) = run(true, 5.0);
+    assert_close("accumulated dx", &dx2, &plus(&vec![5.0; dx.len()], &dx));
+    assert_close("accumulated dw", &dw2, &plus(&vec![5.0; dw.len()], &dw));
+    if bias {
+        assert_close("accumulated db", &db2, &plus(&vec![5.0; db.len()], &db));
+    }
+
+    let no_bias = vec![0.0; outputs];
+    let b = if bias { &b } else { &no_bias };
+    let relu = activation == Activation::Relu;
+    let db = if bias { db } else { vec![] };
+    let gradients: &[&[f32]] = if bias { &[&dx, &dw, &db] } else { &[&dx, &dw] };
+    Operation {
+        inputs: &[
+            (&x, [batch, inputs]),
+            (&w, [outputs, inputs]),
+            (b, [1, outputs]),
+        ],
+        reference: &|operands| {
+            let [x, w, b] = operands else { unreachable!() };
+            let mut y = vec![0.0; batch * outputs];
+            for row in 0..batch {
+                for output in 0..outputs {
+                    let dot: f64 = (0..inputs)
+                        .map(|k| x[row * inputs + k] * w[output * inputs + k])
+                        .sum();
+                    let sum = dot + b[output];
+                    y[row * outputs + output] = if relu { sum.max(0.0) } else { sum };
+                }
+            }
+            y
+        },
+        candle: &|operands| {
+            let sums = operands[0]
+                .matmul(&operands[1].t()?)?
+                .broadcast_add(&operands[2])?;
+            if relu { sums.relu() } else { Ok(sums) }
+        },
+    }
+    .check(&ys.elements(), &dy, gradients);
+}
+
+#[test]
+fn a_layer_matches_float64_and_candle_at_odd_sizes() {
+    for (batch, inputs, outputs) in [(1, 1, 1), (3, 17, 5), (17, 3, 33), (65, 64, 1), (1, 40, 40)] {
+        for activation in [Activation::None, Activation::Relu] {
+            for bias in [false, true] {
+                check(&Case {
+                    batch,
+                    inputs,
+                    outputs,
+                    activation,
+                    bias,
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_several_panels_matches() {
+    check(&Case {
+        batch: 1030,
+        inputs: 5,
+        outputs: 9,
+        activation: Activation::Relu,
+        bias: true,
+    });
+    check(&Case {
+        batch: 1030,
+        inputs: 9,
+        outputs: 1,
+        activation: Activation::None,
+        bias: true,
+    });
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let (batch, inputs, outputs) = (1500, 70, 50);
+    let mut random = Random(3);
+    let (x, w) = (
+        random.floats(batch * inputs),
+        random.floats(outputs * inputs),
+    );
+    let dy = random.floats(batch * outputs);
+    let run = |threads| {
+        let context = streamrec_kernels::Context::cpu(threads, false).unwrap();
+        let (mut y, mut dz) = (vec![0.0; batch * outputs], dy.clone());
+        let (mut dw, mut db) = (vec![0.0; outputs * inputs], vec![0.0; outputs]);
+        let (x, w) = (
+            TensorRef::from_f32(&x, &[batch, inputs]),
+            TensorRef::from_f32(&w, &[outputs, inputs]),
+        );
+        let out = TensorMut::from_f32(&mut y, &[batch, outputs]);
+        forward(&context, x, w, None, Activation::Relu, out).unwrap();
+        let operands = LinearBackward {
+            x,
+            w,
+            y: TensorRef::from_f32(&y, &[batch, outputs]),
+            activation: Activation::Relu,
+            dy: TensorMut::from_f32(&mut dz, &[batch, outputs]),
+            dw: TensorMut::from_f32(&mut dw, &[outputs, inputs]),
+            db: Some(TensorMut::from_f32(&mut db, &[outputs])),
+            accumulate_weights: false,
+            dx: None,
+            accumulate_dx: false,
+        };
+        backward(&context, operands).unwrap();
+        (y, dw, db)
+    };
+    assert_eq!(run(1), run(2));
+    assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn an_empty_batch_gives_zero_gradients() {
+    let context = context();
+    let (w, mut dw, mut db) = ([1.0; 6], [9.0; 6], [9.0; 2]);
+    let operands = LinearBackward {
+        x: TensorRef::from_f32(&[], &[0, 3]),
+        w: TensorRef::from_f32(&w, &[2, 3]),
+        y: TensorRef::from_f32(&[], &[0, 2]),
+        activation: Activation::Relu,
+        dy: TensorMut::from_f32(&mut [], &[0, 2]),
+        dw: TensorMut::from_f32(&mut dw, &[2, 3]),
+        db: Some(TensorMut::from_f32(&mut db, &[2])),
+        accumulate_weights: false,
+        dx: None,
+        accumulate_dx: false,
+    };
+    backward(&context, operands).unwrap();
+    assert_eq!((dw, db), ([0.0; 6], [0.0; 2]));
+}
+
+#[test]
+fn a_wrong_shape_is_refused_by_name() {
+    let (x, w) = ([0.0; 6], [0.0; 8]);
+    let mut y = [0.0; 4];
+    let error = forward(
+        &context(),
+        TensorRef::from_f32(&x, &[2, 3]),
+        TensorRef::from_f32(&w, &[2, 4]),
+        None,
+        Activation::None,
+        TensorMut::from_f32(&mut y, &[2, 2]),
+    )
+    .unwrap_err();
+    match error {
+        Error::Shape {
+            operation: "linear::forward",
+            operand: "x",
+            expected,
+            got,
+        } => {
+            assert_eq!((expected, got), (vec![2, 4], vec![2, 3]));
+        }
+        other => panic!("{other}"),
+    }
+}

@@ -1,0 +1,15 @@
+//! Every operation against independent oracles: a plain float64 implementation, finite differences
+//! of it, and candle's autograd.
+
+mod add;
+mod bce;
+mod cross;
+mod dense_optimizer;
+mod dot_interaction;
+mod embedding_bag;
+mod factorization_machine;
+mod linear;
+mod norm;
+mod oracle;
+mod sparse_optimizer;
+mod sum_features;
