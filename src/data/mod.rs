@@ -8,11 +8,18 @@
 //! Packed data holds raw typed values and nothing fitted. The global order of rows is a function of
 //! seed and epoch alone; the world never enters it.
 
+mod batch;
 mod column;
+pub mod counter;
 mod dataset;
 mod error;
+pub mod history;
+pub mod import;
+pub mod order;
 mod pack;
+mod reader;
 
+pub use batch::{Batch, Position};
 pub use column::{Column, Role};
 pub use dataset::{
     Dataset, DatasetWriter, History, Provenance, SourceFile, Split, SplitFile, TimeSpan,
@@ -22,6 +29,7 @@ pub use error::Error;
 pub use pack::{
     Block, DEFAULT_BLOCK_ROWS, MAX_BLOCK_ROWS, PackReader, PackSummary, PackWriter, RawValue,
 };
+pub use reader::{BatchReader, Inputs, ReaderSettings, TrailingBase};
 pub use streamrec_artifact::{ColumnKind, RawBatch, RawColumn, SourceType};
 
 /// The outcome of everything that touches data.

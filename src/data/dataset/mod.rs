@@ -6,6 +6,7 @@
 mod description;
 mod writer;
 
+pub(in crate::data) use description::refuse_leak;
 pub use description::{
     Dataset, History, Provenance, SourceFile, Split, SplitFile, TimeSpan, TrailingSpec,
 };
