@@ -4,11 +4,18 @@ mod agreement;
 mod failures;
 mod processes;
 
+use std::time::Duration;
+
 use streamrec::comm::{Settings, SharedMemory};
 
 /// Runs `body` as each rank of a world of threads; returns the results in rank order.
 fn on_all_ranks<T: Send>(size: usize, body: impl Fn(&SharedMemory) -> T + Sync) -> Vec<T> {
-    on_all_ranks_with(size, &Settings::default(), body)
+    // When one rank fails a test, the others soon give up too.
+    let settings = Settings {
+        timeout: Duration::from_secs(20),
+        ..Settings::default()
+    };
+    on_all_ranks_with(size, &settings, body)
 }
 
 fn on_all_ranks_with<T: Send>(
