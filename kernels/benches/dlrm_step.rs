@@ -7,7 +7,7 @@
 //! `STREAMREC_THREADS`, `STREAMREC_STEPS` and `STREAMREC_RULE` (`adagrad` or `row_wise_adagrad`)
 //! change the defaults.
 
-use std::{collections::BTreeMap, env, time::Instant};
+use std::{collections::BTreeMap, env, sync::Arc, time::Instant};
 
 use streamrec_kernels::{
     Context, DType, Result, Tensor, TensorMut, TensorRef, bce, dense_optimizer, dot_interaction,
@@ -252,7 +252,7 @@ struct Model {
     tables: Vec<(Tensor, SparseState)>,
     rule: SparseRule,
     groups: Vec<Groups>,
-    offsets: Vec<i64>,
+    offsets: Arc<[i64]>,
     weights: Vec<f32>,
     stack: Tensor,
     d_stack: Tensor,
@@ -309,9 +309,10 @@ impl Model {
         step: u64,
     ) -> Result<f64> {
         let dense = TensorRef::from_f32(&batch.dense, &[BATCH, DENSE]);
+        let offsets = Arc::clone(&self.offsets);
         let bags = Bags {
             ids: &batch.ids,
-            offsets: &self.offsets,
+            offsets: &offsets,
             weights: None,
             batch: BATCH,
             features: TABLES,

@@ -1,7 +1,5 @@
 //! A fully connected layer: `y = activation(x . w^T + bias)`.
 
-use gemm::Parallelism;
-
 use super::{
     matrix_product::{Factor, multiply},
     operand::{expect, expect_vector},
@@ -9,12 +7,19 @@ use super::{
 use crate::{
     device::{Context, Device},
     error::Result,
-    simd::multiversion,
+    simd::{LANES, multiversion, transpose},
     tensor::{TensorMut, TensorRef},
 };
 
 /// Samples of one panel: bias, activation and column sums run while a panel is still in cache.
-const PANEL_ROWS: usize = 512;
+const PANEL_ROWS: usize = 256;
+/// Batches of at least this size pay for transposing the weights first.
+const TRANSPOSE_ROWS: usize = 256;
+/// The gradient of the weights is summed over this many pieces of the batch at most. Their
+/// number depends on the batch alone, so that threads do not change the result.
+const PIECES: usize = 8;
+/// The fewest samples of a piece.
+const PIECE_ROWS: usize = 128;
 
 /// What is applied to a layer's sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,16 +56,43 @@ pub fn forward(
     match context.device() {
         Device::Cpu => {
             let bias = bias.map(|bias| bias.row(0));
+            let mut scratch = context.scratch(transposed_len(batch, w));
+            let right = transpose_weights(&mut scratch, w);
             context.for_each_panel(batch, PANEL_ROWS, |rows| {
                 // SAFETY: panels are disjoint ranges of rows, one call each.
                 let mut y = unsafe { y.alias_rows(rows.clone()) };
-                let (left, right) = (Factor::new(x.rows(rows)), Factor::transposed(w));
-                multiply(y.reborrow(), false, left, right, Parallelism::None);
+                multiply(y.reborrow(), false, Factor::new(x.rows(rows)), right);
                 add_bias_and_activate(y, bias, activation);
             });
         }
     }
     Ok(())
+}
+
+/// Floats that [`transpose_weights`] needs: none where the product reads `w` as it lies.
+fn transposed_len(batch: usize, w: TensorRef<'_>) -> usize {
+    let [outputs, inputs] = w.shape();
+    let pays = batch >= TRANSPOSE_ROWS && outputs >= LANES && w.f32().is_some();
+    if pays {
+        inputs * outputs.next_multiple_of(LANES)
+    } else {
+        0
+    }
+}
+
+/// `w^T` as the right factor. The product of each panel packs `w^T` by columns, which is a copy
+/// when they are contiguous and a transposition when not: this transposes once for all panels.
+fn transpose_weights<'a>(scratch: &'a mut [f32], w: TensorRef<'a>) -> Factor<'a> {
+    let [outputs, inputs] = w.shape();
+    match w.f32() {
+        Some(elements) if !scratch.is_empty() => {
+            let stride = outputs.next_multiple_of(LANES);
+            transpose(elements, outputs, inputs, scratch, stride);
+            let transposed = TensorRef::from_f32(scratch, &[inputs, stride]);
+            Factor::new(transposed.columns(0..outputs))
+        }
+        _ => Factor::transposed(w),
+    }
 }
 
 multiversion! {
@@ -176,8 +208,7 @@ fn backward_cpu(context: &Context, operands: LinearBackward<'_>) {
         if let Some(dx) = &dx {
             // SAFETY: as above.
             let dx = unsafe { dx.alias_rows(rows) };
-            let (left, right) = (Factor::new(dz.as_ref()), Factor::new(w));
-            multiply(dx, accumulate_dx, left, right, Parallelism::None);
+            multiply(dx, accumulate_dx, Factor::new(dz.as_ref()), Factor::new(w));
         }
     });
     if let Some(mut db) = db {
@@ -192,10 +223,70 @@ fn backward_cpu(context: &Context, operands: LinearBackward<'_>) {
                 .for_each(|(db, sum)| *db += sum);
         }
     }
-    context.install(|| {
-        let (left, right) = (Factor::transposed(dy.as_ref()), Factor::new(x));
-        multiply(dw, accumulate_weights, left, right, Parallelism::Rayon(0));
+    weight_gradient(context, dy.as_ref(), x, dw, accumulate_weights);
+}
+
+/// `dw (+)= dz^T . x`: a product for each piece of the batch, then their sum in order.
+fn weight_gradient(
+    context: &Context,
+    dz: TensorRef<'_>,
+    x: TensorRef<'_>,
+    dw: TensorMut<'_>,
+    accumulate: bool,
+) {
+    let ([batch, outputs], inputs) = (dz.shape(), x.shape()[1]);
+    let pieces = batch.div_ceil(PIECE_ROWS).clamp(1, PIECES);
+    if pieces == 1 {
+        return multiply(dw, accumulate, Factor::transposed(dz), Factor::new(x));
+    }
+    let piece_rows = batch.div_ceil(pieces);
+    let mut scratch = context.scratch(pieces * outputs * inputs);
+    let partial = TensorMut::from_f32(&mut scratch, &[pieces * outputs, inputs]);
+    // More threads than pieces share a piece's outputs; that changes no sum.
+    let split = outputs
+        .div_ceil(context.threads().div_ceil(pieces))
+        .next_multiple_of(LANES);
+    let splits = outputs.div_ceil(split.max(1));
+    context.for_each_panel(pieces * splits, 1, |task| {
+        let (piece, part) = (task.start / splits, task.start % splits);
+        let samples = batch.min(piece * piece_rows)..batch.min((piece + 1) * piece_rows);
+        let columns = part * split..outputs.min((part + 1) * split);
+        let rows = piece * outputs + columns.start..piece * outputs + columns.end;
+        // SAFETY: each task writes its own outputs of its own piece.
+        let partial = unsafe { partial.alias_rows(rows) };
+        let left = Factor::transposed(dz.rows(samples.clone()).columns(columns));
+        multiply(partial, false, left, Factor::new(x.rows(samples)));
     });
+    let partial = partial.as_ref();
+    context.for_each_panel(outputs, 32, |rows| {
+        // SAFETY: panels are disjoint ranges of rows, one call each.
+        let dw = unsafe { dw.alias_rows(rows.clone()) };
+        add_pieces(dw, accumulate, partial, rows.start, outputs);
+    });
+}
+
+multiversion! {
+    /// Sums row `first + i` of each piece into row `i` of `dw`.
+    fn add_pieces(
+        dw: TensorMut<'_>,
+        accumulate: bool,
+        partial: TensorRef<'_>,
+        first: usize,
+        outputs: usize,
+    ) {
+        let mut dw = dw;
+        for row in 0..dw.shape()[0] {
+            let dw = dw.row_mut(row);
+            for piece in 0..partial.shape()[0] / outputs {
+                let partial = partial.row(piece * outputs + first + row);
+                if piece == 0 && !accumulate {
+                    dw.copy_from_slice(partial);
+                } else {
+                    dw.iter_mut().zip(partial).for_each(|(dw, partial)| *dw += partial);
+                }
+            }
+        }
+    }
 }
 
 multiversion! {

@@ -1,12 +1,15 @@
 //! `destination (+)= left . right` on views, through the crate `gemm`.
 
+use std::marker::PhantomData;
+
 use gemm::Parallelism;
 
 use crate::tensor::{TensorMut, TensorRef};
 
 /// A matrix operand, perhaps read transposed.
 #[derive(Clone, Copy)]
-pub(super) struct Factor {
+pub(super) struct Factor<'a> {
+    view: PhantomData<&'a [f32]>,
     start: *const f32,
     rows: usize,
     columns: usize,
@@ -14,11 +17,17 @@ pub(super) struct Factor {
     column_stride: isize,
 }
 
-impl Factor {
-    pub(super) fn new(view: TensorRef<'_>) -> Self {
+// SAFETY: a factor is a shared borrow of plain numbers.
+unsafe impl Send for Factor<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Factor<'_> {}
+
+impl<'a> Factor<'a> {
+    pub(super) fn new(view: TensorRef<'a>) -> Self {
         let [rows, columns] = view.shape();
         let row_stride = view.row_stride() as isize;
         Self {
+            view: PhantomData,
             start: view.as_ptr(),
             rows,
             columns,
@@ -27,9 +36,10 @@ impl Factor {
         }
     }
 
-    pub(super) fn transposed(view: TensorRef<'_>) -> Self {
+    pub(super) fn transposed(view: TensorRef<'a>) -> Self {
         let factor = Self::new(view);
         Self {
+            view: PhantomData,
             start: factor.start,
             rows: factor.columns,
             columns: factor.rows,
@@ -46,9 +56,8 @@ impl Factor {
 pub(super) fn multiply(
     mut destination: TensorMut<'_>,
     accumulate: bool,
-    left: Factor,
-    right: Factor,
-    parallelism: Parallelism,
+    left: Factor<'_>,
+    right: Factor<'_>,
 ) {
     let [rows, columns] = destination.shape();
     assert_eq!(
@@ -78,7 +87,8 @@ pub(super) fn multiply(
             false,
             false,
             false,
-            parallelism,
+            // One thread each: callers split the work and keep panels in cache.
+            Parallelism::None,
         );
     }
 }

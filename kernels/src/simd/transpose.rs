@@ -52,21 +52,20 @@ mod avx512 {
             for column in (0..columns).step_by(LANES) {
                 let (height, width) = (LANES.min(rows - row), LANES.min(columns - column));
                 let mask = (u32::MAX >> (32 - width)) as u16;
-                let mut block = [_mm512_setzero_ps(); LANES];
-                for (index, vector) in block[..height].iter_mut().enumerate() {
+                let start = x.as_ptr().wrapping_add(row * columns + column);
+                // Fixed bounds keep the block in registers; an empty mask reads nothing.
+                let block: [__m512; LANES] = std::array::from_fn(|index| {
+                    let mask = if index < height { mask } else { 0 };
                     // SAFETY: the mask covers `width` floats of row `row + index`, inside `x`.
-                    *vector = unsafe {
-                        let start = x.as_ptr().add((row + index) * columns + column);
-                        _mm512_maskz_loadu_ps(mask, start)
-                    };
-                }
+                    unsafe { _mm512_maskz_loadu_ps(mask, start.wrapping_add(index * columns)) }
+                });
                 let block = transpose_block(block);
-                for (index, vector) in block[..width].iter().enumerate() {
-                    // SAFETY: 16 floats from column `row` of row `column + index` are inside
-                    // `out`, since the stride is a multiple of 16.
-                    unsafe {
-                        let start = out.as_mut_ptr().add((column + index) * stride + row);
-                        _mm512_storeu_ps(start, *vector);
+                let start = out.as_mut_ptr().wrapping_add(column * stride + row);
+                for (index, vector) in block.iter().enumerate() {
+                    if index < width {
+                        // SAFETY: 16 floats from column `row` of row `column + index` are inside
+                        // `out`, since the stride is a multiple of 16.
+                        unsafe { _mm512_storeu_ps(start.wrapping_add(index * stride), *vector) };
                     }
                 }
             }
