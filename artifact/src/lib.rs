@@ -11,22 +11,37 @@
 //! other crate of the workspace.
 #![forbid(unsafe_code)]
 
+pub mod fit;
 pub mod key;
+pub mod model_card;
 
+mod artifact;
+mod bounded_sample;
 mod dense_column;
 mod encoder;
 mod feature_schema;
 mod feature_spec;
+mod fitted_features;
+mod golden;
 mod graph;
 mod input;
 mod key_map;
 mod local_time;
 mod logarithm;
+mod manifest;
+mod moments;
 mod nearest_name;
 mod parameter;
+mod profile;
 mod raw;
+mod raw_value;
+mod tensor_file;
 mod vocabulary;
+mod weights;
 
+pub use artifact::{
+    Artifact, ArtifactError, GOLDEN_FILE, MANIFEST_FILE, MODEL_CARD_FILE, MODEL_FILE, PROFILE_FILE,
+};
 pub use encoder::{Encoded, Encoder};
 pub use feature_schema::{
     CategoricalFeature, DenseFeature, DenseSource, DenseStep, Encoding, FeatureSchema,
@@ -35,11 +50,21 @@ pub use feature_schema::{
 pub use feature_spec::{
     BucketSpec, CategoricalSpec, DenseSpec, EncodingSpec, FeatureSpec, MissingSpec, RateSpec,
 };
+pub use fitted_features::{FittedFeatures, FittedFeaturesError};
+pub use golden::{Golden, GoldenError};
 pub use graph::{
     Activation, Graph, GraphError, GraphTable, LookupSpec, MAX_WIDTH, Node, Op, Shapes,
 };
 pub use input::{ColumnKind, InputColumn, SourceType};
 pub use key::{MISSING_KEY, MISSING_TIME};
+pub use manifest::{FORMAT_VERSION, FileDigest, Manifest, ManifestError, TrainingSummary};
 pub use parameter::{Init, Parameter};
+pub use profile::{
+    InputProfile, KeyCount, KeyProfile, NumberProfile, Profile, ProfileBuilder, QUANTILE_INTERVALS,
+    ScoreProfile, TOP_KEYS,
+};
 pub use raw::{RawBatch, RawBatchError, RawColumn};
+pub use raw_value::{LIST_LENGTH_MAX, RawBatchBuilder, RawValue, RawValueError};
+pub use tensor_file::TensorFileError;
 pub use vocabulary::{Vocabularies, Vocabulary, VocabularyError};
+pub use weights::{Weight, Weights, WeightsError};

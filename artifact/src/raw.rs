@@ -55,6 +55,20 @@ impl RawColumn {
         }
     }
 
+    /// The number of rows without a value: not finite, missing, or an empty list.
+    pub fn missing_rows(&self) -> u64 {
+        let missing = match self {
+            Self::Dense(values) => values.iter().filter(|value| !value.is_finite()).count(),
+            Self::Key(keys) => keys.iter().filter(|&&key| key == MISSING_KEY).count(),
+            Self::KeyList { offsets, .. } => offsets
+                .windows(2)
+                .filter(|bounds| bounds[0] == bounds[1])
+                .count(),
+            Self::Time(times) => times.iter().filter(|&&time| time == MISSING_TIME).count(),
+        };
+        missing as u64
+    }
+
     /// Removes all rows and keeps the memory.
     pub fn clear(&mut self) {
         match self {
@@ -103,6 +117,19 @@ impl RawColumn {
                 offsets.push(keys.len() as u32);
             }
             (to, from) => panic!("a {} row cannot join a {} column", from.kind(), to.kind()),
+        }
+    }
+
+    /// Keeps the first `rows` rows.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        match self {
+            Self::Dense(values) => values.truncate(rows),
+            Self::Key(keys) => keys.truncate(rows),
+            Self::KeyList { offsets, keys } => {
+                offsets.truncate(rows + 1);
+                keys.truncate(offsets.last().map_or(0, |&end| end as usize));
+            }
+            Self::Time(times) => times.truncate(rows),
         }
     }
 
