@@ -66,7 +66,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What was last known of a rank.
+/// What was last known of a rank: its last report, at most a heartbeat before its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RankStatus {
     /// Its last global step; `None` when it never reported.

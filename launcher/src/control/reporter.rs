@@ -51,6 +51,8 @@ struct Shared {
     /// Set once this rank has said its last line, and signalled to the sender.
     ended: Mutex<bool>,
     wake: Condvar,
+    /// Asks the sender not to wait for the next heartbeat.
+    hurry: AtomicBool,
     closing: AtomicBool,
     abort: OnceLock<String>,
 }
@@ -125,6 +127,7 @@ impl Reporter {
             }),
             ended: Mutex::new(false),
             wake: Condvar::new(),
+            hurry: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             abort: OnceLock::new(),
         });
@@ -183,12 +186,18 @@ impl Reporter {
         }
     }
 
-    /// Names the ranks that the present collective still waits for. Worth calling only after a wait of some 100 ms.
+    /// Names the ranks that the present collective still waits for. News are reported at once: call it only after a
+    /// wait of some 100 ms.
     pub fn set_waiting_for(&self, ranks: &[usize]) {
         if let Some(shared) = self.shared() {
             let waiting_for = &mut lock(&shared.activity).waiting_for;
-            waiting_for.clear();
-            waiting_for.extend_from_slice(ranks);
+            if waiting_for != ranks {
+                waiting_for.clear();
+                waiting_for.extend_from_slice(ranks);
+                // Without the lock a wake-up can be lost; the next heartbeat then carries the news.
+                shared.hurry.store(true, Ordering::Relaxed);
+                shared.wake.notify_all();
+            }
         }
     }
 
@@ -278,7 +287,9 @@ impl Shared {
         loop {
             ended = self
                 .wake
-                .wait_timeout_while(ended, self.heartbeat, |ended| !*ended)
+                .wait_timeout_while(ended, self.heartbeat, |ended| {
+                    !*ended && !self.hurry.swap(false, Ordering::Relaxed)
+                })
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
             if *ended {
@@ -371,6 +382,26 @@ mod tests {
             }
         };
         assert!(left.waiting_for.is_empty() && left.progress > waiting.progress);
+    }
+
+    #[test]
+    fn news_of_missing_ranks_do_not_wait_for_the_heartbeat() {
+        let (reporter, mut launcher) = pair(Duration::from_secs(60));
+        next(&mut launcher);
+        // Repeated, as a wake-up that comes before the sender sleeps is lost.
+        for round in 0..50 {
+            let missing = [round];
+            reporter.set_waiting_for(&missing);
+            launcher
+                .get_ref()
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
+            match next_line::<Report>(&mut launcher) {
+                Ok(report) => return assert_eq!(report.unwrap().waiting_for, missing),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        panic!("never reported before the heartbeat");
     }
 
     #[test]
