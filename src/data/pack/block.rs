@@ -220,7 +220,15 @@ fn push_value(column: &mut RawColumn, value: RawValue<'_>) {
     }
 }
 
-fn append_rows(to: &mut RawColumn, from: &RawColumn, range: Range<usize>) -> Result<(), String> {
+/// Appends rows `range` of a column to one of the same kind.
+///
+/// # Errors
+/// More list keys than 32 bits can number.
+pub(in crate::data) fn append_rows(
+    to: &mut RawColumn,
+    from: &RawColumn,
+    range: Range<usize>,
+) -> Result<(), String> {
     match (to, from) {
         (RawColumn::Dense(to), RawColumn::Dense(from)) => to.extend_from_slice(&from[range]),
         (RawColumn::Key(to), RawColumn::Key(from)) => to.extend_from_slice(&from[range]),

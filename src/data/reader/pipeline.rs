@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::assemble::Assembler;
+use super::assemble::Assembly;
 use super::plan::Plan;
 use super::window::Window;
 use crate::data::{Batch, Block, Error, Result};
@@ -18,6 +18,8 @@ use crate::data::{Batch, Block, Error, Result};
 pub(super) struct Spares {
     pub batches: Vec<Batch>,
     pub windows: Vec<Block>,
+    /// Where the loader reads blocks.
+    pub scratch: Option<Block>,
 }
 
 #[derive(Debug)]
@@ -136,8 +138,14 @@ impl Pipeline {
     /// Loads windows until none is needed.
     pub fn load(&self) {
         let _guard = PanicGuard(self);
+        let mut scratch = self
+            .lock()
+            .spares
+            .scratch
+            .take()
+            .unwrap_or_else(|| self.plan.source.selection.block());
         while let Some((window, block)) = self.next_to_load() {
-            let loaded = Window::load(&self.plan, window, block);
+            let loaded = Window::load(&self.plan, window, &mut scratch, block);
             let mut state = self.lock();
             match loaded {
                 Ok(window) => {
@@ -150,24 +158,27 @@ impl Pipeline {
             drop(state);
             self.changed.notify_all();
             if failed {
-                return;
+                break;
             }
         }
+        self.lock().spares.scratch = Some(scratch);
     }
 
     /// Makes batches until all are claimed.
     pub fn work(&self) {
         let _guard = PanicGuard(self);
-        let mut assembler = Assembler::default();
         while let Some(Claim {
             step,
             windows,
             mut batch,
         }) = self.claim()
         {
-            let made = assembler
-                .assemble(&self.plan, &windows, step, &mut batch)
-                .map(|()| batch);
+            let assembly = Assembly {
+                plan: &self.plan,
+                windows: &windows,
+                step,
+            };
+            let made = assembly.fill(&mut batch).map(|()| batch);
             let mut state = self.lock();
             let freed = windows.into_iter().filter_map(Arc::into_inner);
             state

@@ -1,45 +1,125 @@
-//! A window in memory: the wanted columns of some blocks, and the order of their rows.
+//! A window in memory: this rank's rows of some blocks, already in the order of the epoch.
+//!
+//! Rows are put in order once a window, not once a batch: a column of a window fits a core's cache,
+//! and a batch is then copied from one place.
+
+use std::ops::Range;
+
+use streamrec_artifact::RawColumn;
 
 use super::plan::Plan;
-use crate::data::{Block, Result};
+use crate::data::{Block, Error, Result};
 
+/// This rank's rows of a window.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// The position of its first row in the epoch's order.
-    pub start: u64,
-    /// The rows of its blocks as they lie in the files.
+    /// This rank's rows, in the order of the epoch.
     pub block: Block,
-    /// The row of `block` at each place; none where rows keep their order.
-    order: Option<Vec<u32>>,
+    /// The weights of ALL rows of the window in the order of the epoch; empty without weights.
+    weights: Vec<f32>,
+    /// The position of the window's first row in the epoch's order.
+    start: u64,
+    first_step: u64,
+    /// The rows of `block` that belong to step `first_step + i`: from `steps[i]` to `steps[i + 1]`.
+    steps: Vec<usize>,
 }
 
 impl Window {
-    /// Reads a window into the memory of `block`.
-    pub fn load(plan: &Plan, window: usize, mut block: Block) -> Result<Self> {
-        block.clear();
+    /// Reads a window: its blocks as they lie into `scratch`, this rank's rows in order into `block`.
+    pub fn load(plan: &Plan, window: usize, scratch: &mut Block, mut block: Block) -> Result<Self> {
+        let source = &plan.source;
+        scratch.clear();
         for &number in plan.order.blocks(window) {
-            let (file, number) = plan.source.block(number as usize);
-            file.append_block(number, &plan.source.selection.columns, &mut block)?;
+            let (file, number) = source.block(number as usize);
+            file.append_block(number, &source.selection.columns, scratch)?;
         }
-        let start = plan.order.positions(window).start;
+        let Range { start, end } = plan.order.positions(window);
+        let order = plan.order.row_order(window);
+        let row_at = |position: u64| {
+            let place = (position - start) as u32;
+            order.as_ref().map_or(place, |order| order[place as usize])
+        };
+
+        let batch = source.settings.global_batch as u64;
+        let first_step = start / batch;
+        let last_step = end.div_ceil(batch).min(source.steps());
+        let mut steps = vec![0];
+        let mut rows = Vec::new();
+        for step in first_step..last_step {
+            let own = plan.own_rows(step);
+            rows.extend((own.start.max(start)..own.end.min(end)).map(row_at));
+            steps.push(rows.len());
+        }
+        block.clear();
+        block.rows = rows.len();
+        for (from, to) in scratch.columns.iter().zip(&mut block.columns) {
+            gather(from, &rows, to).map_err(|keys| {
+                let problem = format!(
+                    "a list column has {keys} keys in one window, the most is {}",
+                    u32::MAX
+                );
+                Error::settings("window_blocks", problem)
+            })?;
+        }
+        let weights = source.selection.weight.map(|slot| &scratch.columns[slot]);
+        let weights = match weights {
+            Some(RawColumn::Dense(from)) => (start..end)
+                .map(|position| from[row_at(position) as usize])
+                .collect(),
+            _ => Vec::new(),
+        };
         Ok(Self {
-            start,
             block,
-            order: plan.order.row_order(window),
+            weights,
+            start,
+            first_step,
+            steps,
         })
     }
 
-    /// The position after its last row.
-    pub fn end(&self) -> u64 {
-        self.start + self.block.rows as u64
+    /// The rows of `block` that belong to `step`.
+    pub fn rows_of(&self, step: u64) -> Range<usize> {
+        let place = (step - self.first_step) as usize;
+        self.steps[place]..self.steps[place + 1]
     }
 
-    /// The row of `block` at `position`, which must lie in the window.
-    #[inline]
-    pub fn row_at(&self, position: u64) -> u32 {
-        let place = (position - self.start) as u32;
-        self.order
-            .as_ref()
-            .map_or(place, |order| order[place as usize])
+    /// The weights of those of `positions` that lie in the window, whichever rank's they are.
+    pub fn weights_of(&self, positions: &Range<u64>) -> &[f32] {
+        let place =
+            |position: u64| (position.saturating_sub(self.start) as usize).min(self.weights.len());
+        &self.weights[place(positions.start)..place(positions.end)]
     }
+}
+
+/// Appends `rows` of a column to one of the same kind.
+///
+/// # Errors
+/// The number of list keys, where it passes 32 bits.
+fn gather(from: &RawColumn, rows: &[u32], to: &mut RawColumn) -> Result<(), usize> {
+    match (from, to) {
+        (RawColumn::Dense(from), RawColumn::Dense(to)) => {
+            to.extend(rows.iter().map(|&row| from[row as usize]));
+        }
+        (RawColumn::Key(from), RawColumn::Key(to)) => {
+            to.extend(rows.iter().map(|&row| from[row as usize]));
+        }
+        (RawColumn::Time(from), RawColumn::Time(to)) => {
+            to.extend(rows.iter().map(|&row| from[row as usize]));
+        }
+        (
+            RawColumn::KeyList {
+                offsets: starts,
+                keys: from,
+            },
+            RawColumn::KeyList { offsets, keys },
+        ) => {
+            for &row in rows {
+                let (start, end) = (starts[row as usize], starts[row as usize + 1]);
+                keys.extend_from_slice(&from[start as usize..end as usize]);
+                offsets.push(u32::try_from(keys.len()).map_err(|_| keys.len())?);
+            }
+        }
+        _ => unreachable!("slots and columns were made with the same kinds"),
+    }
+    Ok(())
 }
