@@ -1,0 +1,151 @@
+//! One safetensors file of a checkpoint: written by one rank, read by position.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::{Deserialize, Serialize};
+
+use super::index::{ShardFile, Slice, checksum};
+use super::{CheckpointError, Snapshot};
+
+/// The format's own bound on a header.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+
+/// What a rank tells the others of its shard.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Written {
+    pub(super) shard: ShardFile,
+    /// `(tensor, its shape, the slice)`; the slice's shard is the rank.
+    pub(super) slices: Vec<(String, Vec<usize>, Slice)>,
+}
+
+/// Writes the shard of `rank` into `folder` and fsyncs it.
+pub(super) fn write(
+    folder: &Path,
+    snapshot: &Snapshot,
+    rank: usize,
+    size: usize,
+) -> Result<Written, CheckpointError> {
+    let file = format!("rank-{rank}-of-{size}.safetensors");
+    let path = folder.join(&file);
+    let bytes = write_file(&path, snapshot).map_err(CheckpointError::file("write", &path))?;
+    let slice = |part: &super::TensorPart| {
+        let slice = Slice {
+            shard: rank,
+            key: part.key(),
+            rows: [part.rows.start, part.rows.end],
+            columns: [0, part.width()],
+            xxh3: checksum(bytemuck::cast_slice(&part.data)),
+        };
+        (part.name.clone(), part.shape.clone(), slice)
+    };
+    Ok(Written {
+        shard: ShardFile { file, bytes },
+        slices: snapshot.parts.iter().map(slice).collect(),
+    })
+}
+
+/// The header is the crate's, the body streams: no second copy of the snapshot.
+fn write_file(path: &Path, snapshot: &Snapshot) -> io::Result<u64> {
+    let mut offset = 0;
+    let info = |part: &super::TensorPart| {
+        let start = offset;
+        offset += size_of_val(part.data.as_slice());
+        let info = TensorInfo {
+            dtype: Dtype::F32,
+            shape: part.part_shape(),
+            data_offsets: (start, offset),
+        };
+        (part.key(), info)
+    };
+    let infos = snapshot.parts.iter().map(info).collect();
+    let metadata = Metadata::new(None, infos).map_err(io::Error::other)?;
+    let mut header = serde_json::to_vec(&metadata)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
+    for part in &snapshot.parts {
+        file.write_all(bytemuck::cast_slice(&part.data))?;
+    }
+    let file = file.into_inner()?;
+    file.sync_all()?;
+    Ok(8 + header.len() as u64 + offset as u64)
+}
+
+/// A shard open for reading.
+#[derive(Debug)]
+pub(super) struct Shard {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    body: u64,
+}
+
+impl Shard {
+    /// Opens a shard and reads its header; no length in it is believed before it is checked.
+    pub(super) fn open(path: PathBuf, expected_bytes: u64) -> Result<Self, CheckpointError> {
+        let read = || CheckpointError::file("read", &path);
+        let file = File::open(&path).map_err(read())?;
+        let bytes = file.metadata().map_err(read())?.len();
+        let damaged = |problem| CheckpointError::damaged(&path, problem);
+        if bytes != expected_bytes || bytes < 8 {
+            let problem = format!("expected {expected_bytes} bytes, found {bytes}");
+            return Err(damaged(problem));
+        }
+        let mut length = [0; 8];
+        file.read_exact_at(&mut length, 0).map_err(read())?;
+        let length = u64::from_le_bytes(length);
+        if length > HEADER_BYTES_MAX || length > bytes - 8 {
+            return Err(damaged(format!("a header of {length} bytes in {bytes}")));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact_at(&mut header, 8).map_err(read())?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| damaged(format!("not a safetensors header: {error}")))?;
+        let body = 8 + length;
+        if metadata.data_len() as u64 != bytes - body {
+            return Err(damaged("its tensors do not fill the file".into()));
+        }
+        Ok(Self {
+            path,
+            file,
+            metadata,
+            body,
+        })
+    }
+
+    /// Reads one slice into `into` (`[rows, width]`) and checks its sum.
+    pub(super) fn read(&self, slice: &Slice, into: &mut [f32]) -> Result<(), CheckpointError> {
+        let damaged = |problem: String| CheckpointError::damaged(&self.path, problem);
+        let key = &slice.key;
+        let info = self
+            .metadata
+            .info(key)
+            .ok_or_else(|| damaged(format!("tensor `{key}` is missing")))?;
+        let (start, end) = info.data_offsets;
+        if info.dtype != Dtype::F32 || end - start != size_of_val(into) {
+            return Err(damaged(format!(
+                "tensor `{key}`: expected {} bytes of F32, found {} of {:?}",
+                size_of_val(into),
+                end - start,
+                info.dtype
+            )));
+        }
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(into);
+        self.file
+            .read_exact_at(bytes, self.body + start as u64)
+            .map_err(CheckpointError::file("read", &self.path))?;
+        if checksum(bytes) == slice.xxh3 {
+            Ok(())
+        } else {
+            Err(damaged(format!(
+                "tensor `{key}` does not match its checksum"
+            )))
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Claims about saving and loading.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::comm::{Communicator, SingleRank};
+
+/// Two tensors that every rank holds: `[rows, 3]` and `[2]`.
+fn tensors(rows: usize) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let table = (0..rows * 3).map(|i| i as f32 * 0.5).collect();
+    vec![
+        ("embedding.user".into(), vec![rows, 3], table),
+        ("top.bias".into(), vec![2], vec![-1.0, f32::MIN_POSITIVE]),
+    ]
+}
+
+fn snapshot(step: u64, rows: usize, rank: usize, size: usize) -> Snapshot {
+    let tensors = tensors(rows);
+    let borrowed = tensors
+        .iter()
+        .map(|(name, shape, data)| (name.clone(), shape.clone(), data.as_slice()));
+    Snapshot::of_replicated(step, &step, borrowed, rank, size).expect("JSON")
+}
+
+fn save(root: &Path, steps: &[u64], keep: usize) -> CheckpointFolder {
+    let folder = CheckpointFolder::new(root.to_owned());
+    let comm: Arc<dyn Communicator> = Arc::new(SingleRank);
+    let mut saver = Saver::new(comm, folder.clone(), keep).expect("made");
+    for step in steps {
+        saver.save(snapshot(*step, 5, 0, 1)).expect("started");
+    }
+    saver.finish().expect("written");
+    folder
+}
+
+fn read_all(checkpoint: &Checkpoint, rows: usize) -> Vec<Vec<f32>> {
+    let read = |(name, shape, data): (String, Vec<usize>, Vec<f32>)| {
+        let mut into = vec![0.0; data.len()];
+        checkpoint.read(&name, &shape, &mut into).expect("read");
+        into
+    };
+    tensors(rows).into_iter().map(read).collect()
+}
+
+#[test]
+fn a_checkpoint_reads_back_bit_for_bit() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = save(root.path(), &[3], 2);
+    let checkpoint = Checkpoint::open(&folder, 3).expect("opened");
+    let expected: Vec<_> = tensors(5).into_iter().map(|t| t.2).collect();
+    assert_eq!(read_all(&checkpoint, 5), expected);
+    assert_eq!(checkpoint.state::<u64>().expect("a number"), 3);
+    assert_eq!(
+        checkpoint.names().collect::<Vec<_>>(),
+        ["embedding.user", "top.bias"]
+    );
+}
+
+#[test]
+fn shards_of_several_ranks_make_the_whole() {
+    // Five rows over three ranks, and a tensor of two rows, of which one rank has none.
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let bootstrap = crate::comm::InProcessBootstrap::default();
+    std::thread::scope(|scope| {
+        for rank in 0..3 {
+            let (bootstrap, root) = (bootstrap.clone(), root.path());
+            scope.spawn(move || {
+                let settings = crate::comm::Settings::default();
+                let comm = crate::comm::SharedMemory::connect(rank, 3, &bootstrap, settings);
+                let comm: Arc<dyn Communicator> = Arc::new(comm.expect("connected"));
+                let folder = CheckpointFolder::new(root.to_owned());
+                let mut saver = Saver::new(comm, folder, 1).expect("made");
+                saver.save(snapshot(7, 5, rank, 3)).expect("started");
+                saver.finish().expect("written");
+            });
+        }
+    });
+    let folder = CheckpointFolder::new(root.path().to_owned());
+    let checkpoint = Checkpoint::open(&folder, 7).expect("opened");
+    let expected: Vec<_> = tensors(5).into_iter().map(|t| t.2).collect();
+    assert_eq!(read_all(&checkpoint, 5), expected);
+}
+
+#[test]
+fn only_the_newest_and_the_best_stay() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = save(root.path(), &[1, 2], 2);
+    folder
+        .set_best(&Best { step: 1, loss: 0.5 })
+        .expect("written");
+    let folder = save(folder.root(), &[3, 4, 5], 2);
+    assert_eq!(folder.complete().expect("listed"), [1, 4, 5]);
+    assert_eq!(folder.latest().expect("listed"), Some(5));
+}
+
+#[test]
+fn a_folder_without_an_index_is_no_checkpoint_and_is_cleaned() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = save(root.path(), &[1, 2], 2);
+    fs::remove_file(folder.of_step(2).join("index.json")).expect("removed");
+    assert_eq!(folder.latest().expect("listed"), Some(1));
+    let missing = Checkpoint::open(&folder, 2).expect_err("no index");
+    assert!(matches!(missing, CheckpointError::Missing { .. }));
+    save(root.path(), &[], 2);
+    assert!(!folder.of_step(2).exists());
+}
+
+#[test]
+fn damage_is_named_and_never_loaded() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = save(root.path(), &[1], 1);
+    let path = folder.of_step(1).join("rank-0-of-1.safetensors");
+    let whole = fs::read(&path).expect("read");
+
+    let mut flipped = whole.clone();
+    *flipped.last_mut().expect("not empty") ^= 1;
+    fs::write(&path, &flipped).expect("written");
+    let checkpoint = Checkpoint::open(&folder, 1).expect("the header is whole");
+    let error = checkpoint
+        .read("top.bias", &[2], &mut [0.0; 2])
+        .expect_err("a flipped bit");
+    assert!(
+        error
+            .to_string()
+            .contains("`top.bias` does not match its checksum"),
+        "{error}"
+    );
+
+    for length in [0, 7, 8, 20, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).expect("written");
+        let error = Checkpoint::open(&folder, 1)
+            .expect_err("truncated")
+            .to_string();
+        assert!(error.contains(&format!("found {length}")), "{error}");
+    }
+    let index = folder.of_step(1).join("index.json");
+    fs::write(&index, "{").expect("written");
+    let error = Checkpoint::open(&folder, 1)
+        .expect_err("no JSON")
+        .to_string();
+    assert!(error.contains("not an index"), "{error}");
+}
+
+#[test]
+fn another_model_is_refused_with_both_shapes() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = save(root.path(), &[1], 1);
+    let checkpoint = Checkpoint::open(&folder, 1).expect("opened");
+    let error = checkpoint
+        .read("embedding.user", &[6, 3], &mut [0.0; 18])
+        .expect_err("another shape")
+        .to_string();
+    assert!(
+        error.contains("[5, 3]") && error.contains("[6, 3]"),
+        "{error}"
+    );
+    let error = checkpoint
+        .read("x", &[1], &mut [0.0])
+        .expect_err("no such tensor");
+    assert!(error.to_string().contains("`x` is not in it"), "{error}");
+}
+
+#[test]
+fn a_failed_write_is_an_error_and_keeps_the_last_checkpoint() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = save(root.path(), &[1], 2);
+    let comm = Arc::new(SingleRank);
+    let mut saver = Saver::new(comm, folder.clone(), 2).expect("made");
+    // A file stands where the next checkpoint's folder should be.
+    fs::write(folder.of_step(2), "").expect("written");
+    saver.save(snapshot(2, 5, 0, 1)).expect("started");
+    let error = saver.finish().expect_err("in the way").to_string();
+    assert!(
+        error.contains("cannot make") && error.contains("step-000000000002"),
+        "{error}"
+    );
+    assert_eq!(folder.latest().expect("listed"), Some(1));
+    Checkpoint::open(&folder, 1).expect("still whole");
+}

@@ -1,0 +1,104 @@
+//! `[train]`: batch size, length, evaluation.
+
+use serde::{Deserialize, Serialize};
+
+/// How long and in what pieces a run trains.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Samples a step, over all ranks.
+    pub global_batch: usize,
+    /// Passes over the training split.
+    #[serde(default = "one")]
+    pub epochs: u64,
+    /// Ends the run after this many steps, whatever the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Each rank's part of a global batch is worked through in this many pieces, whose gradients
+    /// are added before the one update.
+    #[serde(default = "one_usize")]
+    pub accumulate: usize,
+    /// Steps between evaluations on the validation split; at the end of each epoch where unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluate_every_steps: Option<u64>,
+    /// Stops when the validation loss no longer falls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
+    /// Steps between lines of metrics.
+    #[serde(default = "log_every_steps")]
+    pub log_every_steps: u64,
+    /// Weight of each label's loss, in the order of `data.labels`; 1 where unset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub label_weights: Vec<f32>,
+    /// The type in which products are computed.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Where to compute.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// Threads a rank; all cores divided by the ranks of the host where unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+}
+
+/// When to stop early. The weights of the best evaluation are the run's result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStopping {
+    /// Evaluations without a better validation loss that are tolerated.
+    pub patience: u64,
+}
+
+/// Compute types. Weights and optimiser state are always kept in fp32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats throughout.
+    #[default]
+    Fp32,
+}
+
+/// Which device a rank computes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// The best device found.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn one_usize() -> usize {
+    1
+}
+
+fn log_every_steps() -> u64 {
+    50
+}
+
+impl TrainConfig {
+    pub(super) fn check(&self, errors: &mut Vec<String>) {
+        let mut at_least_one = |name: &str, value: u64| {
+            if value == 0 {
+                errors.push(format!("`train.{name}`: expected at least 1, got 0"));
+            }
+        };
+        at_least_one("global_batch", self.global_batch as u64);
+        at_least_one("epochs", self.epochs);
+        at_least_one("accumulate", self.accumulate as u64);
+        at_least_one("log_every_steps", self.log_every_steps);
+        at_least_one("max_steps", self.max_steps.unwrap_or(1));
+        at_least_one("evaluate_every_steps", self.evaluate_every_steps.unwrap_or(1));
+        at_least_one("threads", self.threads.unwrap_or(1) as u64);
+        if let Some(bad) = self.label_weights.iter().find(|w| !w.is_finite() || **w < 0.0) {
+            errors.push(format!(
+                "`train.label_weights`: expected finite weights of at least 0, got {bad}"
+            ));
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! From a trained model to an artifact: golden examples, profile, weights.
+//!
+//! Never does: train, or score with anything but the exported weights.
+
+mod golden;
+mod profile;
+
+pub use golden::{golden, golden_rows};
+pub use profile::profile;
+
+use streamrec_artifact::Weights;
+
+use crate::model::ParameterStore;
+
+/// The weights as an artifact holds them.
+pub fn weights(parameters: &ParameterStore) -> Weights {
+    let mut weights = Weights::new();
+    for (name, shape, values) in parameters.named_tensors() {
+        weights.insert(name, shape, values.to_vec());
+    }
+    weights
+}

@@ -1,0 +1,256 @@
+//! The command line: what there is to say, with an example each.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Trains ranking models of recommender systems: data in, a served artifact out.
+#[derive(Debug, Parser)]
+#[command(
+    name = "streamrec",
+    version,
+    propagate_version = true,
+    after_help = "\
+Example, from nothing to a served model:
+  streamrec data generate --out data/synthetic --impressions 200000
+  streamrec launch --nproc 2 configs/synthetic_dlrm.toml
+  streamrec evaluate runs/synthetic_dlrm --split test
+  streamrec export runs/synthetic_dlrm --out artifacts/synthetic_dlrm
+  streamrec-serve artifacts/synthetic_dlrm --listen 127.0.0.1:8080"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Import, generate and look at datasets.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Train on this host with several ranks, watched and restarted.
+    #[command(after_help = "\
+Example:
+  streamrec launch --nproc 2 configs/kuairand_dcn_v2.toml --set train.global_batch=4096
+Each rank's output is kept in RUN/logs/attempt-K/rank-N.log.")]
+    Launch(LaunchArgs),
+    /// Train as one rank: alone, or the rank that the environment says (torchrun, Slurm, Open MPI).
+    #[command(after_help = "\
+Examples:
+  streamrec train configs/synthetic_dlrm.toml
+  streamrec train configs/synthetic_dlrm.toml --resume
+  streamrec train tomorrow.toml --warm-start artifacts/today
+  torchrun --no-python --nproc-per-node 2 streamrec train configs/synthetic_dlrm.toml")]
+    Train(TrainArgs),
+    /// Score a dataset's split with a trained run and print its metrics.
+    #[command(after_help = "\
+Examples:
+  streamrec evaluate runs/kuairand_dcn_v2 --split test
+  streamrec evaluate runs/kuairand_dcn_v2 --data data/later_days")]
+    Evaluate(EvaluateArgs),
+    /// Turn a trained run into an artifact that `streamrec-serve` loads.
+    #[command(after_help = "\
+Example:
+  streamrec export runs/kuairand_dcn_v2 --out artifacts/kuairand_dcn_v2")]
+    Export(ExportArgs),
+    /// Ask a server for the scores of an artifact's golden examples and compare them.
+    #[command(after_help = "\
+Example:
+  streamrec request artifacts/kuairand_dcn_v2 --server http://127.0.0.1:8080")]
+    Request(RequestArgs),
+}
+
+/// Commands on data.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Read files as their authors publish them and write a packed dataset.
+    #[command(after_help = "\
+Examples:
+  streamrec data import --format kuairand KuaiRand-Pure --out data/kuairand
+  streamrec data import --format csv clicks.csv.gz --schema clicks.toml --out data/clicks
+  streamrec data import --format kuairand LATER --split test --history data/kuairand --out data/later")]
+    Import(ImportArgs),
+    /// Write a dataset of StreamRec events whose true probabilities are known.
+    #[command(after_help = "\
+Example:
+  streamrec data generate --out data/synthetic --impressions 1000000 --seed 7")]
+    Generate(GenerateArgs),
+    /// Print the import schema of a built-in format, to adapt it.
+    #[command(after_help = "\
+Example:
+  streamrec data schema kuairand > my_schema.toml")]
+    Schema {
+        /// The format.
+        format: String,
+    },
+    /// Show what a packed dataset holds.
+    #[command(after_help = "\
+Example:
+  streamrec data show data/kuairand")]
+    Show {
+        /// The dataset's folder.
+        dataset: PathBuf,
+    },
+}
+
+/// Arguments of `data import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// kuairand, goodbooks, movielens, criteo, open-bandit, parquet or csv.
+    #[arg(long)]
+    pub format: String,
+    /// The file or folder to read; .gz and .zst are read as they are.
+    pub input: PathBuf,
+    /// The dataset's folder.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// An import schema; needed for csv and parquet, and replaces the built-in one elsewhere.
+    #[arg(long)]
+    pub schema: Option<PathBuf>,
+    /// Malformed lines that are tolerated, as a share of all lines.
+    #[arg(long, default_value_t = 0.001)]
+    pub max_malformed: f64,
+    /// How rows are split, in place of the schema's way: train, valid or test (every row there),
+    /// time, order, key_tail:KEY or hash:KEY, the last four with :VALID,TEST, such as time:0.1,0.1.
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Continue trailing counts from this dataset, which holds the time before.
+    #[arg(long)]
+    pub history: Option<PathBuf>,
+    /// Replace the dataset if the folder exists.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// Arguments of `data generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The dataset's folder.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Impressions to write.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub impressions: u64,
+    /// Decides everything that is random.
+    #[arg(long, default_value_t = 7)]
+    pub seed: u64,
+    /// Users; grows with the impressions where unset.
+    #[arg(long)]
+    pub users: Option<u64>,
+    /// Items; grows with the impressions where unset.
+    #[arg(long)]
+    pub items: Option<u64>,
+    /// Let tastes and popularity drift over time.
+    #[arg(long)]
+    pub drift: bool,
+    /// Replace the dataset if the folder exists.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// Arguments of `launch`.
+#[derive(Debug, Args)]
+pub struct LaunchArgs {
+    /// Ranks to start on this host.
+    #[arg(long, default_value_t = 1)]
+    pub nproc: usize,
+    /// Restarts from the last checkpoint after a rank died or hung.
+    #[arg(long, default_value_t = 3)]
+    pub max_restarts: u32,
+    /// Seconds without progress after which a rank counts as stuck.
+    #[arg(long, default_value_t = 60.0)]
+    pub stuck_after: f64,
+    /// Do not bind ranks to cores.
+    #[arg(long)]
+    pub no_pin: bool,
+    /// What each rank does.
+    #[command(flatten)]
+    pub train: TrainArgs,
+}
+
+/// Arguments of `train`, and of `launch` for each rank.
+#[derive(Debug, Clone, Args)]
+pub struct TrainArgs {
+    /// The experiment, a TOML file.
+    pub config: PathBuf,
+    /// Override one field, such as train.global_batch=4096; may be given several times.
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub set: Vec<String>,
+    /// Continue the run in the output folder from its last checkpoint.
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Remove a run that is already in the output folder.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Start from the weights and vocabularies of an earlier artifact; new ids are added.
+    #[arg(long, value_name = "ARTIFACT")]
+    pub warm_start: Option<PathBuf>,
+}
+
+/// Arguments of `evaluate`.
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// The run's folder.
+    pub run: PathBuf,
+    /// Which split to score; test where unset.
+    #[arg(long, value_enum)]
+    pub split: Option<SplitName>,
+    /// Another dataset, scored with the run's own vocabularies and transforms: all of it unless
+    /// --split says otherwise. Trailing counts that begin at zero there go on from the run's own.
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Samples a batch.
+    #[arg(long, default_value_t = 4096)]
+    pub batch: usize,
+    /// The checkpoint of this step instead of the best one.
+    #[arg(long)]
+    pub step: Option<u64>,
+    /// Print the metrics as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The run's folder.
+    pub run: PathBuf,
+    /// The artifact's folder.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// The checkpoint of this step instead of the best one.
+    #[arg(long)]
+    pub step: Option<u64>,
+    /// Golden examples to store.
+    #[arg(long, default_value_t = 64)]
+    pub golden: usize,
+    /// Replace the artifact if the folder exists.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// Arguments of `request`.
+#[derive(Debug, Args)]
+pub struct RequestArgs {
+    /// The artifact's folder.
+    pub artifact: PathBuf,
+    /// The server's address.
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    pub server: String,
+    /// Golden examples to send.
+    #[arg(long, default_value_t = 10)]
+    pub rows: usize,
+}
+
+/// A split of a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SplitName {
+    /// What the model is trained on.
+    Train,
+    /// What decides when to stop.
+    Valid,
+    /// What decides nothing.
+    Test,
+}

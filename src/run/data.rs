@@ -1,0 +1,141 @@
+//! `streamrec data`: import, generate, show.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::RunError;
+use super::cli::{DataCommand, GenerateArgs, ImportArgs};
+use crate::data::generator::{GeneratorSettings, generate};
+use crate::data::import::{ImportSchema, ImportSettings, Stage, formats, import};
+use crate::data::{Dataset, Split};
+use crate::train::Progress;
+
+pub(super) fn run(command: &DataCommand) -> Result<(), RunError> {
+    match command {
+        DataCommand::Import(args) => run_import(args),
+        DataCommand::Generate(args) => run_generate(args),
+        DataCommand::Schema { format } => {
+            let text = formats::schema_text(format)?;
+            print!("{text}");
+            Ok(())
+        }
+        DataCommand::Show { dataset } => {
+            show(&Dataset::open(dataset)?);
+            Ok(())
+        }
+    }
+}
+
+fn run_import(args: &ImportArgs) -> Result<(), RunError> {
+    let schema = match &args.schema {
+        Some(path) => ImportSchema::load(path),
+        None => formats::detect(&args.format, &args.input),
+    };
+    let mut settings = ImportSettings::new(schema?, &args.input, &args.out);
+    let split = args.split.as_deref().map(str::parse).transpose();
+    settings.split = split.map_err(|error| RunError::Usage(format!("--split: {error}")))?;
+    settings.max_malformed = args.max_malformed;
+    settings.history = args.history.clone();
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&settings.cancel))
+            .map_err(RunError::other("cannot watch signals"))?;
+    }
+    make_way(&args.out, args.overwrite)?;
+    let mut progress: Option<(Stage, Progress)> = None;
+    let report = import(&settings, &mut |now| {
+        if progress
+            .as_ref()
+            .is_none_or(|(stage, _)| *stage != now.stage)
+        {
+            let bar = match now.stage {
+                Stage::Reading => Progress::new("read", "bytes", now.bytes_total),
+                Stage::Writing => Progress::new("write", "rows", now.rows_total.unwrap_or(0)),
+            };
+            progress = Some((now.stage, bar));
+        }
+        if let Some((stage, bar)) = &mut progress {
+            let done = if *stage == Stage::Reading {
+                now.bytes_read
+            } else {
+                now.rows
+            };
+            bar.at(done, || format!("{} rows", now.rows));
+        }
+    });
+    drop(progress);
+    let report = report?;
+    for line in &report.first_malformed {
+        tracing::warn!("left out: {line}");
+    }
+    for (table, rows) in report.unmatched.iter().filter(|(_, rows)| *rows > 0) {
+        tracing::warn!(
+            rows,
+            "side table {table} lacks the key of these rows; values are missing"
+        );
+    }
+    show(&report.dataset);
+    println!(
+        "{} rows, {} malformed of {} lines, in {:.1} s",
+        report.rows,
+        report.malformed,
+        report.lines,
+        report.elapsed.as_secs_f64()
+    );
+    Ok(())
+}
+
+fn run_generate(args: &GenerateArgs) -> Result<(), RunError> {
+    let mut settings = GeneratorSettings::new(args.impressions, args.seed);
+    settings.users = args.users.unwrap_or(settings.users);
+    settings.items = args.items.unwrap_or(settings.items);
+    settings.drift = args.drift;
+    make_way(&args.out, args.overwrite)?;
+    let mut progress = Progress::new("generate", "rows", args.impressions);
+    let dataset = generate(&settings, &args.out, &mut |rows| {
+        progress.at(rows, String::new)
+    })?;
+    progress.finish();
+    show(&dataset);
+    Ok(())
+}
+
+/// Removes a dataset that is to be replaced; what is no dataset stays.
+fn make_way(folder: &Path, overwrite: bool) -> Result<(), RunError> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let shown = folder.display();
+    if !overwrite {
+        return Err(RunError::Usage(format!(
+            "{shown} exists; replace the dataset in it by --overwrite, or choose another --out"
+        )));
+    }
+    if !folder.join("dataset.json").exists() {
+        return Err(RunError::Usage(format!(
+            "{shown} holds no dataset, so it is not overwritten; choose another --out"
+        )));
+    }
+    std::fs::remove_dir_all(folder).map_err(RunError::file("remove", folder))
+}
+
+fn show(dataset: &Dataset) {
+    println!("{} in {}", dataset.name, dataset.folder.display());
+    for split in Split::ALL {
+        if let Some(file) = dataset.splits.get(&split) {
+            println!("  {split}: {} rows, {} bytes", file.rows, file.bytes);
+        }
+    }
+    for column in &dataset.columns {
+        let unit = column
+            .unit
+            .as_ref()
+            .map(|unit| format!(" ({unit})"))
+            .unwrap_or_default();
+        println!("  {} {} {}{unit}", column.role, column.kind, column.name);
+    }
+    for (measure, value) in &dataset.provenance.measures {
+        println!("  {measure}: {value:.4}");
+    }
+}

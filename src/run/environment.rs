@@ -1,0 +1,78 @@
+//! `environment.json`: on what a run trains, for whoever wants to repeat it.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::RunError;
+use super::folder;
+use super::rank::Rank;
+use crate::data::Dataset;
+
+#[derive(Serialize)]
+struct Environment<'a> {
+    code_version: String,
+    command: Vec<String>,
+    started: String,
+    host: String,
+    cpu: String,
+    ranks: usize,
+    threads_per_rank: usize,
+    launched_by: String,
+    attempt: u32,
+    dataset: &'a Path,
+    data_version: String,
+}
+
+/// Writes it, anew at each start.
+pub(super) fn write(path: &Path, rank: &Rank, dataset: &Dataset) -> Result<(), RunError> {
+    let system = rustix::system::uname();
+    let environment = Environment {
+        code_version: code_version(),
+        command: std::env::args().collect(),
+        started: jiff::Timestamp::now().to_string(),
+        host: system.nodename().to_string_lossy().into_owned(),
+        cpu: cpu(),
+        ranks: rank.comm.size(),
+        threads_per_rank: rank.threads,
+        launched_by: format!("{:?}", rank.environment.source),
+        attempt: rank.environment.restart_count,
+        dataset: &dataset.folder,
+        data_version: dataset.version(),
+    };
+    let text = serde_json::to_vec_pretty(&environment)
+        .map_err(RunError::other("cannot describe the environment"))?;
+    folder::replace(path, &text)
+}
+
+/// The package's version and a digest of this very program: equal versions are equal code.
+pub(super) fn code_version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let digest = std::env::current_exe().and_then(|path| digest(&path));
+    digest.map_or_else(
+        |_| version.into(),
+        |digest| format!("{version}+{digest:016x}"),
+    )
+}
+
+fn digest(path: &Path) -> std::io::Result<u64> {
+    use std::io::Read;
+    let mut file = std::fs::File::open(path)?;
+    let (mut hash, mut buffer) = (xxhash_rust::xxh3::Xxh3::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hash.digest()),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
+
+fn cpu() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    model.map_or_else(String::new, |model| {
+        model.trim_start_matches([' ', '\t', ':']).to_owned()
+    })
+}

@@ -1,0 +1,129 @@
+//! Why a command failed, and how it says so: one message, causes included.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::checkpoint::CheckpointError;
+use crate::comm::CommError;
+use crate::config::ConfigError;
+use crate::data::Error as DataError;
+
+/// A command that could not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// What was asked for makes no sense here; trying again would not help.
+    #[error("{0}")]
+    Usage(String),
+    /// The experiment file is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The dataset is missing or wrong.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Files could not be imported.
+    #[error(transparent)]
+    Import(#[from] crate::data::import::ImportError),
+    /// The ranks lost one another.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// A checkpoint could not be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The model could not be built or computed.
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
+    /// The device refused.
+    #[error(transparent)]
+    Kernel(#[from] streamrec_kernels::Error),
+    /// A step or an evaluation failed.
+    #[error(transparent)]
+    Train(#[from] crate::train::TrainError),
+    /// The launch environment is contradictory.
+    #[error(transparent)]
+    Environment(#[from] streamrec_launcher::EnvironmentError),
+    /// The launcher could not be reached.
+    #[error(transparent)]
+    Control(#[from] streamrec_launcher::ControlError),
+    /// The ranks did not meet.
+    #[error(transparent)]
+    Rendezvous(#[from] streamrec_launcher::RendezvousError),
+    /// Another rank failed first.
+    #[error("rank {rank} failed: {reason}")]
+    OtherRank {
+        /// That rank.
+        rank: usize,
+        /// Its error.
+        reason: String,
+    },
+    /// A file of the run could not be read or written.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Anything else, with its cause.
+    #[error("{what}")]
+    Other {
+        /// What failed.
+        what: String,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl RunError {
+    pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
+    }
+
+    pub(super) fn other<E>(what: impl Into<String>) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let what = what.into();
+        move |source| Self::Other {
+            what,
+            source: source.into(),
+        }
+    }
+
+    /// The message with its causes, each once.
+    pub fn message(&self) -> String {
+        let mut message = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            cause = error.source();
+        }
+        message
+    }
+
+    /// 2 for what a restart cannot mend, else 1.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Config(_) | Self::Environment(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Prints the message and gives the exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        eprintln!("error: {}", self.message());
+        ExitCode::from(self.exit_code())
+    }
+}

@@ -1,0 +1,155 @@
+//! `streamrec evaluate`: what a run's model reaches on a split, or on data that came later.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use streamrec_kernels::Context;
+
+use super::RunError;
+use super::cli::{EvaluateArgs, SplitName};
+use super::features::Features;
+use super::folder::{self, RunFolder};
+use super::{readers, trainee};
+use crate::comm::SingleRank;
+use crate::config::Experiment;
+use crate::data::history::TrailingHistory;
+use crate::data::{Dataset, History, Split, TrailingBase};
+use crate::train::{Evaluation, LabelEvaluation, Predictor, Progress};
+
+/// One line of `evaluations.jsonl`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EvaluationRecord {
+    /// The checkpoint's step.
+    pub(super) step: u64,
+    /// Which data.
+    pub(super) data_version: String,
+    /// Which splits of it, such as `test`.
+    pub(super) split: String,
+    /// What was found, by label.
+    pub(super) labels: BTreeMap<String, LabelEvaluation>,
+}
+
+pub(super) fn run(args: &EvaluateArgs) -> Result<(), RunError> {
+    let (folder, mut experiment) = RunFolder::open(&args.run)?;
+    if args.batch == 0 {
+        return Err(RunError::Usage(
+            "--batch: expected at least 1, got 0".into(),
+        ));
+    }
+    experiment.train.global_batch = args.batch;
+    let dataset = Dataset::open(args.data.as_deref().unwrap_or(&experiment.data.dataset))?;
+    let splits = splits(args, &dataset);
+    let features = Features::read(&folder.features())?;
+    let base = match args.data {
+        Some(_) => base(&folder, &dataset)?,
+        None => None,
+    };
+    let (mut reader, plan) = readers::evaluation(
+        &experiment,
+        &dataset,
+        &splits,
+        &features.encoder,
+        &SingleRank,
+        base,
+    )?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let context = Context::cpu(threads, false)?;
+    let graph = folder.read_graph()?;
+    let schema = &features.fitted.schema;
+    let mut predictor = Predictor::new(context, &graph, schema, reader.batch_rows())?;
+    let checkpoint = trainee::chosen(&folder.checkpoints(), args.step)?;
+    trainee::restore_weights(predictor.parameters_mut(), &checkpoint)?;
+
+    let mut progress = Progress::new("evaluate", "samples", reader.rows());
+    let tick = |rows| progress.at(rows, String::new);
+    let found = Evaluation::run(&mut predictor, &SingleRank, &mut reader, &plan, tick)?;
+    progress.finish();
+    let names: Vec<String> = splits.iter().map(ToString::to_string).collect();
+    let record = EvaluationRecord {
+        step: checkpoint.step(),
+        data_version: dataset.version(),
+        split: names.join("+"),
+        labels: found.labels,
+    };
+    folder::append_line(&folder.evaluations(), &record)?;
+    print(&record, &experiment, &dataset.folder, args.json)
+}
+
+/// The split asked for; of other data everything, of the run's own the test split.
+fn splits(args: &EvaluateArgs, dataset: &Dataset) -> Vec<Split> {
+    match (args.split, &args.data) {
+        (Some(split), _) => vec![split.into()],
+        (None, None) => vec![Split::Test],
+        (None, Some(_)) => {
+            let filled = |split: &Split| dataset.splits.get(split).is_some_and(|s| s.rows > 0);
+            Split::ALL.into_iter().filter(filled).collect()
+        }
+    }
+}
+
+/// The run's own counts, for data whose trailing columns began at zero: then they begin where the
+/// run's dataset ended.
+fn base(folder: &RunFolder, dataset: &Dataset) -> Result<Option<TrailingBase>, RunError> {
+    let continues = |history: &History| history.base.is_some();
+    let known = dataset.history.as_ref().is_none_or(continues);
+    if known || dataset.trailing.is_empty() || !folder.history().exists() {
+        return Ok(None);
+    }
+    if folder.trained_on(dataset)? {
+        return Ok(None);
+    }
+    let history = Arc::new(TrailingHistory::read(&folder.history())?);
+    tracing::info!("trailing counts of this data begin where the run's own data ended");
+    Ok(Some(TrailingBase {
+        history,
+        columns: dataset.trailing.clone(),
+    }))
+}
+
+fn print(
+    record: &EvaluationRecord,
+    experiment: &Experiment,
+    dataset: &Path,
+    json: bool,
+) -> Result<(), RunError> {
+    if json {
+        let text = serde_json::to_string_pretty(record)
+            .map_err(RunError::other("the metrics have no JSON form"))?;
+        println!("{text}");
+        return Ok(());
+    }
+    let EvaluationRecord { step, split, .. } = record;
+    println!(
+        "{} at step {step} on {} ({split})",
+        experiment.name,
+        dataset.display()
+    );
+    for (label, found) in &record.labels {
+        let metrics = &found.metrics;
+        print!("  {label}: {} rows, AUC {:.4}", metrics.rows, metrics.auc);
+        if let Some(best) = found.best_auc {
+            print!(" of {best:.4} possible");
+        }
+        if let Some(gauc) = metrics.gauc {
+            print!(", GAUC {gauc:.4}");
+        }
+        println!(
+            ", log loss {:.4}, normalised entropy {:.4}, calibration {:.3}, base rate {:.4}",
+            metrics.log_loss, metrics.normalised_entropy, metrics.calibration, metrics.base_rate
+        );
+    }
+    Ok(())
+}
+
+impl From<SplitName> for Split {
+    fn from(name: SplitName) -> Self {
+        match name {
+            SplitName::Train => Self::Train,
+            SplitName::Valid => Self::Valid,
+            SplitName::Test => Self::Test,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! `streamrec export`: a trained run becomes an artifact.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use streamrec_artifact::{Artifact, FORMAT_VERSION, Manifest, ProfileBuilder, TrainingSummary};
+use streamrec_kernels::Context;
+
+use super::cli::ExportArgs;
+use super::evaluate::EvaluationRecord;
+use super::features::Features;
+use super::folder::RunFolder;
+use super::session::TrainState;
+use super::{RunError, environment, readers, trainee};
+use crate::comm::SingleRank;
+use crate::data::{Dataset, Split};
+use crate::export;
+use crate::train::{Predictor, Progress};
+
+/// Rows scored together while the profile is made.
+const BATCH_ROWS: usize = 4096;
+
+pub(super) fn run(args: &ExportArgs) -> Result<(), RunError> {
+    let (folder, mut experiment) = RunFolder::open(&args.run)?;
+    refuse_present(&args.out, args.overwrite)?;
+    let dataset = Dataset::open(&experiment.data.dataset)?;
+    let features = Features::read(&folder.features())?;
+    let (schema, encoder) = (&features.fitted.schema, &features.encoder);
+    let graph = folder.read_graph()?;
+    let checkpoint = trainee::chosen(&folder.checkpoints(), args.step)?;
+    let state: TrainState = checkpoint.state()?;
+    let manifest_experiment = serde_json::to_value(&experiment)
+        .map_err(RunError::other("the experiment has no JSON form"))?;
+    let summary = TrainingSummary {
+        model: experiment.model.kind().into(),
+        precision: "fp32".into(),
+        ranks: checkpoint.world_size(),
+        global_batch: state.global_batch,
+        steps: checkpoint.step(),
+        rows: state.rows,
+        seconds: state.seconds,
+        experiment: manifest_experiment,
+    };
+
+    experiment.train.global_batch = BATCH_ROWS;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let context = Context::cpu(threads, false)?;
+    let rows = BATCH_ROWS.max(args.golden + 2);
+    let mut predictor = Predictor::new(context, &graph, schema, rows)?;
+    trainee::restore_weights(predictor.parameters_mut(), &checkpoint)?;
+
+    let split = reference_split(&dataset);
+    let golden_rows = export::golden_rows(&dataset.pack(split)?, encoder, args.golden)?;
+    let golden = export::golden(&mut predictor, encoder, &golden_rows)?;
+    let train = [Split::Train];
+    let (mut reader, _) =
+        readers::evaluation(&experiment, &dataset, &train, encoder, &SingleRank, None)?;
+    let mut progress = Progress::new("profile", "samples", reader.rows());
+    let builder = ProfileBuilder::new(&schema.inputs, &schema.labels);
+    let tick = |rows| progress.at(rows, String::new);
+    let profile = export::profile(&mut predictor, &mut reader, builder, tick)?;
+    progress.finish();
+
+    let artifact = Artifact {
+        manifest: Manifest {
+            format_version: FORMAT_VERSION,
+            name: experiment.name.clone(),
+            created: jiff::Timestamp::now(),
+            data_version: dataset.version(),
+            code_version: environment::code_version(),
+            seed: experiment.seed,
+            metrics: metrics(&folder, checkpoint.step())?,
+            training: summary,
+            schema: schema.clone(),
+            graph,
+            files: BTreeMap::new(),
+        },
+        weights: export::weights(predictor.parameters()),
+        vocabularies: features.fitted.vocabularies,
+        golden,
+        profile,
+    };
+    write(&artifact, &args.out)?;
+    println!(
+        "{} (step {}) is in {}",
+        experiment.name,
+        checkpoint.step(),
+        args.out.display()
+    );
+    Ok(())
+}
+
+/// Rows that the model was not trained on, where there are some.
+fn reference_split(dataset: &Dataset) -> Split {
+    let filled = |split: &Split| dataset.splits.get(split).is_some_and(|file| file.rows > 0);
+    let wanted = [Split::Test, Split::Valid, Split::Train];
+    wanted.into_iter().find(filled).unwrap_or(Split::Train)
+}
+
+fn refuse_present(out: &Path, overwrite: bool) -> Result<(), RunError> {
+    if !out.exists() {
+        return Ok(());
+    }
+    let shown = out.display();
+    if !overwrite {
+        return Err(RunError::Usage(format!(
+            "{shown} exists; replace the artifact in it by --overwrite, or choose another --out"
+        )));
+    }
+    if !out.join(streamrec_artifact::MANIFEST_FILE).exists() {
+        return Err(RunError::Usage(format!(
+            "{shown} holds no artifact, so it is not overwritten; choose another --out"
+        )));
+    }
+    Ok(())
+}
+
+/// Writes beside an artifact that is to be replaced, so that there always is a whole one.
+fn write(artifact: &Artifact, out: &Path) -> Result<(), RunError> {
+    let failed = || RunError::other(format!("cannot write the artifact {}", out.display()));
+    if !out.exists() {
+        return artifact.write(out).map_err(failed());
+    }
+    let name = out
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let (next, old) = (
+        out.with_file_name(format!(".{name}.next")),
+        out.with_file_name(format!(".{name}.old")),
+    );
+    for leftover in [&next, &old] {
+        if leftover.exists() {
+            std::fs::remove_dir_all(leftover).map_err(RunError::file("remove", leftover))?;
+        }
+    }
+    artifact.write(&next).map_err(failed())?;
+    std::fs::rename(out, &old).map_err(RunError::file("rename", out))?;
+    std::fs::rename(&next, out).map_err(RunError::file("rename", &next))?;
+    std::fs::remove_dir_all(&old).map_err(RunError::file("remove", &old))
+}
+
+/// What was measured of this checkpoint: by validation while it trained, and by
+/// `streamrec evaluate`.
+fn metrics(folder: &RunFolder, step: u64) -> Result<BTreeMap<String, f64>, RunError> {
+    let mut found = BTreeMap::new();
+    let read = |path: &Path| match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        result => result.map_err(RunError::file("read", path)),
+    };
+    for line in read(&folder.metrics())?.lines() {
+        let Ok(record) = serde_json::from_str::<serde_json::Value>(line) else {
+            continue;
+        };
+        let Some(label) = record["kind"]
+            .as_str()
+            .and_then(|kind| kind.strip_prefix("valid/"))
+        else {
+            continue;
+        };
+        if record["step"] == step {
+            for metric in ["auc", "log_loss", "calibration", "gauc"] {
+                if let Some(value) = record[metric].as_f64() {
+                    found.insert(format!("valid.{label}.{metric}"), value);
+                }
+            }
+        }
+    }
+    for line in read(&folder.evaluations())?.lines() {
+        let Ok(record) = serde_json::from_str::<EvaluationRecord>(line) else {
+            continue;
+        };
+        for (label, evaluation) in record.labels.iter().filter(|_| record.step == step) {
+            let metrics = &evaluation.metrics;
+            let split = &record.split;
+            found.insert(format!("{split}.{label}.auc"), metrics.auc);
+            found.insert(format!("{split}.{label}.log_loss"), metrics.log_loss);
+        }
+    }
+    found.retain(|_, value| value.is_finite());
+    Ok(found)
+}

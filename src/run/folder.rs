@@ -1,0 +1,213 @@
+//! A run's folder: what stands where.
+//!
+//! ```text
+//! runs/NAME/
+//!     experiment.toml     the resolved experiment
+//!     environment.json    program, machine, world and dataset of the last start
+//!     features/           schema.json and vocabularies.safetensors, fitted on the training split
+//!     dataset.json        the description of the dataset that it trains on
+//!     history.bin         trailing counts at the end of that dataset
+//!     checkpoints/        docs/formats/checkpoint.md
+//!     graph.json          the model
+//!     metrics.jsonl       one record a line
+//!     evaluations.jsonl   what `streamrec evaluate` found
+//!     tensorboard/        event files
+//!     logs/               each rank's output, when launched
+//! ```
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use streamrec_artifact::Graph;
+
+use super::RunError;
+use crate::checkpoint::CheckpointFolder;
+use crate::config::Experiment;
+use crate::data::Dataset;
+
+const DATASET_FILE: &str = "dataset.json";
+const HISTORY_FILE: &str = "history.bin";
+
+/// The folder of one run.
+#[derive(Debug, Clone)]
+pub(super) struct RunFolder {
+    root: PathBuf,
+}
+
+impl RunFolder {
+    pub(super) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    /// An existing run, to evaluate or export.
+    pub(super) fn open(root: &Path) -> Result<(Self, Experiment), RunError> {
+        let folder = Self::new(root);
+        let path = folder.experiment();
+        if !path.exists() {
+            return Err(RunError::Usage(format!(
+                "{} is no run: it holds no experiment.toml; train one with `streamrec launch`",
+                root.display()
+            )));
+        }
+        let experiment = Experiment::load(&path, &[])?;
+        Ok((folder, experiment))
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn experiment(&self) -> PathBuf {
+        self.root.join("experiment.toml")
+    }
+
+    pub(super) fn environment(&self) -> PathBuf {
+        self.root.join("environment.json")
+    }
+
+    pub(super) fn features(&self) -> PathBuf {
+        self.root.join("features")
+    }
+
+    pub(super) fn history(&self) -> PathBuf {
+        self.root.join(HISTORY_FILE)
+    }
+
+    pub(super) fn dataset(&self) -> PathBuf {
+        self.root.join(DATASET_FILE)
+    }
+
+    /// Keeps what later data needs to go on from this dataset: its description and counts.
+    pub(super) fn keep_history(&self, dataset: &Dataset) -> Result<(), RunError> {
+        let mut files = vec![(dataset.folder.join(DATASET_FILE), self.dataset())];
+        if dataset.history.is_some() {
+            files.push((dataset.folder.join(HISTORY_FILE), self.history()));
+        }
+        for (from, to) in files {
+            fs::copy(&from, &to).map_err(RunError::file("copy", &from))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the run was trained on this very data.
+    pub(super) fn trained_on(&self, dataset: &Dataset) -> Result<bool, RunError> {
+        let path = self.dataset();
+        let text = fs::read(&path).map_err(RunError::file("read", &path))?;
+        let own: Dataset = serde_json::from_slice(&text)
+            .map_err(RunError::other(format!("{} is damaged", path.display())))?;
+        Ok(own.version() == dataset.version())
+    }
+
+    pub(super) fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    pub(super) fn evaluations(&self) -> PathBuf {
+        self.root.join("evaluations.jsonl")
+    }
+
+    fn graph(&self) -> PathBuf {
+        self.root.join("graph.json")
+    }
+
+    pub(super) fn write_graph(&self, graph: &Graph) -> Result<(), RunError> {
+        let text = serde_json::to_vec_pretty(graph)
+            .map_err(RunError::other("the graph has no JSON form"))?;
+        replace(&self.graph(), &text)
+    }
+
+    /// The model as it was trained, whoever wrote it.
+    pub(super) fn read_graph(&self) -> Result<Graph, RunError> {
+        let path = self.graph();
+        let text = fs::read(&path).map_err(RunError::file("read", &path))?;
+        serde_json::from_slice(&text)
+            .map_err(RunError::other(format!("{} is no graph", path.display())))
+    }
+
+    pub(super) fn checkpoints(&self) -> CheckpointFolder {
+        CheckpointFolder::new(self.root.join("checkpoints"))
+    }
+
+    pub(super) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// An error where a run is already there.
+    pub(super) fn refuse_present(&self) -> Result<(), RunError> {
+        if self.experiment().exists() {
+            return Err(RunError::Usage(format!(
+                "{} already holds a run; go on with it by --resume, replace it by --overwrite, or \
+                 choose another folder by --set output=FOLDER",
+                self.root.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Makes the folder ready for a fresh run. What is not a run is never removed.
+    pub(super) fn prepare(&self, overwrite: bool) -> Result<(), RunError> {
+        if !overwrite {
+            self.refuse_present()?;
+        }
+        if self.experiment().exists() {
+            // Logs stay: the launcher that started this very rank writes there.
+            for folder in ["checkpoints", "features", "tensorboard"] {
+                remove(&self.root.join(folder))?;
+            }
+            let files = [
+                "metrics.jsonl",
+                "evaluations.jsonl",
+                "graph.json",
+                DATASET_FILE,
+                HISTORY_FILE,
+                "environment.json",
+            ];
+            // The experiment goes last: as long as it is there, the folder is a run.
+            for file in files.into_iter().chain(["experiment.toml"]) {
+                remove(&self.root.join(file))?;
+            }
+        }
+        fs::create_dir_all(&self.root).map_err(RunError::file("make", &self.root))
+    }
+}
+
+fn remove(path: &Path) -> Result<(), RunError> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else if path.exists() {
+        fs::remove_file(path)
+    } else {
+        Ok(())
+    };
+    removed.map_err(RunError::file("remove", path))
+}
+
+/// Writes `path` so that a reader sees the old file or the new one, whatever happens.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    let temporary = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(RunError::file("write", path))
+}
+
+/// Adds one JSON record to a file of lines.
+pub(super) fn append_line(path: &Path, record: &impl Serialize) -> Result<(), RunError> {
+    let mut text = serde_json::to_string(record).map_err(RunError::other(format!(
+        "a line of {} has no JSON form",
+        path.display()
+    )))?;
+    text.push('\n');
+    let append = || {
+        let mut file = File::options().create(true).append(true).open(path)?;
+        file.write_all(text.as_bytes())
+    };
+    append().map_err(RunError::file("write", path))
+}

@@ -1,0 +1,89 @@
+//! `streamrec launch`: ranks of `streamrec train` on this host, watched and restarted.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use streamrec_launcher::{FirstRankOutput, Job, LaunchError, launch};
+
+use super::RunError;
+use super::cli::{LaunchArgs, TrainArgs};
+use super::folder::RunFolder;
+use crate::config::Experiment;
+
+pub(super) fn run(args: &LaunchArgs) -> ExitCode {
+    match job(args) {
+        Ok(job) => finish(&job),
+        Err(error) => error.report(),
+    }
+}
+
+/// Checks the experiment once, before any rank starts.
+fn job(args: &LaunchArgs) -> Result<Job, RunError> {
+    if !args.stuck_after.is_finite() || args.stuck_after <= 0.0 {
+        return Err(RunError::Usage(format!(
+            "--stuck-after: expected seconds above 0, got {}",
+            args.stuck_after
+        )));
+    }
+    let experiment = Experiment::load(&args.train.config, &args.train.set)?;
+    let folder = RunFolder::new(&experiment.output);
+    if !args.train.resume && !args.train.overwrite {
+        folder.refuse_present()?;
+    }
+    let program =
+        std::env::current_exe().map_err(RunError::other("cannot find this program's own file"))?;
+    let mut job = Job::new(program, args.nproc, folder.logs());
+    job.args = rank_arguments(&args.train);
+    job.max_restarts = args.max_restarts;
+    job.pin_cores = !args.no_pin;
+    job.first_rank = FirstRankOutput::Direct;
+    job.timing.stuck_after = Duration::from_secs_f64(args.stuck_after);
+    // Ranks that lost a peer have nothing left to save.
+    job.timing.failure_grace = Duration::from_secs(2);
+    Ok(job)
+}
+
+fn rank_arguments(train: &TrainArgs) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["train".into(), train.config.clone().into()];
+    for entry in &train.set {
+        arguments.extend(["--set".into(), entry.into()]);
+    }
+    if train.resume {
+        arguments.push("--resume".into());
+    }
+    if train.overwrite {
+        arguments.push("--overwrite".into());
+    }
+    if let Some(artifact) = &train.warm_start {
+        arguments.extend(["--warm-start".into(), artifact.clone().into()]);
+    }
+    arguments
+}
+
+fn finish(job: &Job) -> ExitCode {
+    match launch(job) {
+        Ok(report) => {
+            if !report.failures.is_empty() {
+                tracing::info!(restarts = report.failures.len(), "the job ended well");
+            }
+            exit_code(report.exit_code())
+        }
+        Err(error) => {
+            let code = error.exit_code();
+            report(error);
+            exit_code(code)
+        }
+    }
+}
+
+fn report(error: LaunchError) {
+    eprintln!(
+        "error: {}",
+        RunError::other("the job did not finish")(error).message()
+    );
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

@@ -1,0 +1,178 @@
+//! One rank of a job: who it is, whom it talks to, how many threads it has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamrec_kernels::Context;
+use streamrec_launcher::job::THREADS_VARIABLE;
+use streamrec_launcher::{LostLauncher, RankEnvironment, Reporter, Store, bind_to_parent};
+
+use super::RunError;
+use crate::comm::{CommError, Communicator, Observer, Settings, SharedMemory, SingleRank};
+use crate::config::Experiment;
+
+/// How long ranks wait for one another before the first step.
+const MEETING_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A rank that has met the others.
+pub(super) struct Rank {
+    pub(super) environment: RankEnvironment,
+    pub(super) reporter: Reporter,
+    pub(super) comm: Arc<dyn Communicator>,
+    pub(super) threads: usize,
+}
+
+impl Rank {
+    /// Learns from the environment who this process is. Comes first, so that a failure before the
+    /// ranks meet is reported too.
+    pub(super) fn identify() -> Result<(RankEnvironment, Reporter), RunError> {
+        let environment = RankEnvironment::from_process()?;
+        let reporter = Reporter::from_process(&environment, LostLauncher::Exit)?;
+        if environment.world_size > 1 {
+            // Best effort: the reporter notices a lost launcher as well, only later.
+            let _ = bind_to_parent();
+        }
+        Ok((environment, reporter))
+    }
+
+    /// Meets the other ranks.
+    pub(super) fn join(
+        environment: RankEnvironment,
+        reporter: Reporter,
+        experiment: &Experiment,
+    ) -> Result<Self, RunError> {
+        if environment.local_world_size != environment.world_size {
+            return Err(RunError::Usage(format!(
+                "the job spans hosts ({} of {} ranks are here), but the shared-memory communicator \
+                 joins the ranks of one host; start all ranks on one host",
+                environment.local_world_size, environment.world_size
+            )));
+        }
+        reporter.set_phase("meet");
+        let timeout = Duration::from_secs_f64(experiment.parallel.timeout_s);
+        let comm = connect(&environment, &reporter, timeout)?;
+        let threads = threads(experiment, &environment)?;
+        tracing::info!(
+            rank = environment.rank,
+            world = environment.world_size,
+            threads,
+            source = ?environment.source,
+            attempt = environment.restart_count,
+            "rank is ready"
+        );
+        Ok(Self {
+            environment,
+            reporter,
+            comm,
+            threads,
+        })
+    }
+
+    /// Opens the device.
+    pub(super) fn context(&self) -> Result<Context, RunError> {
+        // The launcher has bound the whole process to its cores already.
+        Ok(Context::cpu(self.threads, false)?)
+    }
+
+    /// Tells all ranks how something went on each: a failure of one is a failure of all, before
+    /// anyone waits for what never comes. Collective.
+    pub(super) fn agree(&self, local: Result<(), RunError>) -> Result<(), RunError> {
+        let message = local
+            .as_ref()
+            .err()
+            .map(RunError::message)
+            .unwrap_or_default();
+        let outcomes = self.comm.all_gather_bytes(message.into_bytes()).wait()?;
+        local?;
+        match outcomes.iter().position(|message| !message.is_empty()) {
+            None => Ok(()),
+            Some(rank) => {
+                let reason = String::from_utf8_lossy(&outcomes[rank]).into_owned();
+                Err(RunError::OtherRank { rank, reason })
+            }
+        }
+    }
+
+    /// Rank 0 speaks for all: it writes files, shows progress and prints results.
+    pub(super) fn is_first(&self) -> bool {
+        self.comm.rank() == 0
+    }
+}
+
+fn connect(
+    environment: &RankEnvironment,
+    reporter: &Reporter,
+    timeout: Duration,
+) -> Result<Arc<dyn Communicator>, RunError> {
+    if environment.world_size == 1 {
+        return Ok(Arc::new(SingleRank));
+    }
+    let store = Store::join(environment, MEETING_TIMEOUT)?;
+    let settings = Settings {
+        timeout,
+        observer: Arc::new(Reports(reporter.clone())),
+        ..Settings::default()
+    };
+    let (rank, size) = (environment.rank, environment.world_size);
+    let comm = SharedMemory::connect(rank, size, &store, settings)?;
+    // The store goes with rank 0: nobody may still need it.
+    store.barrier("connected", MEETING_TIMEOUT)?;
+    Ok(Arc::new(comm))
+}
+
+/// The setting, else the launcher's share, else all cores divided by the ranks of the host.
+fn threads(experiment: &Experiment, environment: &RankEnvironment) -> Result<usize, RunError> {
+    if let Some(threads) = experiment.train.threads {
+        return Ok(threads);
+    }
+    if let Ok(value) = std::env::var(THREADS_VARIABLE) {
+        return value
+            .parse()
+            .ok()
+            .filter(|threads| *threads > 0)
+            .ok_or_else(|| {
+                RunError::Usage(format!(
+                    "{THREADS_VARIABLE}={value}: expected a number above 0"
+                ))
+            });
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok((cores / environment.local_world_size).max(1))
+}
+
+/// Tells the launcher what the communicator waits for.
+struct Reports(Reporter);
+
+impl Observer for Reports {
+    fn enter(&self, collective: &'static str, sequence: u64) {
+        self.0.enter_collective(collective, sequence);
+    }
+
+    fn leave(&self) {
+        self.0.leave_collective();
+    }
+
+    fn waiting_for(&self, ranks: &[usize]) {
+        self.0.set_waiting_for(ranks);
+    }
+}
+
+/// The ranks whose loss an error names, so that the launcher blames them and not this one.
+pub(super) fn lost_ranks(error: &RunError) -> Vec<usize> {
+    let comm = match error {
+        RunError::OtherRank { rank, .. } => return vec![*rank],
+        RunError::Comm(error) => error,
+        RunError::Train(error) => match error.comm() {
+            Some(error) => error,
+            None => return Vec::new(),
+        },
+        RunError::Checkpoint(crate::checkpoint::CheckpointError::Comm(error)) => error,
+        _ => return Vec::new(),
+    };
+    match comm {
+        CommError::Timeout { missing, .. } => missing.clone(),
+        CommError::Lost { ranks, .. } => ranks.clone(),
+        CommError::PeerFailed { rank, .. } => vec![*rank],
+        _ => Vec::new(),
+    }
+}

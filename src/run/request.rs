@@ -1,0 +1,166 @@
+//! `streamrec request`: sends an artifact's golden examples to a server and compares the answers.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+use streamrec_artifact::{
+    Artifact, Golden, InputColumn, MISSING_KEY, MISSING_TIME, RawColumn, SourceType,
+};
+
+use super::RunError;
+use super::cli::RequestArgs;
+
+/// How far a served probability may lie from the trainer's.
+const TOLERANCE: f64 = 1e-5;
+
+pub(super) fn run(args: &RequestArgs) -> Result<(), RunError> {
+    let artifact = Artifact::read(&args.artifact).map_err(RunError::other(format!(
+        "cannot read the artifact {}",
+        args.artifact.display()
+    )))?;
+    let rows = args.rows.min(artifact.golden.raw.rows);
+    let body = body(&artifact, rows);
+    let name = &artifact.manifest.name;
+    let url = format!(
+        "{}/v2/models/{name}/infer",
+        args.server.trim_end_matches('/')
+    );
+    let began = Instant::now();
+    let answer = post(&url, &body)?;
+    let took = began.elapsed();
+    compare(&artifact, &answer, rows)?;
+    println!(
+        "{rows} rows in {:.2} ms: the server's scores are the trainer's",
+        took.as_secs_f64() * 1e3
+    );
+    Ok(())
+}
+
+fn body(artifact: &Artifact, rows: usize) -> Value {
+    let schema = &artifact.manifest.schema;
+    let columns = schema.inputs.iter().zip(&artifact.golden.raw.columns);
+    let inputs: Vec<Value> = columns
+        .map(|(input, column)| tensor(input, column, rows))
+        .collect();
+    json!({ "inputs": inputs })
+}
+
+/// One input of the request: golden examples hold keys, which go as they are.
+fn tensor(input: &InputColumn, column: &RawColumn, rows: usize) -> Value {
+    let (datatype, shape, data): (&str, Value, Vec<Value>) = match column {
+        RawColumn::Dense(values) => {
+            let number = |value: &f32| match value.is_nan() {
+                true => Value::Null,
+                false => json!(f64::from(*value)),
+            };
+            (
+                "FP64",
+                json!([rows]),
+                values[..rows].iter().map(number).collect(),
+            )
+        }
+        RawColumn::Time(times) => {
+            let time = |time: &i64| {
+                if *time == MISSING_TIME {
+                    Value::Null
+                } else {
+                    json!(time)
+                }
+            };
+            (
+                "INT64",
+                json!([rows]),
+                times[..rows].iter().map(time).collect(),
+            )
+        }
+        RawColumn::Key(keys) => (
+            datatype(input),
+            json!([rows]),
+            keys[..rows].iter().map(|k| key(input, *k)).collect(),
+        ),
+        RawColumn::KeyList { offsets, keys } => {
+            let list = |row: usize| {
+                let range = offsets[row] as usize..offsets[row + 1] as usize;
+                Value::Array(keys[range].iter().map(|k| key(input, *k)).collect())
+            };
+            (
+                datatype(input),
+                json!([rows, -1]),
+                (0..rows).map(list).collect(),
+            )
+        }
+    };
+    let mut tensor = Map::new();
+    tensor.insert("name".into(), input.name.clone().into());
+    tensor.insert("shape".into(), shape);
+    tensor.insert("datatype".into(), datatype.into());
+    tensor.insert("data".into(), data.into());
+    Value::Object(tensor)
+}
+
+fn datatype(input: &InputColumn) -> &'static str {
+    match input.source {
+        SourceType::Integer => "INT64",
+        _ => "UINT64",
+    }
+}
+
+fn key(input: &InputColumn, key: u64) -> Value {
+    match (key, input.source) {
+        (MISSING_KEY, _) => Value::Null,
+        (_, SourceType::Integer) => json!(key as i64),
+        _ => json!(key),
+    }
+}
+
+fn post(url: &str, body: &Value) -> Result<Value, RunError> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(Duration::from_secs(30)))
+        .http_status_as_error(false)
+        .build()
+        .into();
+    let mut response = agent
+        .post(url)
+        .send_json(body)
+        .map_err(RunError::other(format!(
+            "no answer from {url}; is streamrec-serve running?"
+        )))?;
+    let status = response.status();
+    let answer: Value = response
+        .body_mut()
+        .read_json()
+        .map_err(RunError::other(format!(
+            "{url} did not answer JSON (status {status})"
+        )))?;
+    if status.is_success() {
+        Ok(answer)
+    } else {
+        Err(RunError::Usage(format!(
+            "{url} answered {status}: {}",
+            answer["error"]
+        )))
+    }
+}
+
+fn compare(artifact: &Artifact, answer: &Value, rows: usize) -> Result<(), RunError> {
+    let labels = &artifact.manifest.schema.labels;
+    let Golden { probabilities, .. } = &artifact.golden;
+    for (at, label) in labels.iter().enumerate() {
+        let outputs = answer["outputs"].as_array();
+        let output = outputs.and_then(|all| all.iter().find(|output| output["name"] == **label));
+        let data = output.and_then(|output| output["data"].as_array());
+        for row in 0..rows {
+            let expected = f64::from(probabilities[row * labels.len() + at]);
+            let got = data.and_then(|data| data.get(row)?.as_f64());
+            let differs = got.is_none_or(|got| (got - expected).abs() > TOLERANCE);
+            if differs {
+                return Err(RunError::Usage(format!(
+                    "row {row}, label `{label}`: the trainer's probability is {expected}, the \
+                     server answered {got:?}; does it serve another version?"
+                )));
+            }
+            println!("  row {row} {label} {expected:.6}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,369 @@
+//! The steps of a run, with evaluations, checkpoints and a journal between them.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::RunError;
+use super::folder::RunFolder;
+use super::rank::Rank;
+use super::stop::StopSignal;
+use super::train::TrainOutcome;
+use crate::checkpoint::{Checkpoint, CheckpointError, Saver, Snapshot};
+use crate::config::Experiment;
+use crate::data::{Batch, BatchReader};
+use crate::train::metrics::{Predictions, auc};
+use crate::train::{Evaluation, EvaluationPlan, Journal, Predict, Progress, StepOutcome, Trainer};
+
+/// Where a run stands: what a checkpoint holds besides tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TrainState {
+    /// The epoch of the next batch, from 0.
+    pub(super) epoch: u64,
+    /// Its place in that epoch, from 0.
+    pub(super) epoch_step: u64,
+    /// Steps taken.
+    pub(super) step: u64,
+    /// Samples seen.
+    pub(super) rows: u64,
+    /// Time trained, over all attempts, in seconds.
+    pub(super) seconds: f64,
+    /// The order of samples depends on these two.
+    pub(super) global_batch: usize,
+    pub(super) seed: u64,
+    /// The loss of the best evaluation.
+    pub(super) best_loss: Option<f64>,
+    /// Evaluations since then.
+    pub(super) evaluations_without_better: u64,
+}
+
+impl TrainState {
+    /// The beginning.
+    pub(super) fn new(experiment: &Experiment) -> Self {
+        Self {
+            epoch: 0,
+            epoch_step: 0,
+            step: 0,
+            rows: 0,
+            seconds: 0.0,
+            global_batch: experiment.train.global_batch,
+            seed: experiment.seed,
+            best_loss: None,
+            evaluations_without_better: 0,
+        }
+    }
+
+    /// The state of `checkpoint`, if this run can go on from it.
+    pub(super) fn resume(self, checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+        let saved: Self = checkpoint.state()?;
+        if (saved.global_batch, saved.seed) != (self.global_batch, self.seed) {
+            return Err(CheckpointError::Mismatch {
+                path: checkpoint.folder().to_owned(),
+                problem: format!(
+                    "it has global_batch {} and seed {}, the experiment {} and {}",
+                    saved.global_batch, saved.seed, self.global_batch, self.seed
+                ),
+            });
+        }
+        Ok(saved)
+    }
+}
+
+/// A run under way, on one rank.
+pub(super) struct Session<'a> {
+    rank: Rank,
+    experiment: &'a Experiment,
+    trainer: Trainer,
+    training: BatchReader,
+    validation: Option<(BatchReader, EvaluationPlan)>,
+    saver: Saver,
+    state: TrainState,
+    /// On rank 0.
+    journal: Option<Journal>,
+    progress: Progress,
+    window: Window,
+}
+
+/// What happened since the last line of the journal.
+struct Window {
+    began: Instant,
+    rows: u64,
+    loss: f64,
+    steps: u64,
+    waited: Duration,
+    predictions: Predictions,
+    auc: Option<f64>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            rows: 0,
+            loss: 0.0,
+            steps: 0,
+            waited: Duration::ZERO,
+            predictions: Predictions::default(),
+            auc: None,
+        }
+    }
+}
+
+/// One line of the journal.
+#[derive(Serialize)]
+struct TrainRecord {
+    epoch: u64,
+    /// Mean over the window's steps.
+    loss: f64,
+    /// Of the first label, over all ranks.
+    auc: f64,
+    samples_per_s: f64,
+    learning_rate_factor: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gradient_norm: Option<f64>,
+    /// Time that rank 0 waited for gradients, a step.
+    waited_ms: f64,
+}
+
+/// Why the steps ended.
+enum End {
+    Finished,
+    Stopped,
+}
+
+impl<'a> Session<'a> {
+    #[allow(clippy::too_many_arguments)] // Each is made by another part; a struct would only rename them.
+    pub(super) fn new(
+        rank: Rank,
+        experiment: &'a Experiment,
+        folder: &RunFolder,
+        trainer: Trainer,
+        training: BatchReader,
+        validation: Option<(BatchReader, EvaluationPlan)>,
+        saver: Saver,
+        state: TrainState,
+    ) -> Result<Self, RunError> {
+        let (mut journal, mut progress) = (None, Progress::silent());
+        if rank.is_first() {
+            let opened = Journal::open(folder.root(), state.step);
+            journal = Some(opened.map_err(RunError::file("write into", folder.root()))?);
+            let epochs = training.rows() * experiment.train.epochs;
+            let steps = experiment
+                .train
+                .max_steps
+                .map(|steps| steps * state.global_batch as u64);
+            progress = Progress::new("train", "samples", steps.map_or(epochs, |s| s.min(epochs)));
+        }
+        Ok(Self {
+            rank,
+            experiment,
+            trainer,
+            training,
+            validation,
+            saver,
+            state,
+            journal,
+            progress,
+            window: Window::default(),
+        })
+    }
+
+    /// Trains to the end, or until a signal asks to stop.
+    pub(super) fn run(mut self, signal: &StopSignal) -> Result<TrainOutcome, RunError> {
+        let end = self.train(signal)?;
+        self.rank.reporter.set_phase("last checkpoint");
+        self.saver.finish()?;
+        self.progress.finish();
+        let TrainState {
+            step, best_loss, ..
+        } = self.state;
+        if let (End::Stopped, signal) = (&end, signal.received()) {
+            tracing::info!(step, "stopped; `--resume` goes on from here");
+            // Another rank may have been asked, and not this one.
+            return Ok(TrainOutcome::Stopped {
+                signal: signal.unwrap_or(signal_hook::consts::SIGTERM),
+            });
+        }
+        if self.rank.is_first() {
+            let (seconds, rows) = (self.state.seconds, self.state.rows);
+            let samples_per_s = (rows as f64 / seconds.max(1e-9)).round();
+            tracing::info!(step, seconds, samples_per_s, best_loss, "training is done");
+        }
+        Ok(TrainOutcome::Finished {
+            steps: step,
+            best_loss,
+        })
+    }
+
+    fn train(&mut self, signal: &StopSignal) -> Result<End, RunError> {
+        while self.state.epoch < self.experiment.train.epochs && !self.is_done() {
+            self.training
+                .start(self.state.epoch, self.state.epoch_step)?;
+            self.rank.reporter.set_phase("train");
+            while let Some(batch) = self.training.next()? {
+                let stop = self.step(batch, signal)?;
+                let evaluated = self.evaluate_if_due()?;
+                self.save_if_due(evaluated, stop)?;
+                if stop {
+                    return Ok(End::Stopped);
+                }
+                if self.is_done() {
+                    return Ok(End::Finished);
+                }
+            }
+            // A run of no batches at all, or one resumed at the very end of an epoch.
+            if self.state.epoch_step > 0 || self.training.steps_per_epoch() == 0 {
+                self.next_epoch();
+            }
+        }
+        Ok(End::Finished)
+    }
+
+    /// Whether the budget of steps is spent or patience is at its end.
+    fn is_done(&self) -> bool {
+        let steps = self
+            .experiment
+            .train
+            .max_steps
+            .is_some_and(|max| self.state.step >= max);
+        let patience = self.experiment.train.early_stopping.as_ref();
+        let bored = patience.is_some_and(|p| self.state.evaluations_without_better > p.patience);
+        steps || bored
+    }
+
+    fn next_epoch(&mut self) {
+        self.state.epoch += 1;
+        self.state.epoch_step = 0;
+    }
+
+    fn step(&mut self, batch: Batch, signal: &StopSignal) -> Result<bool, RunError> {
+        let (began, step) = (Instant::now(), self.state.step + 1);
+        self.rank.reporter.set_step(step);
+        let outcome = self
+            .trainer
+            .step(&batch, step, signal.received().is_some())?;
+        self.state.step = step;
+        self.state.epoch_step += 1;
+        let left =
+            self.training.rows() - (self.state.epoch_step - 1) * self.state.global_batch as u64;
+        let rows = left.min(self.state.global_batch as u64);
+        self.state.rows += rows;
+        self.state.seconds += began.elapsed().as_secs_f64();
+        if self.state.epoch_step == self.training.steps_per_epoch() {
+            self.next_epoch();
+        }
+        self.window.add(&batch, &outcome, rows, &self.trainer);
+        self.training.recycle(batch);
+        if step.is_multiple_of(self.experiment.train.log_every_steps) {
+            self.write_window(&outcome)?;
+        }
+        let (loss, auc) = (outcome.loss, self.window.auc);
+        self.progress.at(self.state.rows, || match auc {
+            Some(auc) => format!("loss {loss:.4} auc {auc:.4}"),
+            None => format!("loss {loss:.4}"),
+        });
+        Ok(outcome.stop)
+    }
+
+    /// Collective: the AUC is of all ranks.
+    fn write_window(&mut self, outcome: &StepOutcome) -> Result<(), RunError> {
+        let auc = auc(self.rank.comm.as_ref(), &self.window.predictions)?;
+        let window = std::mem::take(&mut self.window);
+        self.window.auc = Some(auc);
+        let record = TrainRecord {
+            epoch: self.state.epoch,
+            loss: window.loss / window.steps as f64,
+            auc,
+            samples_per_s: window.rows as f64 / window.began.elapsed().as_secs_f64(),
+            learning_rate_factor: self.trainer.learning_rate_factor(self.state.step),
+            gradient_norm: outcome.gradient_norm,
+            waited_ms: window.waited.as_secs_f64() * 1e3 / window.steps as f64,
+        };
+        self.write("train", &record)
+    }
+
+    fn write(&mut self, kind: &str, record: &impl Serialize) -> Result<(), RunError> {
+        match &mut self.journal {
+            Some(journal) => journal
+                .write(kind, self.state.step, record)
+                .map_err(RunError::other(
+                    "cannot write metrics.jsonl or TensorBoard's file",
+                )),
+            None => Ok(()),
+        }
+    }
+
+    /// Evaluates at the steps that the experiment asks for, else at the end of each epoch. Returns
+    /// the loss where one was made and it is the best so far. Collective.
+    fn evaluate_if_due(&mut self) -> Result<Option<f64>, RunError> {
+        let due = match self.experiment.train.evaluate_every_steps {
+            Some(every) => self.state.step.is_multiple_of(every),
+            None => self.state.epoch_step == 0,
+        };
+        let due = due || self.is_done();
+        let Some((reader, plan)) = self.validation.as_mut().filter(|_| due) else {
+            return Ok(None);
+        };
+        self.rank.reporter.set_phase("evaluate");
+        let reporter = &self.rank.reporter;
+        let comm = self.rank.comm.as_ref();
+        let tick = |_| reporter.tick();
+        let evaluation = Evaluation::run(&mut self.trainer, comm, reader, plan, tick)?;
+        for (label, found) in &evaluation.labels {
+            self.write(&format!("valid/{label}"), found)?;
+            if self.rank.is_first() {
+                let (auc, log_loss) = (found.metrics.auc, found.metrics.log_loss);
+                tracing::info!(step = self.state.step, label, auc, log_loss, "validation");
+            }
+        }
+        let loss = evaluation.loss();
+        let better = self.state.best_loss.is_none_or(|best| loss < best);
+        if better {
+            self.state.best_loss = Some(loss);
+            self.state.evaluations_without_better = 0;
+        } else {
+            self.state.evaluations_without_better += 1;
+        }
+        // The evaluation does not count as training time.
+        self.window.began = Instant::now();
+        self.rank.reporter.set_phase("train");
+        Ok(better.then_some(loss))
+    }
+
+    /// Starts a checkpoint where one is due, or where this is the best so far. Collective.
+    fn save_if_due(&mut self, best_loss: Option<f64>, stop: bool) -> Result<(), RunError> {
+        let every = self.experiment.checkpoint.every_steps;
+        let last = self.is_done() || self.state.epoch >= self.experiment.train.epochs;
+        let due = every.is_some_and(|every| self.state.step.is_multiple_of(every));
+        if !(due || last || stop || best_loss.is_some()) {
+            return Ok(());
+        }
+        let (rank, size) = (self.rank.comm.rank(), self.rank.comm.size());
+        let tensors = self.trainer.named_tensors();
+        let mut snapshot =
+            Snapshot::of_replicated(self.state.step, &self.state, tensors, rank, size)
+                .map_err(RunError::other("the state of the run has no JSON form"))?;
+        if let Some(loss) = best_loss {
+            snapshot = snapshot.with_best_loss(loss);
+        }
+        Ok(self.saver.save(snapshot)?)
+    }
+}
+
+impl Window {
+    fn add(&mut self, batch: &Batch, outcome: &StepOutcome, rows: u64, trainer: &Trainer) {
+        self.rows += rows;
+        self.loss += outcome.loss;
+        self.steps += 1;
+        self.waited += outcome.waited;
+        // Of a batch worked through in pieces, these are the last piece's.
+        let (heads, probabilities) = (trainer.heads(), trainer.last_probabilities());
+        let first = batch.rows - probabilities.len() / heads;
+        for row in first..batch.filled {
+            let probability = probabilities[(row - first) * heads];
+            let (label, weight) = (batch.labels[row * heads], batch.weights[row]);
+            self.predictions.push(probability, label, weight, None);
+        }
+    }
+}

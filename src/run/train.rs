@@ -1,0 +1,238 @@
+//! `streamrec train`: one rank of a run, from its features to its last checkpoint.
+//!
+//! 1. Who am I, and who are the others?
+//! 2. The run's folder: fresh, or one to go on with.
+//! 3. Features, fitted once; the graph; weights, fresh or restored.
+//! 4. Steps, with evaluations and checkpoints between them ([`session`](super::session)).
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use streamrec_artifact::{Artifact, FeatureSchema, FittedFeatures, Graph};
+
+use super::RunError;
+use super::cli::TrainArgs;
+use super::environment;
+use super::features::Features;
+use super::folder::{self, RunFolder};
+use super::rank::{self, Rank};
+use super::readers;
+use super::session::{Session, TrainState};
+use super::stop::StopSignal;
+use super::trainee::{self, GraphSource};
+use crate::checkpoint::{Checkpoint, Saver};
+use crate::config::{Experiment, ModelConfig};
+use crate::data::{Dataset, Split};
+use crate::model::ModelError;
+
+/// How a training run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TrainOutcome {
+    /// It trained to its end.
+    Finished {
+        /// Steps taken, over all attempts.
+        steps: u64,
+        /// The loss of the best evaluation.
+        best_loss: Option<f64>,
+    },
+    /// A signal asked it to stop; its state is saved.
+    Stopped {
+        /// The signal.
+        signal: i32,
+    },
+}
+
+pub(super) fn run(args: &TrainArgs) -> ExitCode {
+    let outcome = Experiment::load(&args.config, &args.set)
+        .map_err(RunError::from)
+        .and_then(|experiment| train(&experiment, args));
+    match outcome {
+        Ok(TrainOutcome::Finished { .. }) => ExitCode::SUCCESS,
+        // The shell's convention for a process that ends on a signal.
+        Ok(TrainOutcome::Stopped { signal }) => ExitCode::from((128 + signal) as u8),
+        Err(error) => error.report(),
+    }
+}
+
+/// Trains `experiment` as the rank that the environment says, with one of the built-in models.
+///
+/// # Errors
+/// When anything of the run fails; what was saved before stays.
+pub fn train(experiment: &Experiment, args: &TrainArgs) -> Result<TrainOutcome, RunError> {
+    start(experiment, args, &trainee::built_in)
+}
+
+/// Like [`train`], with a model of the caller's own: any function from the fitted features to a
+/// graph. The `model` section of the experiment is ignored.
+///
+/// # Errors
+/// See [`train`].
+pub fn train_with(
+    experiment: &Experiment,
+    args: &TrainArgs,
+    graph: impl Fn(&FeatureSchema) -> Result<Graph, ModelError>,
+) -> Result<TrainOutcome, RunError> {
+    start(
+        experiment,
+        args,
+        &|_: &ModelConfig, schema: &FeatureSchema| graph(schema),
+    )
+}
+
+fn start(
+    experiment: &Experiment,
+    args: &TrainArgs,
+    graph: &GraphSource<'_>,
+) -> Result<TrainOutcome, RunError> {
+    let signal = StopSignal::watch()?;
+    let (environment, reporter) = Rank::identify()?;
+    let outcome = Rank::join(environment, reporter.clone(), experiment)
+        .and_then(|rank| train_rank(rank, experiment, args, graph, &signal));
+    if let Err(error) = &outcome {
+        reporter.fail(&error.message(), &rank::lost_ranks(error));
+    }
+    outcome
+}
+
+fn train_rank(
+    rank: Rank,
+    experiment: &Experiment,
+    args: &TrainArgs,
+    graph: &GraphSource<'_>,
+    signal: &StopSignal,
+) -> Result<TrainOutcome, RunError> {
+    let folder = RunFolder::new(&experiment.output);
+    let dataset = Dataset::open(&experiment.data.dataset)?;
+    let resumed = prepare(&rank, experiment, args, &folder, &dataset)?;
+    let earlier = args.warm_start.as_deref().map(read_artifact).transpose()?;
+    let features = Features::fit_or_read(
+        &rank,
+        experiment,
+        &dataset,
+        earlier.as_ref().map(fitted).as_ref(),
+        &folder.features(),
+    )?;
+    let schema = &features.fitted.schema;
+    let graph = graph(&experiment.model, schema)?;
+    rank.agree(if rank.is_first() {
+        folder.write_graph(&graph)
+    } else {
+        Ok(())
+    })?;
+
+    let training = readers::training(experiment, &dataset, &features.encoder, rank.comm.as_ref())?;
+    let validation = dataset
+        .splits
+        .get(&Split::Valid)
+        .filter(|split| split.rows > 0)
+        .map(|_| {
+            let comm = rank.comm.as_ref();
+            let encoder = &features.encoder;
+            readers::evaluation(experiment, &dataset, &[Split::Valid], encoder, comm, None)
+        })
+        .transpose()?;
+    rank.reporter.set_phase("build the model");
+    let rows = training.batch_rows();
+    let context = rank.context()?;
+    let mut trainer = trainee::trainer(&rank, context, experiment, &graph, schema, rows)?;
+    let mut state = TrainState::new(experiment);
+    if let Some(checkpoint) = &resumed {
+        state = state.resume(checkpoint)?;
+        trainee::restore(&mut trainer, checkpoint)?;
+    } else if let Some(artifact) = &earlier {
+        let new_rows = trainee::warm_start(trainer.parameters_mut(), artifact)?;
+        tracing::info!(
+            new_rows,
+            "weights are those of the artifact; new rows begin fresh"
+        );
+    }
+    if rank.is_first() {
+        tracing::info!(
+            parameters = trainer.parameters().count(),
+            model = experiment.model.kind(),
+            rows = training.rows(),
+            steps_per_epoch = training.steps_per_epoch(),
+            step = state.step,
+            "training begins"
+        );
+    }
+    // Its own communicator: it writes while the step uses the other.
+    let saver_comm = rank.comm.split(0, rank.comm.rank())?;
+    let saver = Saver::new(saver_comm, folder.checkpoints(), experiment.checkpoint.keep)?;
+    Session::new(
+        rank, experiment, &folder, trainer, training, validation, saver, state,
+    )?
+    .run(signal)
+}
+
+/// Makes a fresh run's folder, or finds the checkpoint to go on from. Collective.
+fn prepare(
+    rank: &Rank,
+    experiment: &Experiment,
+    args: &TrainArgs,
+    folder: &RunFolder,
+    dataset: &Dataset,
+) -> Result<Option<Checkpoint>, RunError> {
+    // A restarted rank goes on, whatever the first attempt was asked to do.
+    let go_on = args.resume || rank.environment.restart_count > 0;
+    let begin = || {
+        if go_on && folder.experiment().exists() {
+            return check_same(folder, experiment);
+        }
+        folder.prepare(args.overwrite)?;
+        let text = experiment.to_toml()?;
+        folder::replace(&folder.experiment(), text.as_bytes())?;
+        folder.keep_history(dataset)
+    };
+    let begun = if rank.is_first() {
+        begin().and_then(|()| environment::write(&folder.environment(), rank, dataset))
+    } else {
+        Ok(())
+    };
+    rank.agree(begun)?;
+    let checkpoints = folder.checkpoints();
+    let latest = if go_on { checkpoints.latest()? } else { None };
+    Ok(latest
+        .map(|step| Checkpoint::open(&checkpoints, step))
+        .transpose()?)
+}
+
+/// A run goes on only with the experiment that began it; how long and where it runs may change.
+fn check_same(folder: &RunFolder, experiment: &Experiment) -> Result<(), RunError> {
+    let (_, mut before) = RunFolder::open(folder.root())?;
+    before.output = experiment.output.clone();
+    before.data.dataset = experiment.data.dataset.clone();
+    before.data.prefetch_batches = experiment.data.prefetch_batches;
+    before.checkpoint = experiment.checkpoint.clone();
+    before.parallel = experiment.parallel.clone();
+    before.train.epochs = experiment.train.epochs;
+    before.train.max_steps = experiment.train.max_steps;
+    before.train.threads = experiment.train.threads;
+    before.train.log_every_steps = experiment.train.log_every_steps;
+    let (was, is) = (before.to_toml()?, experiment.to_toml()?);
+    match was.lines().zip(is.lines()).find(|(was, is)| was != is) {
+        None if was.len() == is.len() => Ok(()),
+        difference => {
+            let (was, is) = difference.unwrap_or(("its length", "another length"));
+            Err(RunError::Usage(format!(
+                "{} was begun with another experiment: it has `{was}`, this one `{is}`; a run goes \
+                 on only with its own: train into another folder by --set output=FOLDER",
+                folder.root().display()
+            )))
+        }
+    }
+}
+
+fn read_artifact(folder: &Path) -> Result<Artifact, RunError> {
+    Artifact::read(folder).map_err(RunError::other(format!(
+        "--warm-start: cannot read the artifact {}",
+        PathBuf::from(folder).display()
+    )))
+}
+
+fn fitted(artifact: &Artifact) -> FittedFeatures {
+    FittedFeatures {
+        schema: artifact.manifest.schema.clone(),
+        vocabularies: artifact.vocabularies.clone(),
+    }
+}

@@ -1,0 +1,134 @@
+//! A run's model: built from its experiment, and restored from its checkpoints.
+
+use streamrec_artifact::{Artifact, FeatureSchema, Graph, Weights};
+use streamrec_kernels::Context;
+
+use super::RunError;
+use super::rank::Rank;
+use crate::checkpoint::{Checkpoint, CheckpointFolder};
+use crate::config::{Experiment, ModelConfig};
+use crate::model::{BucketSettings, ModelError, ParameterStore, models};
+use crate::train::{Trainer, TrainerSettings};
+
+/// Where a run's graph comes from: `model` of its experiment, or a user's own code.
+pub(super) type GraphSource<'a> =
+    dyn Fn(&ModelConfig, &FeatureSchema) -> Result<Graph, ModelError> + 'a;
+
+/// The models that an experiment can name.
+pub(super) fn built_in(config: &ModelConfig, schema: &FeatureSchema) -> Result<Graph, ModelError> {
+    models::build(config, schema)
+}
+
+/// A fresh model over the rank's communicator, for batches of up to `batch_rows` rows.
+pub(super) fn trainer(
+    rank: &Rank,
+    context: Context,
+    experiment: &Experiment,
+    graph: &Graph,
+    schema: &FeatureSchema,
+    batch_rows: usize,
+) -> Result<Trainer, RunError> {
+    let labels = experiment.data.labels.len();
+    let mut label_weights = experiment.train.label_weights.clone();
+    if label_weights.is_empty() {
+        label_weights = vec![1.0; labels];
+    }
+    if label_weights.len() != labels {
+        return Err(RunError::Usage(format!(
+            "`train.label_weights`: expected one for each of the {labels} labels, got {}",
+            label_weights.len()
+        )));
+    }
+    let settings = TrainerSettings {
+        seed: experiment.seed,
+        batch_rows,
+        accumulate: experiment.train.accumulate,
+        label_weights,
+        buckets: BucketSettings {
+            first_bucket_bytes: experiment.parallel.first_bucket_bytes,
+            bucket_bytes: experiment.parallel.bucket_bytes,
+        },
+    };
+    let comm = std::sync::Arc::clone(&rank.comm);
+    Ok(Trainer::new(
+        context,
+        comm,
+        graph,
+        schema,
+        &experiment.optimizer,
+        settings,
+    )?)
+}
+
+/// The checkpoint to use of a run: that of `step`, else the best, else the latest.
+pub(super) fn chosen(folder: &CheckpointFolder, step: Option<u64>) -> Result<Checkpoint, RunError> {
+    let best = folder.best()?.map(|best| best.step);
+    let step = match step.or(best) {
+        Some(step) => step,
+        None => folder
+            .latest()?
+            .ok_or_else(|| crate::checkpoint::CheckpointError::Missing {
+                folder: folder.root().to_owned(),
+            })?,
+    };
+    Ok(Checkpoint::open(folder, step)?)
+}
+
+/// Restores weights and optimiser state.
+pub(super) fn restore(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<(), RunError> {
+    for (name, shape, into) in trainer.named_tensors_mut() {
+        checkpoint.read(&name, &shape, into)?;
+    }
+    Ok(())
+}
+
+/// Restores the weights alone, to predict.
+pub(super) fn restore_weights(
+    parameters: &mut ParameterStore,
+    checkpoint: &Checkpoint,
+) -> Result<(), RunError> {
+    for (name, shape, into) in parameters.named_tensors_mut() {
+        checkpoint.read(&name, &shape, into)?;
+    }
+    Ok(())
+}
+
+/// Takes the weights of an earlier artifact. Tables may have grown: rows that exist keep their
+/// values, new rows keep their first ones. Returns how many rows are new.
+pub(super) fn warm_start(
+    parameters: &mut ParameterStore,
+    artifact: &Artifact,
+) -> Result<usize, RunError> {
+    let mut new_rows = 0;
+    for (name, shape, into) in parameters.named_tensors_mut() {
+        let values = fitting(&artifact.weights, &name, &shape)?;
+        into[..values.len()].copy_from_slice(values);
+        let width: usize = shape.iter().skip(1).product();
+        new_rows += (into.len() - values.len()) / width.max(1);
+    }
+    Ok(new_rows)
+}
+
+/// The earlier values of a parameter, if it is the same but for rows that were added to a table.
+fn fitting<'a>(weights: &'a Weights, name: &str, shape: &[usize]) -> Result<&'a [f32], RunError> {
+    let refuse = |problem: String| {
+        RunError::Usage(format!(
+            "--warm-start: parameter `{name}` {problem}; the model must be the one of the \
+             artifact: only vocabularies may grow"
+        ))
+    };
+    let earlier = weights
+        .get(name)
+        .ok_or_else(|| refuse("is not in the artifact".into()))?;
+    let grown = name.starts_with("embedding.")
+        && earlier.shape.get(1..) == shape.get(1..)
+        && earlier.shape.first() <= shape.first();
+    if grown || earlier.shape == shape {
+        Ok(&earlier.values)
+    } else {
+        Err(refuse(format!(
+            "has shape {:?} there, {shape:?} here",
+            earlier.shape
+        )))
+    }
+}

@@ -1,0 +1,47 @@
+//! Why training stopped.
+
+use crate::comm::CommError;
+use crate::data::Error as DataError;
+use crate::model::ModelError;
+use crate::optim::OptimError;
+
+/// A step or an evaluation that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The model could not be computed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The parameters could not be updated.
+    #[error(transparent)]
+    Optim(#[from] OptimError),
+    /// The ranks lost one another.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// A batch could not be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Raw rows are not those that the features were fitted on.
+    #[error("raw rows do not fit the features")]
+    Encode(#[source] streamrec_artifact::RawBatchError),
+    /// The loss left the numbers.
+    #[error(
+        "the loss of step {step} is {loss}; lower the learning rate, or set `optimizer.clip_norm`"
+    )]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+}
+
+impl TrainError {
+    /// The communication error behind it, where there is one.
+    pub fn comm(&self) -> Option<&CommError> {
+        match self {
+            Self::Comm(error) | Self::Model(ModelError::Comm(error)) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Training: the step, evaluation, metrics, and what a run shows of itself.
+//!
+//! Never does: write checkpoints or artifacts, or decide when; `run` wires those in.
+
+mod error;
+mod evaluation;
+mod journal;
+pub mod metrics;
+mod predictor;
+mod progress;
+mod tensorboard;
+mod trainer;
+
+pub use error::TrainError;
+pub use evaluation::{Evaluation, EvaluationPlan, LabelEvaluation};
+pub use journal::Journal;
+pub use predictor::{Predict, Predictor};
+pub use progress::Progress;
+pub use trainer::{StepOutcome, Trainer, TrainerSettings};

@@ -1,0 +1,247 @@
+//! One rank's training step and its predictions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamrec_artifact::{FeatureSchema, Graph};
+use streamrec_kernels::Context;
+
+use super::{Predict, TrainError};
+use crate::comm::{CommBuffer, Communicator, ReduceOp};
+use crate::config::OptimizerConfig;
+use crate::data::Batch;
+use crate::model::{
+    BatchInput, BucketSettings, GradientSink, KeepGradients, Loss, MicroBatch, ModelError,
+    NamedTensor, NamedTensorMut, Network, ParameterBuilder, ParameterStore,
+};
+use crate::optim::Optimizer;
+use crate::parallel::{GradientBuckets, SparseSync};
+
+/// What decides how a [`Trainer`] trains.
+#[derive(Debug, Clone)]
+pub struct TrainerSettings {
+    /// Decides the first weights.
+    pub seed: u64,
+    /// The most rows of a rank's batch.
+    pub batch_rows: usize,
+    /// Pieces in which a batch is worked through.
+    pub accumulate: usize,
+    /// Weight of each label's loss.
+    pub label_weights: Vec<f32>,
+    /// Sizes of the gradient buckets.
+    pub buckets: BucketSettings,
+}
+
+/// A model in training, on one rank.
+///
+/// ```text
+/// forward ▸ loss ──────► status in flight ──────────────────────────────► loss of all ranks, stop
+///           backward ──► buckets in flight ──► dense update
+///           tables ────► (row, gradient) in flight ──► each touched row once
+/// ```
+pub struct Trainer {
+    context: Context,
+    comm: Arc<dyn Communicator>,
+    parameters: ParameterStore,
+    network: Network,
+    loss: Loss,
+    buckets: GradientBuckets,
+    tables: SparseSync,
+    optimizer: Optimizer,
+    micro_batch: MicroBatch,
+    accumulate: usize,
+    /// `[loss, ranks that were asked to stop]`; away while it is reduced.
+    status: Option<CommBuffer>,
+    features: [usize; 2],
+    heads: usize,
+}
+
+/// What a step found, the same on every rank.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepOutcome {
+    /// The loss of the global batch, before the update.
+    pub loss: f64,
+    /// Whether any rank was asked to stop.
+    pub stop: bool,
+    /// The norm of the dense gradients before clipping, where they are clipped.
+    pub gradient_norm: Option<f64>,
+    /// How long this rank waited for dense gradients after its own backward pass.
+    pub waited: Duration,
+}
+
+impl Trainer {
+    /// A fresh model. Collective.
+    ///
+    /// # Errors
+    /// When the graph is not valid, or an optimiser's group matches no parameter.
+    pub fn new(
+        context: Context,
+        comm: Arc<dyn Communicator>,
+        graph: &Graph,
+        schema: &FeatureSchema,
+        optimizer: &OptimizerConfig,
+        settings: TrainerSettings,
+    ) -> Result<Self, TrainError> {
+        let shapes = graph.validate(schema).map_err(ModelError::from)?;
+        let parameters = ParameterBuilder::new(settings.seed)
+            .graph(graph, &shapes)
+            .build(&context, comm.as_ref(), settings.buckets)?;
+        let network = Network::new(&context, graph, schema, &parameters, settings.batch_rows)?;
+        Ok(Self {
+            loss: Loss::new(&context, settings.batch_rows, settings.label_weights),
+            buckets: GradientBuckets::new(Arc::clone(&comm), parameters.layout()),
+            tables: SparseSync::new(Arc::clone(&comm), &parameters),
+            optimizer: Optimizer::new(&context, optimizer, &parameters)?,
+            micro_batch: MicroBatch::default(),
+            accumulate: settings.accumulate,
+            status: Some(comm.allocate(2)?),
+            features: [schema.dense.len(), schema.categorical.len()],
+            heads: network.heads(),
+            context,
+            comm,
+            parameters,
+            network,
+        })
+    }
+
+    /// The communicator of the ranks that train together.
+    pub fn comm(&self) -> &Arc<dyn Communicator> {
+        &self.comm
+    }
+
+    /// The weights.
+    pub fn parameters(&self) -> &ParameterStore {
+        &self.parameters
+    }
+
+    /// The weights, to load into.
+    pub fn parameters_mut(&mut self) -> &mut ParameterStore {
+        &mut self.parameters
+    }
+
+    /// The factor on learning rates in `step`.
+    pub fn learning_rate_factor(&self, step: u64) -> f64 {
+        self.optimizer.schedule().factor(step)
+    }
+
+    /// Weights and optimiser state, for checkpoints.
+    pub fn named_tensors(&self) -> impl Iterator<Item = NamedTensor<'_>> {
+        self.parameters
+            .named_tensors()
+            .chain(self.optimizer.named_tensors())
+    }
+
+    /// Weights and optimiser state, to restore a checkpoint into.
+    pub fn named_tensors_mut(&mut self) -> impl Iterator<Item = NamedTensorMut<'_>> {
+        self.parameters
+            .named_tensors_mut()
+            .chain(self.optimizer.named_tensors_mut())
+    }
+
+    /// Trains on this rank's part of a global batch. `step` counts from 1; `stop` tells that this
+    /// rank was asked to stop. Collective.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model, ranks cannot communicate, or the loss is not finite.
+    pub fn step(
+        &mut self,
+        batch: &Batch,
+        step: u64,
+        stop: bool,
+    ) -> Result<StepOutcome, TrainError> {
+        let whole = BatchInput::of(&batch.encoded, self.features);
+        let mut local_loss = 0.0;
+        let mut status = None;
+        for piece in 0..self.accumulate {
+            let last = piece + 1 == self.accumulate;
+            let rows = MicroBatch::rows(piece, self.accumulate, batch.rows);
+            let input = match self.accumulate {
+                1 => whole,
+                _ => self.micro_batch.cut(&whole, rows.clone()),
+            };
+            let logits = self
+                .network
+                .forward(&self.context, &self.parameters, &input)?;
+            local_loss += self.loss.compute(
+                &self.context,
+                logits,
+                &batch.labels[rows.start * self.heads..rows.end * self.heads],
+                &batch.weights[rows],
+                batch.weight_sum,
+            )?;
+            if last {
+                status = self.status.take().map(|mut buffer| {
+                    buffer[0] = local_loss as f32;
+                    buffer[1] = f32::from(u8::from(stop));
+                    self.comm.all_reduce(buffer, ReduceOp::Sum)
+                });
+            }
+            let mut keep = KeepGradients;
+            let sink: &mut dyn GradientSink = if last { &mut self.buckets } else { &mut keep };
+            self.network.backward(
+                &self.context,
+                &mut self.parameters,
+                &input,
+                self.loss.d_logits(),
+                piece > 0,
+                sink,
+            )?;
+            self.tables
+                .collect(&self.context, &self.parameters, &self.network, last)?;
+        }
+        self.tables.start();
+        let waited = self.buckets.finish(self.parameters.gradients_mut())?;
+        // The status went first, so it is there by now.
+        let (loss, stop) = match status {
+            Some(event) => {
+                let buffer = event.wait()?;
+                let outcome = (f64::from(buffer[0]), buffer[1] > 0.0);
+                self.status = Some(buffer);
+                outcome
+            }
+            None => (local_loss, stop),
+        };
+        if !loss.is_finite() {
+            return Err(TrainError::NotFinite { step, loss });
+        }
+        let gradient_norm = self.update(step)?;
+        Ok(StepOutcome {
+            loss,
+            stop,
+            gradient_norm,
+            waited,
+        })
+    }
+
+    fn update(&mut self, step: u64) -> Result<Option<f64>, TrainError> {
+        let (context, parameters) = (&self.context, &mut self.parameters);
+        let norm = self.optimizer.update_dense(context, parameters, step)?;
+        self.tables.finish(context)?;
+        let (tables, network) = (&self.tables, &self.network);
+        let gradient = |table| tables.gradient(network, table);
+        self.optimizer
+            .update_tables(context, parameters, step, gradient)?;
+        Ok(norm)
+    }
+
+    /// The probabilities that the last step's forward pass gave, `[rows, heads]`; of its last piece
+    /// where a batch is worked through in several.
+    pub fn last_probabilities(&self) -> &[f32] {
+        self.loss.probabilities()
+    }
+}
+
+impl Predict for Trainer {
+    fn heads(&self) -> usize {
+        self.heads
+    }
+
+    fn predict(&mut self, batch: &Batch, probabilities: &mut Vec<f32>) -> Result<(), TrainError> {
+        probabilities.resize(batch.rows * self.heads, 0.0);
+        let input = BatchInput::of(&batch.encoded, self.features);
+        let (context, parameters) = (&self.context, &self.parameters);
+        Ok(self
+            .network
+            .scores(context, parameters, &input, probabilities)?)
+    }
+}

@@ -1,0 +1,3 @@
+//! Claims about the whole: one binary, one file a boundary.
+
+mod architecture;
