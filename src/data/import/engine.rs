@@ -1,0 +1,507 @@
+//! Runs an import: the parser on one thread, everything behind it on another.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Instant;
+
+use streamrec_artifact::RawColumn;
+
+use super::error::ImportError;
+use super::files::{self, Meter};
+use super::malformed::Tally;
+use super::order::{OrderedRows, RowSorter};
+use super::parse::{BlockPipe, Parser};
+use super::plan::{Fields, Plan};
+use super::rows::FileRows;
+use super::schema::ImportSchema;
+use super::settings::{ImportReport, ImportSettings, Progress, Stage};
+use super::side::SideTable;
+use super::split::SplitSchema;
+use super::work_folder::{WorkFolder, remove_abandoned};
+use super::writing::{Base, Writing, trailing_column, trailing_specs};
+use crate::data::{Block, Column, DatasetWriter, Provenance};
+
+/// Blocks between two threads: enough that neither waits for a hiccup of the other.
+const BLOCKS_BETWEEN: usize = 4;
+
+/// Imports the files that `settings` name into a dataset; `progress` is told after every block.
+///
+/// # Errors
+/// Whatever is wrong with the schema, the files, the lines or the disk; nothing is then left behind.
+pub fn import(
+    settings: &ImportSettings,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ImportReport, ImportError> {
+    let mut told = Progress {
+        stage: Stage::Reading,
+        bytes_read: 0,
+        bytes_total: 0,
+        rows: 0,
+        rows_total: None,
+    };
+    let mut raw_bytes = 0;
+    let result = run(settings, &mut raw_bytes, &mut |now| {
+        told = now;
+        progress(now);
+    });
+    result.map_err(|error| explain_full_disk(error, settings, &told, raw_bytes))
+}
+
+fn run(
+    settings: &ImportSettings,
+    raw_bytes: &mut u64,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ImportReport, ImportError> {
+    let start = Instant::now();
+    let schema = resolved(settings)?;
+    let sources = Sources::find(&schema, &settings.input)?;
+    let plan = sources.plan(&schema)?;
+    let specs = trailing_specs(&schema);
+    let base = settings.history.as_deref().map(Base::open).transpose()?;
+    let base_last = base.as_ref().and_then(|base| base.history.last_ms());
+
+    let row_columns = plan.columns.clone();
+    let columns: Vec<Column> = row_columns
+        .iter()
+        .cloned()
+        .chain(specs.iter().map(trailing_column))
+        .collect();
+    let parent = settings
+        .output
+        .parent()
+        .filter(|parent| *parent != Path::new(""))
+        .unwrap_or(Path::new("."));
+    remove_abandoned(parent)?;
+    let writer = DatasetWriter::create(&settings.output, columns, settings.block_rows)?;
+    let work = WorkFolder::create(writer.folder())?;
+
+    let mut reading = Reading {
+        settings,
+        meter: Meter::default(),
+        bytes_total: sources.bytes(),
+        raw_bytes,
+        progress,
+    };
+    let time = plan.time;
+    let parser = reading.parser(&schema, plan, sources)?;
+    let streamed = time.is_none()
+        && matches!(
+            schema.split,
+            SplitSchema::All { .. } | SplitSchema::Hash { .. }
+        );
+    let (parser, writing, rows) = if streamed {
+        // Neither the order nor the split needs to see all rows first.
+        let mut writing = Writing::new(writer, &schema, &row_columns, base, 0, HashMap::new())?;
+        let (parser, rows) = reading.parse(parser, |block| {
+            let mut block = block;
+            writing.write(&mut block)?;
+            block.columns.truncate(row_columns.len());
+            Ok(vec![block])
+        })?;
+        (parser, writing, rows)
+    } else {
+        let mut sorter = RowSorter::new(work.path(), &row_columns, time, settings.memory_bytes);
+        let mut key_rows = KeyRows::new(&schema.split, &row_columns);
+        let (parser, rows) = reading.parse(parser, |block| {
+            key_rows.count(&block);
+            sorter.push(block)
+        })?;
+        let mut writing = Writing::new(writer, &schema, &row_columns, base, rows, key_rows.rows)?;
+        let first = Earliest {
+            time,
+            base_last,
+            history: settings.history.as_deref(),
+        };
+        reading.write(sorter.finish()?, &mut writing, rows, &first)?;
+        (parser, writing, rows)
+    };
+    if rows == 0 {
+        return Err(ImportError::Empty {
+            input: settings.input.clone(),
+        });
+    }
+    if settings.cancel.load(Ordering::Relaxed) {
+        return Err(ImportError::Cancelled);
+    }
+    work.remove()?;
+    let unmatched: Vec<_> = parser
+        .tables
+        .iter()
+        .map(|table| (table.name.clone(), table.unmatched))
+        .collect();
+    let provenance = provenance(settings, &schema, &parser, &unmatched);
+    let dataset = writing.finish(settings.name.as_deref().unwrap_or(&schema.name), provenance)?;
+    Ok(ImportReport {
+        dataset,
+        rows,
+        lines: parser.tally.lines,
+        malformed: parser.tally.malformed,
+        first_malformed: parser.tally.first().to_vec(),
+        unmatched,
+        elapsed: start.elapsed(),
+    })
+}
+
+/// The schema with the options that override it, checked again.
+fn resolved(settings: &ImportSettings) -> Result<ImportSchema, ImportError> {
+    let mut schema = settings.schema.clone();
+    if let Some(split) = &settings.split {
+        schema.split = split.clone();
+    }
+    let place = schema.name.clone();
+    schema.checked(&place)
+}
+
+/// The files of an import.
+struct Sources {
+    main: Vec<PathBuf>,
+    tables: Vec<Vec<PathBuf>>,
+}
+
+impl Sources {
+    fn find(schema: &ImportSchema, input: &Path) -> Result<Self, ImportError> {
+        let metadata =
+            std::fs::metadata(input).map_err(|error| ImportError::io("open", input, error))?;
+        let (folder, main) = if metadata.is_dir() {
+            (input, files::find(input, &schema.source.files)?)
+        } else {
+            let folder = input.parent().filter(|parent| *parent != Path::new(""));
+            (folder.unwrap_or(Path::new(".")), vec![input.to_owned()])
+        };
+        let table = |table: &super::schema::TableSchema| files::find(folder, &table.source.files);
+        Ok(Self {
+            tables: schema.tables.iter().map(table).collect::<Result<_, _>>()?,
+            main,
+        })
+    }
+
+    /// Reads the names of the fields and binds the schema to them.
+    fn plan(&self, schema: &ImportSchema) -> Result<Plan, ImportError> {
+        let meter = Meter::default();
+        let main = FileRows::open(&self.main[0], &schema.source, &meter)?;
+        let tables = schema.tables.iter().zip(&self.tables);
+        let tables: Vec<_> = tables
+            .map(|(table, files)| FileRows::open(&files[0], &table.source, &meter))
+            .collect::<Result<_, _>>()?;
+        let fields = tables.iter().zip(&self.tables).map(|(rows, files)| Fields {
+            path: &files[0],
+            names: rows.names(),
+        });
+        Plan::new(
+            schema,
+            Fields {
+                path: &self.main[0],
+                names: main.names(),
+            },
+            fields.collect(),
+        )
+    }
+
+    fn bytes(&self) -> u64 {
+        let files = self.main.iter().chain(self.tables.iter().flatten());
+        files
+            .filter_map(|file| std::fs::metadata(file).ok())
+            .map(|metadata| metadata.len())
+            .sum()
+    }
+}
+
+/// Rows of each key, for a split that needs them.
+struct KeyRows {
+    column: Option<usize>,
+    rows: HashMap<u64, u64>,
+}
+
+impl KeyRows {
+    fn new(split: &SplitSchema, columns: &[Column]) -> Self {
+        let key = split
+            .key()
+            .filter(|_| matches!(split, SplitSchema::KeyTail { .. }));
+        let column = key.and_then(|key| columns.iter().position(|column| column.name == key));
+        Self {
+            column,
+            rows: HashMap::new(),
+        }
+    }
+
+    fn count(&mut self, block: &Block) {
+        if let Some(RawColumn::Key(keys)) = self.column.map(|column| &block.columns[column]) {
+            for key in keys {
+                *self.rows.entry(*key).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// Refuses rows that are not later than the history they continue.
+struct Earliest<'a> {
+    time: Option<usize>,
+    base_last: Option<i64>,
+    history: Option<&'a Path>,
+}
+
+impl Earliest<'_> {
+    fn check(&self, block: &Block) -> Result<(), ImportError> {
+        let first = match self.time.map(|time| &block.columns[time]) {
+            Some(RawColumn::Time(times)) => times.first().copied(),
+            _ => None,
+        };
+        match (first, self.base_last, self.history) {
+            (Some(first_ms), Some(last_ms), Some(path)) if first_ms <= last_ms => {
+                Err(ImportError::NotLater {
+                    path: path.to_owned(),
+                    first_ms,
+                    last_ms,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What both passes share.
+struct Reading<'a> {
+    settings: &'a ImportSettings,
+    meter: Meter,
+    bytes_total: u64,
+    /// Bytes of rows parsed, for the estimate of a full disk.
+    raw_bytes: &'a mut u64,
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Reading<'_> {
+    /// Loads the side tables.
+    fn parser(
+        &self,
+        schema: &ImportSchema,
+        mut plan: Plan,
+        sources: Sources,
+    ) -> Result<Parser, ImportError> {
+        let mut tally = Tally::new(self.settings.max_malformed);
+        let mut read = Vec::new();
+        let joins = std::mem::take(&mut plan.joins);
+        let mut tables = Vec::new();
+        for ((table, join), files) in schema.tables.iter().zip(joins).zip(&sources.tables) {
+            tables.push(SideTable::load(
+                table,
+                join,
+                files,
+                &self.meter,
+                &mut tally,
+                &mut read,
+            )?);
+        }
+        Ok(Parser {
+            plan,
+            tables,
+            files: sources.main,
+            source: schema.source.clone(),
+            meter: self.meter.clone(),
+            tally,
+            sources: read,
+            cancel: self.settings.cancel.clone(),
+        })
+    }
+
+    /// Parses on a thread of its own; `take` gets each block here and hands back emptied ones.
+    fn parse(
+        &mut self,
+        parser: Parser,
+        mut take: impl FnMut(Block) -> Result<Vec<Block>, ImportError>,
+    ) -> Result<(Parser, u64), ImportError> {
+        let (full, blocks) = mpsc::sync_channel(BLOCKS_BETWEEN);
+        let (free, empty) = mpsc::channel();
+        let pipe = BlockPipe { full, empty };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || parser.run(&pipe));
+            let mut rows = 0;
+            let mut taken = Ok(());
+            for block in blocks {
+                rows += block.rows as u64;
+                *self.raw_bytes += super::gather::bytes(&block) as u64;
+                match take(block) {
+                    // The parser may have ended and want no more.
+                    Ok(emptied) => emptied.into_iter().for_each(|block| drop(free.send(block))),
+                    Err(error) => {
+                        taken = Err(error);
+                        break;
+                    }
+                }
+                self.tell(Stage::Reading, rows, None);
+            }
+            let parser = thread.join().map_err(|_| ImportError::Thread)?;
+            taken?;
+            Ok((parser?, rows))
+        })
+    }
+
+    /// Writes the rows in their order, which a thread of its own finds.
+    fn write(
+        &mut self,
+        mut ordered: OrderedRows,
+        writing: &mut Writing,
+        total: u64,
+        earliest: &Earliest<'_>,
+    ) -> Result<(), ImportError> {
+        let (full, blocks) = mpsc::sync_channel::<Block>(BLOCKS_BETWEEN);
+        let (free, empty) = mpsc::channel::<Block>();
+        let columns = writing.row_columns();
+        std::thread::scope(|scope| {
+            let new = || Block::of_kinds(columns.iter().copied());
+            let thread = scope.spawn(move || {
+                let mut block = new();
+                while ordered.next(&mut block)? {
+                    let next = empty.try_recv().unwrap_or_else(|_| new());
+                    if full.send(std::mem::replace(&mut block, next)).is_err() {
+                        break;
+                    }
+                }
+                Ok::<_, ImportError>(())
+            });
+            let mut rows = 0;
+            let mut written = Ok(());
+            for mut block in blocks {
+                if self.settings.cancel.load(Ordering::Relaxed) {
+                    written = Err(ImportError::Cancelled);
+                    break;
+                }
+                if rows == 0 {
+                    written = earliest.check(&block);
+                }
+                rows += block.rows as u64;
+                written = written.and_then(|()| writing.write(&mut block));
+                if written.is_err() {
+                    break;
+                }
+                block.columns.truncate(columns.len());
+                drop(free.send(block));
+                self.tell(Stage::Writing, rows, Some(total));
+            }
+            let ordered = thread.join().map_err(|_| ImportError::Thread)?;
+            written.and(ordered)
+        })
+    }
+
+    fn tell(&mut self, stage: Stage, rows: u64, rows_total: Option<u64>) {
+        let bytes_read = self.meter.bytes.load(Ordering::Relaxed);
+        (self.progress)(Progress {
+            stage,
+            bytes_read,
+            bytes_total: self.bytes_total,
+            rows,
+            rows_total,
+        });
+    }
+}
+
+fn provenance(
+    settings: &ImportSettings,
+    schema: &ImportSchema,
+    parser: &Parser,
+    unmatched: &[(String, u64)],
+) -> Provenance {
+    let mut provenance = Provenance {
+        importer: schema.name.clone(),
+        ..Provenance::default()
+    };
+    let split = serde_json::to_value(&schema.split).unwrap_or_default();
+    provenance.options.insert("split".into(), split);
+    provenance
+        .options
+        .insert("max_malformed".into(), settings.max_malformed.into());
+    provenance.sources.clone_from(&parser.sources);
+    provenance.malformed.clone_from(&parser.tally.reasons);
+    provenance
+        .measures
+        .insert("lines".into(), parser.tally.lines as f64);
+    for (table, rows) in unmatched {
+        provenance
+            .measures
+            .insert(format!("rows without {table}"), *rows as f64);
+    }
+    provenance
+}
+
+/// Says what is needed where a full disk is the cause.
+fn explain_full_disk(
+    error: ImportError,
+    settings: &ImportSettings,
+    progress: &Progress,
+    raw_bytes: u64,
+) -> ImportError {
+    if !error.is_disk_full() {
+        return error;
+    }
+    let parent = settings
+        .output
+        .parent()
+        .filter(|parent| *parent != Path::new(""))
+        .unwrap_or(Path::new("."));
+    // By now the unfinished dataset is gone, so this is what a new attempt would find.
+    let available_bytes =
+        rustix::fs::statvfs(parent).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    let read = (progress.bytes_read as f64 / progress.bytes_total.max(1) as f64).clamp(0.01, 1.0);
+    // Once as sorted runs, once as the dataset.
+    let whole = (2.0 * raw_bytes as f64 / read) as u64;
+    ImportError::NoSpace {
+        path: settings.output.clone(),
+        available_bytes,
+        needed_bytes: whole.saturating_sub(available_bytes),
+        source: Box::new(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Error;
+
+    #[test]
+    fn a_full_disk_is_told_with_the_space_it_needs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let schema = ImportSchema::parse(
+            super::super::formats::schema_text("goodbooks").expect("built in"),
+            "goodbooks",
+        );
+        let settings = ImportSettings::new(
+            schema.expect("valid"),
+            folder.path(),
+            folder.path().join("out"),
+        );
+        let progress = Progress {
+            stage: Stage::Reading,
+            bytes_read: 10,
+            bytes_total: 100,
+            rows: 5,
+            rows_total: None,
+        };
+        let full = || {
+            let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            ImportError::from(Error::Io {
+                action: "write",
+                path: folder.path().join("0.run"),
+                source,
+            })
+        };
+        let raw_bytes = 1 << 60;
+        let error = explain_full_disk(full(), &settings, &progress, raw_bytes);
+        let ImportError::NoSpace {
+            path,
+            available_bytes,
+            needed_bytes,
+            ..
+        } = &error
+        else {
+            panic!("another error: {error}")
+        };
+        assert_eq!(path, &settings.output);
+        assert!(
+            *available_bytes > 0 && *needed_bytes > 10 * raw_bytes,
+            "twice ten times the rows so far"
+        );
+        let other = explain_full_disk(ImportError::Cancelled, &settings, &progress, 1);
+        assert!(matches!(other, ImportError::Cancelled));
+    }
+}

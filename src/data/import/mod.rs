@@ -1,0 +1,45 @@
+//! Importers: files as their authors publish them into a packed dataset.
+//!
+//! ```text
+//! files ─► parser thread ─► typed rows ─► in order of time ─► trailing aggregates ─► split ─► packed files
+//!            └ side tables joined by key     └ external sort      └ history.bin
+//! ```
+//!
+//! One engine, driven by an [`ImportSchema`]; the built-in importers are embedded schemas. Memory
+//! does not grow with the files, only with the distinct keys of side tables and aggregates. A
+//! malformed line is counted and left out; too many of them stop the import. The dataset appears
+//! under its name only when it is whole.
+
+mod engine;
+mod error;
+mod files;
+pub mod formats;
+mod gather;
+mod malformed;
+mod number;
+mod order;
+mod parquet;
+mod parse;
+mod plan;
+mod rows;
+mod schema;
+mod schema_check;
+mod settings;
+mod side;
+mod split;
+mod text;
+mod value;
+mod work_folder;
+mod writing;
+
+pub use engine::import;
+pub use error::ImportError;
+pub use schema::{
+    ColumnSchema, ElapsedUnit, FileFormat, ImportSchema, LabelSchema, SourceSchema, TableSchema,
+    TimeSchema, TimestampFormat, TrailingSchema,
+};
+pub use settings::{ImportReport, ImportSettings, Progress, Stage};
+pub use split::SplitSchema;
+
+#[cfg(test)]
+mod tests;

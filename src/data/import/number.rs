@@ -1,0 +1,99 @@
+//! Numbers from bytes.
+
+/// An integer, also written as `7.0`, as frames with missing values write it.
+pub(super) fn integer(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, text),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    let mut value: i64 = 0;
+    for (i, byte) in digits.iter().enumerate() {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            let tail = digits[i..].strip_prefix(b".")?;
+            return (i > 0 && tail.iter().all(|b| *b == b'0')).then_some(value);
+        }
+        // Counting down reaches i64::MIN, which counting up does not.
+        let signed = if negative {
+            -i64::from(digit)
+        } else {
+            i64::from(digit)
+        };
+        value = value.checked_mul(10)?.checked_add(signed)?;
+    }
+    Some(value)
+}
+
+/// Powers of ten that are exact in `f64`.
+const EXACT_POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+    1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+];
+
+/// The nearest `f64`. Plain decimals of up to 15 digits take one exact division (Clinger, "How to
+/// read floating point numbers accurately", PLDI 1990); everything else goes to the standard library.
+pub(super) fn float(text: &[u8]) -> Option<f64> {
+    decimal(text).or_else(|| std::str::from_utf8(text).ok()?.parse().ok())
+}
+
+fn decimal(text: &[u8]) -> Option<f64> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    if digits.is_empty() || digits.len() > 16 {
+        return None;
+    }
+    let (mut mantissa, mut count, mut point) = (0u64, 0, None);
+    for (i, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => {
+                mantissa = mantissa * 10 + u64::from(byte - b'0');
+                count += 1;
+            }
+            b'.' if point.is_none() => point = Some(digits.len() - 1 - i),
+            _ => return None,
+        }
+    }
+    if count == 0 || count > 15 {
+        return None;
+    }
+    let value = mantissa as f64 / EXACT_POWERS[point.unwrap_or(0)];
+    Some(if negative { -value } else { value })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn integers_reach_both_ends_and_no_further() {
+        assert_eq!(integer(b"9223372036854775807"), Some(i64::MAX));
+        assert_eq!(integer(b"-9223372036854775808"), Some(i64::MIN));
+        assert_eq!(integer(b"9223372036854775808"), None);
+        assert_eq!(integer(b"-9223372036854775809"), None);
+    }
+
+    #[test]
+    fn integral_decimals_are_integers_and_others_are_not() {
+        assert_eq!(integer(b"12.0"), Some(12));
+        assert_eq!(integer(b"+3"), Some(3));
+        for text in [&b""[..], b"-", b"1.5", b".0", b"1e3", b" 1", b"0x1"] {
+            assert_eq!(integer(text), None, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn floats_are_those_of_the_standard_library(text in "-?[0-9]{0,17}(\\.[0-9]{0,17})?(e-?[0-9]{1,2})?") {
+            let expected = text.parse::<f64>().ok().map(f64::to_bits);
+            prop_assert_eq!(float(text.as_bytes()).map(f64::to_bits), expected);
+        }
+    }
+}

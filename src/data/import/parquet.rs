@@ -1,0 +1,276 @@
+//! Rows of a Parquet file: the wanted columns, batch by batch, as a few plain types.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray,
+    TimestampMillisecondArray,
+};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{
+    DataType, Field, Float64Type, Int64Type, TimeUnit, TimestampMillisecondType,
+};
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+use super::error::ImportError;
+use super::files::{self, Fingerprint, Meter};
+use super::malformed::Tally;
+use super::value::Cell;
+
+/// Rows decoded at a time; row groups are read page by page.
+const BATCH_ROWS: usize = 4096;
+
+/// An open Parquet file.
+pub(super) struct ParquetRows {
+    path: PathBuf,
+    names: Vec<String>,
+    types: Vec<DataType>,
+    fingerprint: Fingerprint,
+    meter: Meter,
+    /// Until columns are selected.
+    builder: Option<ParquetRecordBatchReaderBuilder<File>>,
+    reader: Option<ParquetRecordBatchReader>,
+    /// For each wanted column: its place in a batch, and the plain type it is read as.
+    columns: Vec<(usize, DataType)>,
+    values: Vec<Values>,
+    rows: usize,
+    /// The place in the batch of the next row, and the rows of earlier batches.
+    next: usize,
+    rows_before: u64,
+    file_bytes: u64,
+    file_rows: u64,
+}
+
+/// One column of a batch.
+enum Values {
+    Integers(Int64Array),
+    Floats(Float64Array),
+    Booleans(BooleanArray),
+    Texts(StringArray),
+    Times(TimestampMillisecondArray),
+    IntegerLists(ListArray, Int64Array),
+    TextLists(ListArray, StringArray),
+}
+
+impl ParquetRows {
+    pub(super) fn open(path: &Path, meter: &Meter) -> Result<Self, ImportError> {
+        // The whole file identifies it, though only some of its columns are read.
+        let mut contents = files::open(path, &Meter::default())?;
+        let mut chunk = vec![0; 1 << 16];
+        while contents
+            .reader
+            .read(&mut chunk)
+            .map_err(|error| files::read_error(path, 0, error))?
+            > 0
+        {}
+        let file = File::open(path).map_err(|error| ImportError::io("open", path, error))?;
+        let file_bytes = file
+            .metadata()
+            .map_err(|error| ImportError::io("read", path, error))?
+            .len();
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| failed(path, error))?;
+        let fields = builder.schema().fields();
+        Ok(Self {
+            path: path.to_owned(),
+            names: fields.iter().map(|field| field.name().clone()).collect(),
+            types: fields
+                .iter()
+                .map(|field| field.data_type().clone())
+                .collect(),
+            fingerprint: contents.fingerprint,
+            meter: meter.clone(),
+            file_rows: u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0),
+            builder: Some(builder),
+            reader: None,
+            columns: Vec::new(),
+            values: Vec::new(),
+            rows: 0,
+            next: 0,
+            rows_before: 0,
+            file_bytes,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub(super) fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// The number of the current row in the file, from 1.
+    pub(super) fn row(&self) -> u64 {
+        self.rows_before + self.next as u64
+    }
+
+    pub(super) fn select(&mut self, wanted: &[usize]) -> Result<(), ImportError> {
+        // A batch holds the selected columns in the order of the file.
+        let mut in_file = wanted.to_vec();
+        in_file.sort_unstable();
+        in_file.dedup();
+        for &column in wanted {
+            let plain = plain_type(&self.types[column]).ok_or_else(|| ImportError::FieldType {
+                path: self.path.clone(),
+                field: self.names[column].clone(),
+                found: self.types[column].to_string(),
+                expected: "a number, text, truth value, timestamp, or a list of integers or texts"
+                    .into(),
+            })?;
+            let place = in_file.binary_search(&column).unwrap_or(0);
+            self.columns.push((place, plain));
+        }
+        if let Some(builder) = self.builder.take() {
+            let mask = ProjectionMask::roots(builder.parquet_schema(), in_file);
+            let reader = builder
+                .with_projection(mask)
+                .with_batch_size(BATCH_ROWS)
+                .build();
+            self.reader = Some(reader.map_err(|error| failed(&self.path, error))?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn next(&mut self, tally: &mut Tally) -> Result<bool, ImportError> {
+        while self.next == self.rows {
+            let Some(reader) = &mut self.reader else {
+                return Ok(false);
+            };
+            let Some(batch) = reader.next() else {
+                return Ok(false);
+            };
+            self.take(&batch.map_err(|error| failed(&self.path, error))?)?;
+        }
+        self.next += 1;
+        tally.lines += 1;
+        Ok(true)
+    }
+
+    pub(super) fn cell(&self, place: usize) -> Cell<'_> {
+        let row = self.next - 1;
+        let values = &self.values[place];
+        if values.is_null(row) {
+            return Cell::Null;
+        }
+        match values {
+            Values::Integers(values) => Cell::Integer(values.value(row)),
+            Values::Floats(values) => Cell::Float(values.value(row)),
+            Values::Booleans(values) => Cell::Boolean(values.value(row)),
+            Values::Texts(values) => Cell::Text(values.value(row).as_bytes()),
+            Values::Times(values) => Cell::Time(values.value(row)),
+            Values::IntegerLists(lists, values) => {
+                let (start, end) = bounds(lists, row);
+                Cell::Integers(values, start, end)
+            }
+            Values::TextLists(lists, values) => {
+                let (start, end) = bounds(lists, row);
+                Cell::Texts(values, start, end)
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &RecordBatch) -> Result<(), ImportError> {
+        self.rows_before += self.rows as u64;
+        self.rows = batch.num_rows();
+        self.next = 0;
+        let share = self.rows as f64 / self.file_rows.max(1) as f64;
+        self.meter
+            .bytes
+            .fetch_add((share * self.file_bytes as f64) as u64, Ordering::Relaxed);
+        self.values.clear();
+        for (place, plain) in &self.columns {
+            let options = CastOptions {
+                safe: false,
+                ..CastOptions::default()
+            };
+            let array = cast_with_options(batch.column(*place), plain, &options)
+                .map_err(|error| failed(&self.path, error))?;
+            self.values.push(Values::of(&array));
+        }
+        Ok(())
+    }
+}
+
+impl Values {
+    /// Of an array of one of the plain types.
+    fn of(array: &ArrayRef) -> Self {
+        match array.data_type() {
+            DataType::Int64 => Self::Integers(array.as_primitive::<Int64Type>().clone()),
+            DataType::Float64 => Self::Floats(array.as_primitive::<Float64Type>().clone()),
+            DataType::Boolean => Self::Booleans(array.as_boolean().clone()),
+            DataType::Timestamp(..) => {
+                Self::Times(array.as_primitive::<TimestampMillisecondType>().clone())
+            }
+            DataType::List(element) => {
+                let lists = array.as_list::<i32>().clone();
+                match element.data_type() {
+                    DataType::Int64 => {
+                        let values = lists.values().as_primitive::<Int64Type>().clone();
+                        Self::IntegerLists(lists, values)
+                    }
+                    _ => {
+                        let values = lists.values().as_string::<i32>().clone();
+                        Self::TextLists(lists, values)
+                    }
+                }
+            }
+            _ => Self::Texts(array.as_string::<i32>().clone()),
+        }
+    }
+
+    fn is_null(&self, row: usize) -> bool {
+        match self {
+            Self::Integers(values) => values.is_null(row),
+            Self::Floats(values) => values.is_null(row),
+            Self::Booleans(values) => values.is_null(row),
+            Self::Texts(values) => values.is_null(row),
+            Self::Times(values) => values.is_null(row),
+            Self::IntegerLists(lists, _) | Self::TextLists(lists, _) => lists.is_null(row),
+        }
+    }
+}
+
+fn bounds(lists: &ListArray, row: usize) -> (usize, usize) {
+    let offsets = lists.value_offsets();
+    (offsets[row] as usize, offsets[row + 1] as usize)
+}
+
+/// The plain type that a column is cast to.
+fn plain_type(found: &DataType) -> Option<DataType> {
+    Some(match found {
+        integer if integer.is_integer() => DataType::Int64,
+        float if float.is_floating() => DataType::Float64,
+        DataType::Decimal128(..) | DataType::Decimal256(..) => DataType::Float64,
+        DataType::Boolean => DataType::Boolean,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::Dictionary(_, values) => return plain_type(values),
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => {
+            DataType::Timestamp(TimeUnit::Millisecond, None)
+        }
+        DataType::List(element) | DataType::LargeList(element) => {
+            let plain = plain_type(element.data_type())?;
+            if !matches!(plain, DataType::Int64 | DataType::Utf8) {
+                return None;
+            }
+            DataType::List(Field::new_list_field(plain, true).into())
+        }
+        _ => return None,
+    })
+}
+
+fn failed(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> ImportError {
+    ImportError::Parquet {
+        path: path.to_owned(),
+        source: Box::new(error),
+    }
+}

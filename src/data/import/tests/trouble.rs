@@ -1,0 +1,423 @@
+//! What goes wrong: lines, files, options, and imports that are stopped.
+
+use std::io::Write;
+
+use super::*;
+
+const NUMBERS: &str = r#"
+name = "numbers"
+labels = [{ name = "y" }]
+columns = [
+  { name = "k", kind = "key", type = "text" },
+  { name = "x", kind = "dense", type = "integer" },
+]
+source = { files = ["*.csv*"] }
+split = { by = "all", into = "train" }
+"#;
+
+fn numbers(
+    text: impl AsRef<[u8]>,
+    max_malformed: f64,
+) -> Result<(ImportReport, TempDir), ImportError> {
+    let input = folder(&[("n.csv", text.as_ref())]);
+    let mut settings = settings(&input, NUMBERS);
+    settings.max_malformed = max_malformed;
+    let report = run(&settings);
+    if report.is_err() {
+        let left: Vec<_> = std::fs::read_dir(input.path()).expect("listed").collect();
+        assert_eq!(left.len(), 1, "nothing but the input is left: {left:?}");
+    }
+    Ok((report?, input))
+}
+
+#[test]
+fn malformed_lines_are_counted_by_reason_and_told_with_their_place() {
+    let text = b"k,x,y\na,1,1\nb,1\nc,many,0\nd,1,2\ne,99999999999999999999,1\n\xff,1,0\nf,,0\ng,1,\n\"h,1,0\ni,1,1\n";
+    let (report, _input) = numbers(text, 0.9).expect("imported");
+    assert_eq!((report.rows, report.lines, report.malformed), (3, 10, 7));
+    let place = |line: usize, what: &str| {
+        let told = report
+            .first_malformed
+            .iter()
+            .find(|told| told.contains(&format!("n.csv:{line}: ")));
+        assert!(
+            told.is_some_and(|told| told.contains(what)),
+            "line {line}: {told:?}"
+        );
+    };
+    place(3, "expected 3 fields, got 2");
+    place(4, "column `x` is not a 64-bit integer, got \"many\"");
+    place(5, "column `y` is not 0 or 1");
+    place(6, "column `x` is not a 64-bit integer");
+    place(7, "column `k` is not valid UTF-8");
+    place(9, "column `y` is missing");
+    place(10, "a quote never closes");
+    assert_eq!(report.dataset.provenance.malformed.values().sum::<u64>(), 7);
+    assert_eq!(
+        all_splits(&report.dataset, "x"),
+        RawColumn::Dense(vec![1.0, f32::NAN, 1.0])
+    );
+}
+
+#[test]
+fn too_many_malformed_lines_stop_the_import() {
+    let mut text = String::from("k,x,y\n");
+    for i in 0..5000 {
+        text += if i % 100 == 99 { "bad\n" } else { "a,1,0\n" };
+    }
+    let error = numbers(&text, 0.005).expect_err("1 % are malformed");
+    let ImportError::TooManyMalformed {
+        malformed, lines, ..
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        (malformed, lines),
+        (10, 1000),
+        "judged from line 1000 on, before the end"
+    );
+    assert_eq!(numbers(&text, 0.01).expect("imported").0.malformed, 50);
+    assert!(
+        numbers("k,x,y\nbad\na,1,0\n", 0.1).is_err(),
+        "short files are judged at their end"
+    );
+}
+
+#[test]
+fn a_truncated_gzip_leaves_nothing() {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(b"k,x,y\n").expect("memory");
+    (0..9000).for_each(|i| writeln!(encoder, "{i},{},1", i * i).expect("memory"));
+    let mut bytes = encoder.finish().expect("memory");
+    bytes.truncate(bytes.len() / 2);
+    let error = numbers(&bytes, 0.001).expect_err("half is missing");
+    assert!(
+        matches!(error, ImportError::Damaged { line: 100.., .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn missing_fields_are_all_named() {
+    let error = numbers("k,other\na,1\n", 0.1)
+        .expect_err("x and y are missing")
+        .to_string();
+    assert!(
+        error.contains("`x`, `y`") && error.contains("k, other"),
+        "{error}"
+    );
+    assert!(matches!(
+        numbers("k,x,y\n", 0.1),
+        Err(ImportError::Empty { .. })
+    ));
+}
+
+#[test]
+fn every_fault_of_a_schema_is_told_at_once() {
+    let text = r#"
+        nam = "x"
+        labels = [{ name = "y", at_least = 1, equals = "a" }]
+        columns = [
+          { name = "a", kind = "dense", type = "text" },
+          { name = "b", kind = "key", type = "integer", colour = "red" },
+          { name = "c", kind = "time", type = "timestamp", time_zone = "Mars/Crater" },
+          { name = "y", kind = "key", type = "integer" },
+        ]
+        source = { files = [], quote = "''" }
+        split = { by = "time", valid = 0.9, test = 0.9 }
+        [[trailing]]
+        keys = ["a", "z"]
+    "#;
+    let error = ImportSchema::parse(text, "my.toml")
+        .expect_err("many faults")
+        .to_string();
+    for part in [
+        "my.toml",
+        "`nam`",
+        "`name`: missing",
+        "not both",
+        "cannot hold a text",
+        "colour",
+        "needs one of s, ms",
+        "Mars",
+        "source.files",
+        "source.quote",
+        "[time] section",
+        "shares from 0 to 1",
+        "`z` is not in",
+        "`count`, `sums`",
+        "`y`: two columns",
+    ] {
+        assert!(error.contains(part), "{part} is not in:\n{error}");
+    }
+}
+
+#[test]
+fn a_cancelled_import_leaves_nothing() {
+    let input = folder(&[(
+        "n.csv",
+        format!("k,x,y\n{}", "a,1,0\n".repeat(50_000)).as_bytes(),
+    )]);
+    let settings = settings(&input, NUMBERS);
+    let cancel = settings.cancel.clone();
+    let error =
+        import(&settings, &mut |_| cancel.store(true, Ordering::Relaxed)).expect_err("cancelled");
+    assert!(matches!(error, ImportError::Cancelled), "{error}");
+    assert_eq!(std::fs::read_dir(input.path()).expect("listed").count(), 1);
+}
+
+#[test]
+fn what_a_killed_import_left_is_removed_by_the_next() {
+    let input = clicks_and_items();
+    let (abandoned, foreign) = (
+        input.path().join(".dataset-a.tmp"),
+        input.path().join(".dataset-b.tmp"),
+    );
+    std::fs::create_dir_all(abandoned.join("import.work")).expect("a folder");
+    std::fs::create_dir_all(&foreign).expect("a folder");
+    let running = input.path().join(".dataset-c.tmp");
+    std::fs::create_dir_all(&running).expect("a folder");
+    let lock = super::super::work_folder::WorkFolder::create(&running).expect("locked");
+    run(&settings(&input, SCHEMA)).expect("imported");
+    assert!(!abandoned.exists() && foreign.exists() && running.exists());
+    drop(lock);
+}
+
+#[test]
+fn an_existing_dataset_is_not_written_over() {
+    let input = clicks_and_items();
+    let settings = settings(&input, SCHEMA);
+    run(&settings).expect("imported");
+    let before = Dataset::open(&settings.output).expect("a dataset");
+    let error = run(&settings).expect_err("it exists");
+    assert!(matches!(error, ImportError::Data(_)), "{error}");
+    assert_eq!(Dataset::open(&settings.output).expect("a dataset"), before);
+}
+
+#[test]
+fn a_later_import_continues_the_history_and_an_overlapping_one_is_refused() {
+    let lines: Vec<_> = CLICKS.lines().collect();
+    let parts = [&lines[..4], &[lines[0], lines[4]]].map(|lines| lines.join("\n"));
+    let input = folder(&[
+        ("clicks_1.csv", parts[0].as_bytes()),
+        ("clicks_2.csv", parts[1].as_bytes()),
+        ("items.csv", ITEMS.as_bytes()),
+    ]);
+    let whole = run(&settings(&input, SCHEMA)).expect("imported").dataset;
+    let part = |file: &str, output: &str, history: Option<&str>| {
+        let mut settings = settings(&input, SCHEMA);
+        settings.input = input.path().join(file);
+        settings.output = input.path().join(output);
+        settings.split = Some(SplitSchema::All { into: Split::Test });
+        settings.history = history.map(|history| input.path().join(history));
+        run(&settings).map(|report| report.dataset)
+    };
+    let first = part("clicks_1.csv", "first", None).expect("imported");
+    let second = part("clicks_2.csv", "second", Some("first")).expect("imported");
+    assert_eq!(rows(&second), [0, 0, 1], "all into test");
+    for column in ["user_count", "user_clicks", "user_seconds"] {
+        let mut continued = all_splits(&first, column);
+        continued.push_row_of(&all_splits(&second, column), 0);
+        assert_eq!(continued, all_splits(&whole, column), "{column}");
+    }
+    let [first, second, whole] =
+        [first, second, whole].map(|dataset| dataset.history.expect("kept"));
+    assert_eq!(second.base, Some(first.id));
+    assert_eq!(second.id, whole.id, "the same rows were counted");
+    let error = part("clicks_1.csv", "again", Some("first")).expect_err("its own future");
+    assert!(
+        matches!(
+            error,
+            ImportError::NotLater {
+                first_ms: 86_400_000,
+                last_ms: 172_800_000,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn little_memory_gives_the_same_dataset() {
+    let mut text = String::from("at,user,item,click,seconds\n");
+    for i in 0u64..20_000 {
+        let mixed = i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        text += &format!(
+            "{},{},{},{},{}\n",
+            mixed % 5000,
+            mixed % 97,
+            ["a", "b"][i as usize % 2],
+            mixed % 2,
+            i % 20
+        );
+    }
+    let input = folder(&[
+        ("clicks.csv", text.as_bytes()),
+        ("items.csv", ITEMS.as_bytes()),
+    ]);
+    let dataset = |memory_bytes: usize, output: &str| {
+        let mut settings = settings(&input, SCHEMA);
+        (settings.memory_bytes, settings.output) = (memory_bytes, input.path().join(output));
+        run(&settings).expect("imported").dataset
+    };
+    let (small, large) = (dataset(1, "small"), dataset(1 << 30, "large"));
+    assert_eq!(small.splits, large.splits, "checksums included");
+    assert_eq!(small.history, large.history);
+}
+
+#[test]
+fn compressed_and_split_files_give_the_same_rows() {
+    let lines: Vec<_> = CLICKS.lines().collect();
+    let [head, tail] = [
+        [lines[0], lines[1]].join("\r\n"),
+        [&lines[..1], &lines[2..]].concat().join("\n"),
+    ];
+    let mut gzip = Vec::new();
+    for member in head.as_bytes().chunks(20) {
+        let mut encoder = flate2::write::GzEncoder::new(&mut gzip, flate2::Compression::fast());
+        encoder
+            .write_all(member)
+            .and_then(|()| encoder.finish().map(drop))
+            .expect("memory");
+    }
+    let zstandard = zstd::encode_all(tail.as_bytes(), 3).expect("memory");
+    let input = folder(&[
+        ("clicks_1.csv", &gzip),
+        ("clicks_2.csv.zst", &zstandard),
+        ("items.csv", ITEMS.as_bytes()),
+    ]);
+    let got = run(&settings(&input, SCHEMA)).expect("imported").dataset;
+    let plain = clicks_and_items();
+    assert_eq!(
+        got.splits,
+        run(&settings(&plain, SCHEMA))
+            .expect("imported")
+            .dataset
+            .splits
+    );
+}
+
+#[test]
+fn parquet_gives_the_same_rows_as_text() {
+    use arrow::array::{
+        ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampSecondArray,
+    };
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("unused", std::sync::Arc::new(Int64Array::from(vec![0; 4]))),
+        (
+            "at",
+            std::sync::Arc::new(TimestampSecondArray::from(vec![
+                86_400, 172_800, 172_800, 259_200,
+            ])),
+        ),
+        (
+            "item",
+            std::sync::Arc::new(StringArray::from(vec!["a", "b", "b", "c"])),
+        ),
+        (
+            "user",
+            std::sync::Arc::new(Int64Array::from(vec![1, 2, 1, 1])),
+        ),
+        (
+            "click",
+            std::sync::Arc::new(arrow::array::BooleanArray::from(vec![
+                true, false, true, false,
+            ])),
+        ),
+        (
+            "seconds",
+            std::sync::Arc::new(Float64Array::from(vec![
+                Some(30.0),
+                Some(3.0),
+                Some(9.0),
+                Some(10.0),
+            ])),
+        ),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+    let mut bytes = Vec::new();
+    let properties = ::parquet::file::properties::WriterProperties::builder()
+        .set_max_row_group_row_count(Some(2))
+        .build();
+    let mut writer =
+        ::parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties))
+            .expect("a writer");
+    writer.write(&batch).expect("memory");
+    writer.close().expect("memory");
+    let input = folder(&[("clicks.parquet", &bytes), ("items.csv", ITEMS.as_bytes())]);
+    let text = SCHEMA.replace(
+        r#"["clicks*.csv*"]"#,
+        "[\"*.parquet\"]\nformat = \"parquet\"",
+    );
+    let got = run(&settings(&input, &text)).expect("imported").dataset;
+    let plain = clicks_and_items();
+    assert_eq!(
+        got.splits,
+        run(&settings(&plain, SCHEMA))
+            .expect("imported")
+            .dataset
+            .splits
+    );
+}
+
+#[test]
+fn parquet_lists_become_key_lists_and_nulls_are_missing() {
+    use arrow::array::{ArrayRef, Int32Array, ListArray, RecordBatch};
+    use arrow::datatypes::Int32Type;
+    let lists = [Some(vec![Some(1), None, Some(2)]), None, Some(vec![])];
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        (
+            "tags",
+            std::sync::Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists)),
+        ),
+        (
+            "x",
+            std::sync::Arc::new(Int32Array::from(vec![None, Some(3), Some(4)])),
+        ),
+        (
+            "y",
+            std::sync::Arc::new(Int32Array::from(vec![Some(1), Some(0), None])),
+        ),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+    let mut bytes = Vec::new();
+    let mut writer =
+        ::parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
+    writer.write(&batch).expect("memory");
+    writer.close().expect("memory");
+    let input = folder(&[("n.parquet", &bytes)]);
+    let text = r#"
+        name = "lists"
+        labels = [{ name = "y" }]
+        columns = [
+          { name = "tags", kind = "key_list", type = "integer" },
+          { name = "x", kind = "key", type = "integer" },
+        ]
+        source = { files = ["*.parquet"], format = "parquet" }
+        split = { by = "all", into = "train" }
+    "#;
+    let mut settings = settings(&input, text);
+    settings.max_malformed = 0.5;
+    let report = run(&settings).expect("imported");
+    assert_eq!(
+        (report.rows, report.malformed),
+        (2, 1),
+        "the label of row 3 is missing"
+    );
+    assert!(
+        report.first_malformed[0].contains("n.parquet:3: "),
+        "{:?}",
+        report.first_malformed
+    );
+    let tags = RawColumn::KeyList {
+        offsets: vec![0, 2, 2],
+        keys: vec![1, 2],
+    };
+    assert_eq!(all_splits(&report.dataset, "tags"), tags);
+    assert_eq!(
+        all_splits(&report.dataset, "x"),
+        RawColumn::Key(vec![key::MISSING_KEY, 3])
+    );
+}

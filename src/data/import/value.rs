@@ -1,0 +1,422 @@
+//! One field of a file into one raw value, or the reason why not.
+
+use std::fmt;
+use std::ops::Range;
+
+use arrow::array::{Array, Int64Array, StringArray};
+use jiff::fmt::temporal::DateTimeParser;
+use jiff::tz::TimeZone;
+use streamrec_artifact::{ColumnKind, RawColumn, SourceType, key};
+
+use super::number;
+use super::schema::{ColumnSchema, LabelSchema, TimeSchema, TimestampFormat};
+
+/// One field as the file gives it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cell<'a> {
+    Null,
+    Text(&'a [u8]),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    /// Milliseconds since the epoch.
+    Time(i64),
+    /// The elements of a list column's values from the first place up to the second.
+    Integers(&'a Int64Array, usize, usize),
+    Texts(&'a StringArray, usize, usize),
+}
+
+/// Why a field is malformed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    Utf8,
+    Integer,
+    Number,
+    NotFinite,
+    Boolean,
+    Timestamp,
+    NoOffset,
+    Label,
+    Missing,
+    ReservedKey,
+    LongList,
+    Type,
+}
+
+/// The most keys of one list.
+const LIST_KEYS_MAX: usize = 1 << 16;
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Utf8 => "is not valid UTF-8",
+            Self::Integer => "is not a 64-bit integer",
+            Self::Number => "is not a number",
+            Self::NotFinite => {
+                "does not fit a 32-bit float; name it in `null` if it stands for a missing value"
+            }
+            Self::Boolean => "is not 0, 1, true or false",
+            Self::Timestamp => "is not a timestamp of the schema's format",
+            Self::NoOffset => "has no offset from UTC; give the column a `time_zone`",
+            Self::Label => "is not 0 or 1; give the label `at_least` or `equals`",
+            Self::Missing => "is missing, and labels and times may not be",
+            Self::ReservedKey => "is the one integer that cannot be a key",
+            Self::LongList => "has more than 65536 elements",
+            Self::Type => "has another type than the schema says",
+        })
+    }
+}
+
+/// Turns cells of one field into values of one column.
+#[derive(Debug, Clone)]
+pub(super) struct Conversion {
+    rule: Rule,
+    /// Texts that stand for a missing value.
+    nulls: Vec<Vec<u8>>,
+    /// Whether a missing value makes the line malformed.
+    required: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Rule {
+    DenseInteger,
+    DenseFloat,
+    DenseBoolean,
+    KeyInteger,
+    KeyText,
+    KeyBoolean,
+    KeyList {
+        separator: Vec<u8>,
+        element: SourceType,
+    },
+    Time(TimeRule),
+    LabelBinary,
+    LabelAtLeast(f64),
+    LabelEquals(String),
+}
+
+#[derive(Debug, Clone)]
+struct TimeRule {
+    format: TimestampFormat,
+    zone: Option<TimeZone>,
+}
+
+impl Conversion {
+    /// For a column; a timestamp stays one, whatever is made of it later.
+    pub(super) fn column(schema: &ColumnSchema, source_nulls: &[String]) -> Self {
+        use SourceType::{Boolean, Float, Integer, Text, Timestamp};
+        let rule = match (schema.kind, schema.source) {
+            (_, Timestamp) => {
+                let format = schema.format.unwrap_or(TimestampFormat::Ms);
+                Rule::Time(TimeRule::new(format, schema.time_zone.as_deref()))
+            }
+            (ColumnKind::KeyList, element) => {
+                let separator = schema
+                    .separator
+                    .as_deref()
+                    .unwrap_or(",")
+                    .as_bytes()
+                    .to_vec();
+                Rule::KeyList { separator, element }
+            }
+            (ColumnKind::Dense, Integer) => Rule::DenseInteger,
+            (ColumnKind::Dense, Boolean) => Rule::DenseBoolean,
+            (ColumnKind::Dense | ColumnKind::Time, _) => Rule::DenseFloat,
+            (ColumnKind::Key, Text) => Rule::KeyText,
+            (ColumnKind::Key, Boolean) => Rule::KeyBoolean,
+            (ColumnKind::Key, Integer | Float) => Rule::KeyInteger,
+        };
+        let nulls = schema.null.as_deref().unwrap_or(source_nulls);
+        Self {
+            rule,
+            nulls: bytes(nulls),
+            required: false,
+        }
+    }
+
+    /// For a label; it must not be missing.
+    pub(super) fn label(schema: &LabelSchema, source_nulls: &[String]) -> Self {
+        let rule = match (&schema.equals, schema.at_least) {
+            (Some(text), _) => Rule::LabelEquals(text.clone()),
+            (None, Some(least)) => Rule::LabelAtLeast(least),
+            (None, None) => Rule::LabelBinary,
+        };
+        Self {
+            rule,
+            nulls: bytes(source_nulls),
+            required: true,
+        }
+    }
+
+    /// For the time of rows; it must not be missing.
+    pub(super) fn time(schema: &TimeSchema, source_nulls: &[String]) -> Self {
+        let rule = Rule::Time(TimeRule::new(schema.format, schema.time_zone.as_deref()));
+        Self {
+            rule,
+            nulls: bytes(source_nulls),
+            required: true,
+        }
+    }
+
+    /// The kind of column that its values belong to.
+    pub(super) fn kind(&self) -> ColumnKind {
+        match self.rule {
+            Rule::KeyInteger | Rule::KeyText | Rule::KeyBoolean => ColumnKind::Key,
+            Rule::KeyList { .. } => ColumnKind::KeyList,
+            Rule::Time(_) => ColumnKind::Time,
+            _ => ColumnKind::Dense,
+        }
+    }
+
+    /// Appends one value. After a fault the column may hold part of it: cut it back to the rows before.
+    #[inline]
+    pub(super) fn push(&self, cell: Cell<'_>, to: &mut RawColumn) -> Result<(), Fault> {
+        if self.is_missing(cell) {
+            if self.required {
+                return Err(Fault::Missing);
+            }
+            to.push_missing();
+            return Ok(());
+        }
+        match (to, &self.rule) {
+            (RawColumn::Key(keys), _) => keys.push(self.key(cell)?),
+            (RawColumn::Dense(values), _) => values.push(self.number(cell)?),
+            (RawColumn::Time(times), Rule::Time(rule)) => times.push(rule.milliseconds(cell)?),
+            (RawColumn::KeyList { offsets, keys }, Rule::KeyList { separator, element }) => {
+                let before = keys.len();
+                push_list(cell, separator, *element, keys)?;
+                if keys.len() - before > LIST_KEYS_MAX {
+                    return Err(Fault::LongList);
+                }
+                // Rows of a block times the longest list stay far below 2^32.
+                offsets.push(keys.len() as u32);
+            }
+            _ => return Err(Fault::Type),
+        }
+        Ok(())
+    }
+
+    /// The key that a field holds, for joins.
+    pub(super) fn key_of(&self, cell: Cell<'_>) -> Result<u64, Fault> {
+        if self.is_missing(cell) {
+            Ok(key::MISSING_KEY)
+        } else {
+            self.key(cell)
+        }
+    }
+
+    fn is_missing(&self, cell: Cell<'_>) -> bool {
+        match cell {
+            Cell::Null => true,
+            Cell::Text(text) => self.nulls.iter().any(|null| null == text),
+            Cell::Float(value) => value.is_nan(),
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn key(&self, cell: Cell<'_>) -> Result<u64, Fault> {
+        match (&self.rule, cell) {
+            (Rule::KeyInteger, _) => integer_key(integer(cell)?),
+            (Rule::KeyText, Cell::Text(text)) => text_key(text),
+            // Text keys of numbers are those of their decimal form, as a text file would hold it.
+            (Rule::KeyText, Cell::Integer(value)) => text_key(value.to_string().as_bytes()),
+            (Rule::KeyBoolean, _) => Ok(key::from_boolean(boolean(cell)?)),
+            _ => Err(Fault::Type),
+        }
+    }
+
+    #[inline]
+    fn number(&self, cell: Cell<'_>) -> Result<f32, Fault> {
+        match &self.rule {
+            Rule::DenseInteger => Ok(integer(cell)? as f32),
+            Rule::DenseFloat => finite(float(cell)?),
+            Rule::DenseBoolean => Ok(truth(boolean(cell)?)),
+            Rule::LabelBinary => boolean(cell).map(truth).map_err(|_| Fault::Label),
+            Rule::LabelAtLeast(least) => Ok(truth(float(cell)? >= *least)),
+            Rule::LabelEquals(text) => Ok(truth(match cell {
+                Cell::Text(got) => got == text.as_bytes(),
+                Cell::Integer(got) => number::integer(text.as_bytes()) == Some(got),
+                Cell::Boolean(got) => got == (text == "true" || text == "1"),
+                _ => return Err(Fault::Type),
+            })),
+            _ => Err(Fault::Type),
+        }
+    }
+}
+
+fn bytes(texts: &[String]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+fn truth(value: bool) -> f32 {
+    f32::from(u8::from(value))
+}
+
+fn integer_key(value: i64) -> Result<u64, Fault> {
+    key::from_integer(value).map_err(|_| Fault::ReservedKey)
+}
+
+fn text_key(text: &[u8]) -> Result<u64, Fault> {
+    std::str::from_utf8(text)
+        .map(key::from_text)
+        .map_err(|_| Fault::Utf8)
+}
+
+#[inline]
+fn integer(cell: Cell<'_>) -> Result<i64, Fault> {
+    match cell {
+        Cell::Text(text) => number::integer(text).ok_or(Fault::Integer),
+        Cell::Integer(value) => Ok(value),
+        Cell::Boolean(value) => Ok(i64::from(value)),
+        // Beyond 2^53 a double no longer tells neighbouring integers apart.
+        Cell::Float(value) if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 => {
+            Ok(value as i64)
+        }
+        Cell::Float(_) => Err(Fault::Integer),
+        _ => Err(Fault::Type),
+    }
+}
+
+#[inline]
+fn float(cell: Cell<'_>) -> Result<f64, Fault> {
+    match cell {
+        Cell::Text(text) => number::float(text).ok_or(Fault::Number),
+        Cell::Integer(value) => Ok(value as f64),
+        Cell::Float(value) => Ok(value),
+        Cell::Boolean(value) => Ok(f64::from(u8::from(value))),
+        _ => Err(Fault::Type),
+    }
+}
+
+/// Numbers are read as doubles and then rounded, as serving does with JSON.
+fn finite(value: f64) -> Result<f32, Fault> {
+    let rounded = value as f32;
+    if rounded.is_finite() {
+        Ok(rounded)
+    } else {
+        Err(Fault::NotFinite)
+    }
+}
+
+fn boolean(cell: Cell<'_>) -> Result<bool, Fault> {
+    match cell {
+        Cell::Boolean(value) => Ok(value),
+        Cell::Text(b"1" | b"true" | b"True" | b"TRUE" | b"1.0") => Ok(true),
+        Cell::Text(b"0" | b"false" | b"False" | b"FALSE" | b"0.0") => Ok(false),
+        Cell::Text(_) => Err(Fault::Boolean),
+        _ => match float(cell)? {
+            0.0 => Ok(false),
+            1.0 => Ok(true),
+            _ => Err(Fault::Boolean),
+        },
+    }
+}
+
+fn push_list(
+    cell: Cell<'_>,
+    separator: &[u8],
+    element: SourceType,
+    keys: &mut Vec<u64>,
+) -> Result<(), Fault> {
+    let mut push = |cell: Cell<'_>| {
+        keys.push(match (element, cell) {
+            (SourceType::Text, Cell::Text(text)) => text_key(text)?,
+            (SourceType::Text, Cell::Integer(value)) => text_key(value.to_string().as_bytes())?,
+            (SourceType::Boolean, _) => key::from_boolean(boolean(cell)?),
+            _ => integer_key(integer(cell)?)?,
+        });
+        Ok(())
+    };
+    match cell {
+        Cell::Integers(values, start, end) => (start..end)
+            .filter(|i| values.is_valid(*i))
+            .try_for_each(|i| push(Cell::Integer(values.value(i)))),
+        Cell::Texts(values, start, end) => (start..end)
+            .filter(|i| values.is_valid(*i))
+            .try_for_each(|i| push(Cell::Text(values.value(i).as_bytes()))),
+        Cell::Text(text) => parts(text, separator)
+            .map(|range| text[range].trim_ascii())
+            .filter(|part| !part.is_empty())
+            .try_for_each(|part| push(Cell::Text(part))),
+        single => push(single),
+    }
+}
+
+/// The parts of `text` between separators.
+pub(super) fn parts<'a>(
+    text: &'a [u8],
+    separator: &'a [u8],
+) -> impl Iterator<Item = Range<usize>> + 'a {
+    let mut next = Some(0);
+    std::iter::from_fn(move || {
+        let start = next?;
+        let found = text[start..]
+            .windows(separator.len())
+            .position(|window| window == separator);
+        next = found.map(|at| start + at + separator.len());
+        Some(start..found.map_or(text.len(), |at| start + at))
+    })
+}
+
+static DATE_TIME: DateTimeParser = DateTimeParser::new();
+
+impl TimeRule {
+    fn new(format: TimestampFormat, zone: Option<&str>) -> Self {
+        // The schema was checked: a zone that is not known was an error there.
+        Self {
+            format,
+            zone: zone.and_then(|zone| TimeZone::get(zone).ok()),
+        }
+    }
+
+    fn milliseconds(&self, cell: Cell<'_>) -> Result<i64, Fault> {
+        let milliseconds = match (self.format, cell) {
+            (_, Cell::Time(milliseconds)) => Some(milliseconds),
+            (TimestampFormat::Iso8601, Cell::Text(text)) => return self.iso8601(text),
+            (TimestampFormat::Iso8601, _) => return Err(Fault::Type),
+            (TimestampFormat::S, _) => integer(cell).or_else(|_| whole(cell))?.checked_mul(1000),
+            (TimestampFormat::Ms, _) => Some(integer(cell)?),
+            (TimestampFormat::Us, _) => Some(integer(cell)?.div_euclid(1000)),
+            (TimestampFormat::Days, _) => integer(cell)?.checked_mul(86_400_000),
+        };
+        milliseconds
+            .filter(|ms| *ms != key::MISSING_TIME)
+            .ok_or(Fault::Timestamp)
+    }
+
+    fn iso8601(&self, text: &[u8]) -> Result<i64, Fault> {
+        if let Ok(timestamp) = DATE_TIME.parse_timestamp(text) {
+            return Ok(timestamp.as_millisecond());
+        }
+        let civil = DATE_TIME
+            .parse_datetime(text)
+            .map_err(|_| Fault::Timestamp)?;
+        let zone = self.zone.as_ref().ok_or(Fault::NoOffset)?;
+        let timestamp = zone.to_timestamp(civil).map_err(|_| Fault::Timestamp)?;
+        Ok(timestamp.as_millisecond())
+    }
+}
+
+/// Seconds written with a fraction: the whole second.
+fn whole(cell: Cell<'_>) -> Result<i64, Fault> {
+    let seconds = float(cell).map_err(|_| Fault::Timestamp)?.floor();
+    if seconds.abs() < 1e15 {
+        Ok(seconds as i64)
+    } else {
+        Err(Fault::Timestamp)
+    }
+}
+
+/// Cuts a column back to `rows` rows.
+pub(super) fn truncate(column: &mut RawColumn, rows: usize) {
+    match column {
+        RawColumn::Dense(values) => values.truncate(rows),
+        RawColumn::Key(keys) => keys.truncate(rows),
+        RawColumn::Time(times) => times.truncate(rows),
+        RawColumn::KeyList { offsets, keys } => {
+            offsets.truncate(rows + 1);
+            keys.truncate(offsets.last().map_or(0, |end| *end as usize));
+        }
+    }
+}
