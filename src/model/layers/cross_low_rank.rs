@@ -1,0 +1,120 @@
+use streamrec_kernels::{
+    TensorMut, cross,
+    linear::{self, Activation, LinearBackward},
+};
+
+use super::{Backward, Forward, Layer, LayerContext, ParamId, PassError};
+use crate::model::planned_buffer::PlannedBuffer;
+
+/// A cross layer of DCN-v2 with a matrix of low rank, `y = x0 * ((x V^T) W^T + b) + x`; nothing
+/// stands between the two products. `x0, x, y: [rows, dim]`.
+pub(super) struct CrossLowRank {
+    /// V `[rank, dim]`, W `[dim, rank]`, bias `[dim]`.
+    parameters: Vec<ParamId>,
+    dim: usize,
+    rank: usize,
+    /// `x V^T`, `[batch, rank]`
+    inner: PlannedBuffer,
+    /// `(x V^T) W^T + b`, `[batch, dim]`
+    projection: PlannedBuffer,
+}
+
+impl CrossLowRank {
+    pub(super) fn new(
+        parameters: Vec<ParamId>,
+        dim: usize,
+        rank: usize,
+        of: &LayerContext<'_>,
+    ) -> Self {
+        let inner = PlannedBuffer::new(of.context, of.batch * rank);
+        let projection = PlannedBuffer::new(of.context, of.batch * dim);
+        Self {
+            parameters,
+            dim,
+            rank,
+            inner,
+            projection,
+        }
+    }
+}
+
+impl Layer for CrossLowRank {
+    fn parameters(&self) -> &[ParamId] {
+        &self.parameters
+    }
+
+    fn workspace(&self, rows: usize) -> usize {
+        rows * (self.dim + self.rank)
+    }
+
+    fn forward(&mut self, pass: Forward<'_>) -> Result<(), PassError> {
+        let (context, x0, x) = (pass.context, pass.inputs.get(0), pass.inputs.get(1));
+        let rows = x.shape()[0];
+        let mut inner = self.inner.view_mut(rows, self.rank);
+        let mut projection = self.projection.view_mut(rows, self.dim);
+        let [v, w, bias] = [0, 1, 2].map(|index| pass.parameters.weight(self.parameters[index]));
+        linear::forward(context, x, v, None, Activation::None, inner.reborrow())?;
+        let (u, bias) = (inner.as_ref(), Some(bias));
+        linear::forward(context, u, w, bias, Activation::None, projection.reborrow())?;
+        Ok(cross::combine_forward(
+            context,
+            x0,
+            projection.as_ref(),
+            x,
+            pass.output,
+        )?)
+    }
+
+    fn backward(&mut self, mut pass: Backward<'_>) -> Result<(), PassError> {
+        let (x0, x) = (pass.inputs.get(0), pass.inputs.get(1));
+        let rows = x.shape()[0];
+        let (context, dy) = (pass.context, pass.d_output.as_ref());
+        let [v, w, bias] = [0, 1, 2].map(|index| self.parameters[index]);
+        let (weights, gradients) = pass.parameters.weights_and_gradients();
+        let (one, two) = pass.workspace.split_at_mut(rows * self.dim);
+        let mut d_projection = TensorMut::from_f32(one, &[rows, self.dim]);
+        let mut d_inner = TensorMut::from_f32(&mut two[..rows * self.rank], &[rows, self.rank]);
+        let inner = self.inner.view(rows, self.rank);
+        let projection = self.projection.view(rows, self.dim);
+        pass.d_inputs.two(context, |d_x0, mut d_x| {
+            cross::combine_backward(
+                context,
+                x0,
+                projection,
+                dy,
+                d_projection.reborrow(),
+                d_x0.view,
+                d_x0.accumulate,
+                d_x.view.reborrow(),
+                d_x.accumulate,
+            )?;
+            let [dw, db] = gradients.get_two_mut(w, bias)?;
+            let outer = LinearBackward {
+                x: inner,
+                w: weights.get(w),
+                y: projection,
+                activation: Activation::None,
+                dy: d_projection,
+                dw,
+                db: Some(db),
+                accumulate_weights: pass.accumulate,
+                dx: Some(d_inner.reborrow()),
+                accumulate_dx: false,
+            };
+            linear::backward(context, outer)?;
+            let first = LinearBackward {
+                x,
+                w: weights.get(v),
+                y: inner,
+                activation: Activation::None,
+                dy: d_inner,
+                dw: gradients.get_mut(v)?,
+                db: None,
+                accumulate_weights: pass.accumulate,
+                dx: Some(d_x.view),
+                accumulate_dx: true,
+            };
+            Ok(linear::backward(context, first)?)
+        })
+    }
+}

@@ -1,0 +1,39 @@
+//! Models: a static graph, its parameters, and how both are computed.
+//!
+//! ```text
+//! config or own code ─► Graph ─► ParameterStore        Network (plan, layers, buffers)
+//!   models, GraphBuilder            weights, gradients    forward ▸ Loss ▸ backward ▸ GradientSink
+//! ```
+//!
+//! There is no tape: each layer has a hand-derived backward pass, buffers are planned once, and a
+//! step allocates nothing. The module never updates a weight and never communicates: gradients are
+//! announced to a [`GradientSink`] and left for the optimiser.
+
+pub mod models;
+
+mod batch_input;
+mod error;
+mod graph_builder;
+mod layers;
+mod loss;
+mod micro_batch;
+mod network;
+mod parameters;
+mod plan;
+mod planned_buffer;
+mod table_gradients;
+
+pub use batch_input::BatchInput;
+pub use error::ModelError;
+pub use graph_builder::{GraphBuilder, Value};
+pub use loss::Loss;
+pub use micro_batch::MicroBatch;
+pub use network::{GradientSink, KeepGradients, Network};
+pub use parameters::{
+    BucketSettings, Gradients, NamedTensor, NamedTensorMut, ParamId, ParameterBuilder,
+    ParameterLayout, ParameterStore, Placed, Table, TableId, Weights,
+};
+pub use table_gradients::{BagGradient, SumScratch, TableGradients};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,406 @@
+//! Executes a graph: forward to logits, backward to gradients.
+
+use streamrec_artifact::{FeatureSchema, Graph, Op};
+use streamrec_kernels::{Context, TensorRef, add};
+
+use super::{
+    BatchInput, Gradients, ModelError, ParamId, ParameterStore, TableGradients,
+    layers::{
+        self, Backward, Forward, GradientBuffers, InputGradients, Inputs, Layer, LayerContext,
+        PassError, value,
+    },
+    plan::{self, GradientPlan, Places, PlannedNode},
+    planned_buffer::PlannedBuffer,
+};
+
+/// Hears of each dense gradient the moment it is final.
+pub trait GradientSink: Send {
+    /// The gradient of `parameter` is final. Parameters come in the reverse of forward order,
+    /// each once a pass, so that buckets become complete in their order.
+    ///
+    /// # Errors
+    /// When the sink cannot go on; the pass stops.
+    fn ready(&mut self, gradients: &mut Gradients, parameter: ParamId) -> Result<(), ModelError>;
+}
+
+/// The sink of a pass whose gradients stay where they are: all but the last of several
+/// micro-batches, and a world of one rank.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KeepGradients;
+
+impl GradientSink for KeepGradients {
+    fn ready(&mut self, _: &mut Gradients, _: ParamId) -> Result<(), ModelError> {
+        Ok(())
+    }
+}
+
+/// A model that computes.
+///
+/// ```text
+/// forward                      backward, in the reverse order
+/// batch ─► node ─► ... ─► logits ─► loss ─► d_logits ─► node ─► ... ─► TableGradients
+///             values stay in buffers         └► gradients of parameters ─► GradientSink
+/// ```
+///
+/// Buffers are planned once, for batches of up to `batch` samples; a pass allocates nothing.
+/// The network holds no parameters, so several networks can share one store.
+pub struct Network {
+    names: Vec<String>,
+    nodes: Vec<PlannedNode>,
+    layers: Vec<Box<dyn Layer>>,
+    places: Places,
+    plan: GradientPlan,
+    /// Values, `[batch, width]` each; `None` while a layer writes it.
+    values: Vec<Option<PlannedBuffer>>,
+    gradients: GradientBuffers,
+    workspace: PlannedBuffer,
+    tables: TableGradients,
+    batch: usize,
+    dense: usize,
+    bags: usize,
+    /// Samples of the last forward pass.
+    rows: usize,
+}
+
+impl Network {
+    /// Plans a graph over the parameters of a store, for batches of up to `batch` samples.
+    ///
+    /// # Errors
+    /// When the graph is not valid, or the store lacks one of its parameters.
+    pub fn new(
+        context: &Context,
+        graph: &Graph,
+        schema: &FeatureSchema,
+        parameters: &ParameterStore,
+        batch: usize,
+    ) -> Result<Self, ModelError> {
+        let shapes = graph.validate(schema)?;
+        let nodes = plan::nodes(graph, &shapes);
+        let places = Places::new(&nodes);
+        let plan = GradientPlan::new(&nodes, &places);
+        let of = LayerContext {
+            context,
+            graph,
+            schema,
+            parameters,
+            batch,
+        };
+        let build = |node| layers::build(node, &of);
+        let layers = graph
+            .nodes
+            .iter()
+            .map(build)
+            .collect::<Result<Vec<_>, _>>()?;
+        let bags = graph
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(index, node)| match &node.op {
+                Op::EmbeddingBag { lookups } => {
+                    Some(layers::EmbeddingBag::bags(lookups, &of).map(|bags| (index, bags)))
+                }
+                _ => None,
+            });
+        let tables = TableGradients::new(bags.collect::<Result<_, _>>()?, parameters);
+        let floats = |columns: usize| PlannedBuffer::new(context, batch * columns);
+        let workspace = layers
+            .iter()
+            .map(|layer| layer.workspace(batch))
+            .max()
+            .unwrap_or(0);
+        Ok(Self {
+            names: graph.nodes.iter().map(|node| node.name.clone()).collect(),
+            layers,
+            values: places
+                .widths
+                .iter()
+                .map(|&width| Some(floats(width)))
+                .collect(),
+            gradients: GradientBuffers {
+                slots: plan
+                    .slot_widths
+                    .iter()
+                    .map(|&width| Some(floats(width)))
+                    .collect(),
+                temporary: (plan.temporary_width > 0).then(|| floats(plan.temporary_width)),
+            },
+            workspace: PlannedBuffer::new(context, workspace),
+            nodes,
+            places,
+            plan,
+            tables,
+            batch,
+            dense: schema.dense.len(),
+            bags: schema.categorical.len(),
+            rows: 0,
+        })
+    }
+
+    /// The most samples of a batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The labels: columns of the logits.
+    pub fn heads(&self) -> usize {
+        self.nodes.last().map_or(0, |node| node.width)
+    }
+
+    /// Computes the logits, `[rows, heads]`.
+    ///
+    /// # Errors
+    /// When the batch is larger than planned, has other features, or an id outside its table.
+    pub fn forward(
+        &mut self,
+        context: &Context,
+        parameters: &ParameterStore,
+        batch: &BatchInput<'_>,
+    ) -> Result<TensorRef<'_>, ModelError> {
+        self.check_batch(batch)?;
+        self.rows = batch.rows();
+        context.install(|| {
+            (0..self.nodes.len()).try_for_each(|node| {
+                self.forward_node(node, context, parameters, batch)
+                    .map_err(|error| self.node_error(node, "forward", error))
+            })
+        })?;
+        Ok(self.logits())
+    }
+
+    /// The logits of the last forward pass, `[rows, heads]`.
+    pub fn logits(&self) -> TensorRef<'_> {
+        let Some(Some(buffer)) = self.places.nodes.last().map(|place| place.buffer) else {
+            return TensorRef::from_f32(&[], &[0, 0]);
+        };
+        let own = self.values[buffer]
+            .as_ref()
+            .expect("values are in place between layers");
+        own.view(self.rows, self.heads())
+    }
+
+    /// Computes the probability of each label, `[rows, heads]`, into `probabilities`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or when `probabilities` is not `[rows, heads]`.
+    pub fn scores(
+        &mut self,
+        context: &Context,
+        parameters: &ParameterStore,
+        batch: &BatchInput<'_>,
+        probabilities: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let logits = self.forward(context, parameters, batch)?;
+        let logits = logits.f32().unwrap_or_default();
+        if logits.len() != probabilities.len() {
+            return Err(ModelError::Batch {
+                what: "the number of scores",
+                expected: logits.len().to_string(),
+                got: probabilities.len().to_string(),
+            });
+        }
+        for (probability, &logit) in probabilities.iter_mut().zip(logits) {
+            *probability = super::loss::sigmoid(logit);
+        }
+        Ok(())
+    }
+
+    /// Computes all gradients from those of the logits, `[rows, heads]`, for the batch of the last
+    /// forward pass, and tells `sink` of each dense one. With `accumulate`, dense gradients are
+    /// added to those that are there. Tables' gradients wait in
+    /// [`table_gradients`](Self::table_gradients) until the next pass.
+    ///
+    /// # Errors
+    /// When `d_logits` has another shape, a gradient is in flight, or the sink fails.
+    pub fn backward(
+        &mut self,
+        context: &Context,
+        parameters: &mut ParameterStore,
+        batch: &BatchInput<'_>,
+        d_logits: TensorRef<'_>,
+        accumulate: bool,
+        sink: &mut dyn GradientSink,
+    ) -> Result<(), ModelError> {
+        if batch.rows() != self.rows {
+            return Err(ModelError::Batch {
+                what: "the number of samples",
+                expected: format!("{}, those of the forward pass", self.rows),
+                got: batch.rows().to_string(),
+            });
+        }
+        context.install(|| {
+            self.seed_gradient(context, d_logits)?;
+            for node in (0..self.nodes.len()).rev() {
+                self.backward_node(node, context, parameters, batch, accumulate)
+                    .map_err(|error| self.node_error(node, "backward", error))?;
+                for &parameter in self.layers[node].parameters().iter().rev() {
+                    sink.ready(parameters.gradients_mut(), parameter)?;
+                }
+            }
+            self.tables.group(context, &batch.bags)
+        })
+    }
+
+    /// The gradients of the tables, after a backward pass.
+    pub fn table_gradients(&self) -> &TableGradients {
+        &self.tables
+    }
+
+    /// The gradient of an embedding node's value, `[rows, columns]`, after a backward pass.
+    pub(super) fn embedding_gradient(&self, node: usize) -> TensorRef<'_> {
+        let place = self.plan.places[node].as_ref();
+        let place = place.expect("the plan gives embeddings a gradient");
+        let whole = self.gradients.slots[place.slot].as_ref();
+        let whole = whole.expect("gradients are in place between layers");
+        whole
+            .view(self.rows, place.width)
+            .columns(place.columns.clone())
+    }
+
+    fn check_batch(&self, batch: &BatchInput<'_>) -> Result<(), ModelError> {
+        let check = |what, fits: bool, expected: String, got: usize| match fits {
+            true => Ok(()),
+            false => Err(ModelError::Batch {
+                what,
+                expected,
+                got: got.to_string(),
+            }),
+        };
+        let rows = batch.rows();
+        let at_most = format!("at most {}", self.batch);
+        check("the number of samples", rows <= self.batch, at_most, rows)?;
+        let [dense_rows, dense] = batch.dense.shape();
+        let expected = self.dense.to_string();
+        check(
+            "the number of dense features",
+            dense == self.dense,
+            expected,
+            dense,
+        )?;
+        let expected = rows.to_string();
+        check(
+            "the number of dense samples",
+            dense_rows == rows,
+            expected,
+            dense_rows,
+        )?;
+        let (expected, bags) = (self.bags.to_string(), batch.bags.features);
+        check(
+            "the number of categorical features",
+            bags == self.bags,
+            expected,
+            bags,
+        )
+    }
+
+    fn forward_node(
+        &mut self,
+        node: usize,
+        context: &Context,
+        parameters: &ParameterStore,
+        batch: &BatchInput<'_>,
+    ) -> Result<(), PassError> {
+        let place = &self.places.nodes[node];
+        let Some(buffer) = place.buffer else {
+            return Ok(());
+        };
+        // No node reads the buffer that it writes, so that can leave for the time.
+        let mut whole = self.values[buffer]
+            .take()
+            .expect("values are in place between layers");
+        let output = whole.view_mut(batch.rows(), self.places.widths[buffer]);
+        let inputs = inputs(&self.nodes, &self.places, &self.values, batch, node);
+        let output = output.columns(place.columns.clone());
+        let pass = Forward {
+            context,
+            parameters,
+            inputs,
+            output,
+        };
+        let result = self.layers[node].forward(pass);
+        self.values[buffer] = Some(whole);
+        result
+    }
+
+    fn seed_gradient(
+        &mut self,
+        context: &Context,
+        d_logits: TensorRef<'_>,
+    ) -> Result<(), ModelError> {
+        // A valid graph ends in its output; where that is the batch itself, nothing has a gradient.
+        let Some(Some(place)) = self.plan.places.last() else {
+            return Ok(());
+        };
+        let own = self.gradients.slots[place.slot].as_mut();
+        let own = own.expect("gradients are in place between layers");
+        add::copy(context, d_logits, own.view_mut(self.rows, place.width))
+            .map_err(ModelError::kernel("the gradient of the logits"))
+    }
+
+    fn backward_node(
+        &mut self,
+        node: usize,
+        context: &Context,
+        parameters: &mut ParameterStore,
+        batch: &BatchInput<'_>,
+        accumulate: bool,
+    ) -> Result<(), PassError> {
+        let Some(place) = &self.plan.places[node] else {
+            return Ok(());
+        };
+        let taken = self.gradients.slots[place.slot].take();
+        let mut whole = taken.expect("gradients are in place between layers");
+        let rows = batch.rows();
+        let d_output = whole.view_mut(rows, place.width);
+        let inputs = inputs(&self.nodes, &self.places, &self.values, batch, node);
+        let pass = Backward {
+            context,
+            parameters,
+            accumulate,
+            output: value(
+                batch,
+                &self.values,
+                &self.places.widths,
+                &self.places.nodes[node],
+            ),
+            inputs,
+            d_output: d_output.columns(place.columns.clone()),
+            d_inputs: InputGradients {
+                buffers: &mut self.gradients,
+                writes: &self.plan.writes[node],
+                rows,
+            },
+            workspace: self.workspace.floats_mut(),
+        };
+        let result = self.layers[node].backward(pass);
+        self.gradients.slots[place.slot] = Some(whole);
+        result
+    }
+
+    fn node_error(&self, node: usize, pass: &'static str, error: PassError) -> ModelError {
+        match error {
+            PassError::Model(error) => error,
+            PassError::Kernel(source) => ModelError::Node {
+                node: self.names[node].clone(),
+                pass,
+                source,
+            },
+        }
+    }
+}
+
+fn inputs<'a>(
+    nodes: &'a [PlannedNode],
+    places: &'a Places,
+    buffers: &'a [Option<PlannedBuffer>],
+    batch: &'a BatchInput<'a>,
+    node: usize,
+) -> Inputs<'a> {
+    Inputs {
+        batch,
+        buffers,
+        widths: &places.widths,
+        places: &places.nodes,
+        nodes: &nodes[node].inputs,
+        in_place: &places.in_place[node],
+    }
+}

@@ -1,0 +1,100 @@
+//! First values of parameters: a function of seed, name and position alone.
+
+use rayon::prelude::*;
+use streamrec_artifact::Parameter;
+use streamrec_kernels::Context;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Elements of one parallel task.
+const CHUNK: usize = 1 << 14;
+/// The increment of SplitMix64: the golden ratio in 64 bits.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Fills `values` uniformly in `[-bound, bound)`, `bound` being the parameter's.
+///
+/// Element `i` is output `i` of SplitMix64 started from a hash of seed and name, so it depends
+/// neither on the world, nor on the order in which parameters are made, nor on threads.
+pub(super) fn fill(context: &Context, seed: u64, parameter: &Parameter, values: &mut [f32]) {
+    let bound = parameter.init_bound();
+    if bound == 0.0 {
+        values.fill(0.0);
+        return;
+    }
+    let key = xxh3_64_with_seed(parameter.name.as_bytes(), seed);
+    context.install(|| {
+        values
+            .par_chunks_mut(CHUNK)
+            .enumerate()
+            .for_each(|(chunk, values)| {
+                for (value, index) in values.iter_mut().zip((chunk * CHUNK) as u64..) {
+                    *value = (bound * symmetric(random(key, index))) as f32;
+                }
+            });
+    });
+}
+
+/// Output `index` of SplitMix64 with the state `key`: <https://doi.org/10.1145/2714064.2660195>.
+fn random(key: u64, index: u64) -> u64 {
+    let mut z = key.wrapping_add(index.wrapping_add(1).wrapping_mul(GOLDEN));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Uniform in `[-1, 1)`, on a grid that f32 holds exactly.
+fn symmetric(random: u64) -> f64 {
+    (random >> 40) as f64 / f64::from(1 << 23) - 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrec_artifact::Init;
+
+    fn values(seed: u64, name: &str, len: usize, threads: usize) -> Vec<f32> {
+        let parameter = Parameter {
+            name: name.into(),
+            shape: vec![len],
+            fan_in: 2,
+            fan_out: 4,
+            init: Init::GlorotUniform,
+        };
+        let mut values = vec![f32::NAN; len];
+        fill(
+            &Context::cpu(threads, false).unwrap(),
+            seed,
+            &parameter,
+            &mut values,
+        );
+        values
+    }
+
+    #[test]
+    fn the_generator_is_splitmix64() {
+        // The first outputs for seed 1234567, from the reference implementation.
+        let expected = [
+            6457827717110365317,
+            3203168211198807973,
+            9817491932198370423,
+        ];
+        assert_eq!([0, 1, 2].map(|index| random(1234567, index)), expected);
+    }
+
+    #[test]
+    fn values_depend_on_seed_name_and_position_alone() {
+        let all = values(1, "a.weight", 40_000, 2);
+        assert_eq!(all[..100], values(1, "a.weight", 100, 1));
+        assert_ne!(all[..100], values(2, "a.weight", 100, 1));
+        assert_ne!(all[..100], values(1, "b.weight", 100, 1));
+    }
+
+    #[test]
+    fn values_are_uniform_in_the_bound() {
+        let values = values(1, "a.weight", 40_000, 1);
+        assert!(values.iter().all(|x| (-1.0..1.0).contains(x)));
+        let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / 40_000.0;
+        let square = values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 40_000.0;
+        assert!(mean.abs() < 0.01, "{mean}");
+        assert!((square - 1.0 / 3.0).abs() < 0.01, "{square}");
+    }
+}

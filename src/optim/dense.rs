@@ -1,0 +1,265 @@
+use std::{ops::Range, sync::Arc};
+
+use streamrec_kernels::{
+    Context, DType, Tensor,
+    dense_optimizer::{self, Adagrad, Adam, Sgd},
+    norm,
+};
+
+use super::{OptimError, groups::Groups};
+use crate::{
+    config::optimizer::{DenseOptimizerConfig, OptimizerConfig},
+    model::{Gradients, NamedTensor, NamedTensorMut, ParameterLayout, ParameterStore, Placed},
+};
+
+/// Updates the dense parameters. Its state lies in arenas like those of the weights.
+pub struct DenseOptimizer {
+    rule: DenseOptimizerConfig,
+    clip_norm: Option<f64>,
+    layout: Arc<ParameterLayout>,
+    runs: Vec<Run>,
+    /// `[layout.len()]` each, by name.
+    state: Vec<(&'static str, Tensor)>,
+}
+
+/// Neighbours in an arena that are updated alike.
+#[derive(Debug, Clone, PartialEq)]
+struct Run {
+    bucket: usize,
+    in_bucket: Range<usize>,
+    arena: Range<usize>,
+    learning_rate_scale: f64,
+    weight_decay: f64,
+}
+
+impl DenseOptimizer {
+    pub(super) fn new(
+        context: &Context,
+        config: &OptimizerConfig,
+        groups: &Groups<'_>,
+        parameters: &ParameterStore,
+    ) -> Self {
+        let layout = Arc::clone(parameters.layout());
+        let state = |name, value: f64| {
+            let mut tensor = Tensor::zeros(context, DType::F32, &[layout.len()]);
+            if value != 0.0 {
+                tensor.f32_mut().fill(value as f32);
+            }
+            (name, tensor)
+        };
+        let state = match config.dense {
+            DenseOptimizerConfig::Sgd { momentum: 0.0, .. } => vec![],
+            DenseOptimizerConfig::Sgd { .. } => vec![state("velocity", 0.0)],
+            DenseOptimizerConfig::Adagrad {
+                initial_accumulator,
+                ..
+            } => {
+                vec![state("sum_of_squares", initial_accumulator)]
+            }
+            DenseOptimizerConfig::Adam { .. } | DenseOptimizerConfig::AdamW { .. } => {
+                vec![state("first_moment", 0.0), state("second_moment", 0.0)]
+            }
+        };
+        let runs = runs(&layout, config.dense.weight_decay(), groups);
+        Self {
+            rule: config.dense,
+            clip_norm: config.clip_norm,
+            layout,
+            runs,
+            state,
+        }
+    }
+
+    /// Clips the gradients, and updates every dense parameter. `factor` is the schedule's, `step`
+    /// counts from 1. Returns the norm of the gradients before clipping, where they are clipped.
+    ///
+    /// # Errors
+    /// When a gradient is in flight, or the norm is not finite; nothing is updated then.
+    pub fn update(
+        &mut self,
+        context: &Context,
+        parameters: &mut ParameterStore,
+        factor: f64,
+        step: u64,
+    ) -> Result<Option<f64>, OptimError> {
+        let (weights, gradients) = parameters.arena_and_gradients();
+        let norm = match self.clip_norm {
+            Some(max_norm) => Some(self.clip(context, gradients, max_norm, step)?),
+            None => None,
+        };
+        let learning_rate = self.rule.learning_rate() * factor;
+        for run in &self.runs {
+            let gradient = &gradients.bucket(run.bucket)?[run.in_bucket.clone()];
+            let weights = &mut weights[run.arena.clone()];
+            let mut state = self.state.iter_mut();
+            let mut state = || {
+                state
+                    .next()
+                    .map_or(&mut [][..], |(_, t)| &mut t.f32_mut()[run.arena.clone()])
+            };
+            let state = [state(), state()];
+            let rate = (learning_rate * run.learning_rate_scale) as f32;
+            update_run(
+                context, &self.rule, run, rate, step, weights, gradient, state,
+            )
+            .map_err(|source| OptimError::Kernel {
+                what: "dense parameters".into(),
+                source,
+            })?;
+        }
+        Ok(norm)
+    }
+
+    /// Scales the gradients down to a global L2 norm of `max_norm`, as Megatron-LM does:
+    /// by `min(1, max_norm / (norm + 1e-6))`. Returns the norm before.
+    fn clip(
+        &self,
+        context: &Context,
+        gradients: &mut Gradients,
+        max_norm: f64,
+        step: u64,
+    ) -> Result<f64, OptimError> {
+        let buckets = 0..self.layout.buckets().len();
+        let mut squares = 0.0;
+        for bucket in buckets.clone() {
+            squares += norm::sum_of_squares(context, gradients.bucket(bucket)?);
+        }
+        let norm = squares.sqrt();
+        if !norm.is_finite() {
+            return Err(OptimError::NotFinite { norm, step });
+        }
+        let factor = max_norm / (norm + 1e-6);
+        if factor < 1.0 {
+            for bucket in buckets {
+                norm::scale(context, gradients.bucket_mut(bucket)?, factor as f32);
+            }
+        }
+        Ok(norm)
+    }
+
+    /// The state, for checkpoints: `optimizer.<parameter>.<state>`.
+    pub fn named_tensors(&self) -> impl Iterator<Item = NamedTensor<'_>> {
+        self.state.iter().flat_map(|(state, arena)| {
+            let slices = self.layout.slices(arena.f32());
+            slices.map(|(placed, values)| {
+                (
+                    state_name(placed, state),
+                    placed.parameter.shape.clone(),
+                    values,
+                )
+            })
+        })
+    }
+
+    /// The state, to restore a checkpoint into.
+    pub fn named_tensors_mut(&mut self) -> impl Iterator<Item = NamedTensorMut<'_>> {
+        let layout = &self.layout;
+        self.state.iter_mut().flat_map(|(state, arena)| {
+            let slices = layout.slices_mut(arena.f32_mut());
+            slices.map(|(placed, values)| {
+                (
+                    state_name(placed, state),
+                    placed.parameter.shape.clone(),
+                    values,
+                )
+            })
+        })
+    }
+}
+
+fn state_name(placed: &Placed, state: &str) -> String {
+    format!("optimizer.{}.{state}", placed.parameter.name)
+}
+
+/// Joins neighbours that are updated alike. The padding between them is zero in weights and
+/// gradients, and every rule leaves it zero.
+fn runs(layout: &ParameterLayout, weight_decay: f64, groups: &Groups<'_>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for placed in layout.parameters().iter().rev() {
+        let name = &placed.parameter.name;
+        let run = Run {
+            bucket: placed.bucket,
+            in_bucket: placed.in_bucket.clone(),
+            arena: placed.arena.clone(),
+            learning_rate_scale: groups.learning_rate_scale(name),
+            weight_decay: groups.weight_decay(name).unwrap_or(weight_decay),
+        };
+        if run.learning_rate_scale == 0.0 {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(last)
+                if last.bucket == run.bucket
+                    && last.learning_rate_scale == run.learning_rate_scale
+                    && last.weight_decay == run.weight_decay
+                    && is_next(layout, last, &run) =>
+            {
+                last.in_bucket.end = run.in_bucket.end;
+                last.arena.end = run.arena.end;
+            }
+            _ => runs.push(run),
+        }
+    }
+    runs
+}
+
+/// Whether only padding lies between two runs, no parameter that is frozen.
+fn is_next(layout: &ParameterLayout, last: &Run, run: &Run) -> bool {
+    let between = last.arena.end..run.arena.start;
+    !layout
+        .parameters()
+        .iter()
+        .any(|placed| between.contains(&placed.arena.start))
+}
+
+#[allow(clippy::too_many_arguments)] // One parameter's worth of operands.
+fn update_run(
+    context: &Context,
+    rule: &DenseOptimizerConfig,
+    run: &Run,
+    learning_rate: f32,
+    step: u64,
+    weights: &mut [f32],
+    gradient: &[f32],
+    [first, second]: [&mut [f32]; 2],
+) -> streamrec_kernels::Result<()> {
+    let weight_decay = run.weight_decay as f32;
+    match *rule {
+        DenseOptimizerConfig::Sgd {
+            momentum, nesterov, ..
+        } => {
+            let momentum = momentum as f32;
+            let rule = Sgd {
+                learning_rate,
+                momentum,
+                nesterov,
+                weight_decay,
+            };
+            dense_optimizer::sgd(context, &rule, weights, gradient, first)
+        }
+        DenseOptimizerConfig::Adagrad { eps, .. } => {
+            let rule = Adagrad {
+                learning_rate,
+                eps: eps as f32,
+                weight_decay,
+            };
+            dense_optimizer::adagrad(context, &rule, weights, gradient, first)
+        }
+        DenseOptimizerConfig::Adam {
+            beta1, beta2, eps, ..
+        }
+        | DenseOptimizerConfig::AdamW {
+            beta1, beta2, eps, ..
+        } => {
+            let rule = Adam {
+                learning_rate,
+                beta1: beta1 as f32,
+                beta2: beta2 as f32,
+                eps: eps as f32,
+                weight_decay,
+                decoupled: matches!(rule, DenseOptimizerConfig::AdamW { .. }),
+            };
+            dense_optimizer::adam(context, &rule, step, weights, gradient, first, second)
+        }
+    }
+}

@@ -1,0 +1,87 @@
+use streamrec_kernels::{Context, sparse_optimizer::SparseGradient};
+
+use super::{DenseOptimizer, OptimError, Schedule, SparseOptimizer, groups::Groups};
+use crate::{
+    config::optimizer::OptimizerConfig,
+    model::{NamedTensor, NamedTensorMut, ParameterStore, TableId},
+};
+
+/// Everything that updates a model's parameters.
+pub struct Optimizer {
+    schedule: Schedule,
+    dense: DenseOptimizer,
+    sparse: SparseOptimizer,
+}
+
+impl Optimizer {
+    /// The optimiser of a checked config, with fresh state, for the parameters of a store.
+    ///
+    /// # Errors
+    /// When a group matches no parameter.
+    pub fn new(
+        context: &Context,
+        config: &OptimizerConfig,
+        parameters: &ParameterStore,
+    ) -> Result<Self, OptimError> {
+        let groups = Groups::new(&config.groups, parameters)?;
+        Ok(Self {
+            schedule: Schedule::new(config.schedule),
+            dense: DenseOptimizer::new(context, config, &groups, parameters),
+            sparse: SparseOptimizer::new(context, config, &groups, parameters),
+        })
+    }
+
+    /// The factor on learning rates.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// Updates the dense parameters in `step`, from 1. Returns the norm of their gradients before
+    /// clipping, where they are clipped.
+    ///
+    /// # Errors
+    /// When a gradient is in flight or not finite; nothing is updated then.
+    pub fn update_dense(
+        &mut self,
+        context: &Context,
+        parameters: &mut ParameterStore,
+        step: u64,
+    ) -> Result<Option<f64>, OptimError> {
+        self.dense
+            .update(context, parameters, self.schedule.factor(step), step)
+    }
+
+    /// Updates the touched rows of all tables in `step`, from 1.
+    ///
+    /// # Errors
+    /// When a gradient does not fit its table.
+    pub fn update_tables<'a>(
+        &mut self,
+        context: &Context,
+        parameters: &mut ParameterStore,
+        step: u64,
+        gradient: impl Fn(TableId) -> SparseGradient<'a>,
+    ) -> Result<(), OptimError> {
+        let factor = self.schedule.factor(step);
+        for table in parameters.table_ids() {
+            let gradient = gradient(table);
+            self.sparse
+                .update(context, parameters, table, gradient, factor, step)?;
+        }
+        Ok(())
+    }
+
+    /// All state, for checkpoints: `optimizer.<parameter>.<state>`.
+    pub fn named_tensors(&self) -> impl Iterator<Item = NamedTensor<'_>> {
+        self.dense
+            .named_tensors()
+            .chain(self.sparse.named_tensors())
+    }
+
+    /// All state, to restore a checkpoint into.
+    pub fn named_tensors_mut(&mut self) -> impl Iterator<Item = NamedTensorMut<'_>> {
+        self.dense
+            .named_tensors_mut()
+            .chain(self.sparse.named_tensors_mut())
+    }
+}

@@ -1,0 +1,167 @@
+use streamrec_kernels::{
+    Context,
+    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState},
+};
+
+use super::{OptimError, groups::Groups};
+use crate::{
+    config::optimizer::{OptimizerConfig, SparseOptimizerConfig},
+    model::{NamedTensor, NamedTensorMut, ParameterStore, TableId},
+};
+
+/// Updates the embedding tables, each with its own rule and state.
+pub struct SparseOptimizer {
+    learning_rate: f64,
+    tables: Vec<TableOptimizer>,
+}
+
+struct TableOptimizer {
+    /// Of the table's weights.
+    name: String,
+    learning_rate_scale: f64,
+    rule: SparseRule,
+    state: SparseState,
+}
+
+impl SparseOptimizer {
+    pub(super) fn new(
+        context: &Context,
+        config: &OptimizerConfig,
+        groups: &Groups<'_>,
+        parameters: &ParameterStore,
+    ) -> Self {
+        let table = |(_, table): (TableId, &crate::model::Table)| {
+            let name = table.parameter.name.clone();
+            let rule = rule(&config.sparse, groups.weight_decay(&name));
+            let state = SparseState::new(context, &rule, table.rows(), table.dim());
+            let learning_rate_scale = groups.learning_rate_scale(&name);
+            TableOptimizer {
+                name,
+                learning_rate_scale,
+                rule,
+                state,
+            }
+        };
+        let tables = parameters.tables().map(table).collect();
+        Self {
+            learning_rate: config.sparse.learning_rate(),
+            tables,
+        }
+    }
+
+    /// Updates each row of a table that `gradient` touches. `factor` is the schedule's, `step`
+    /// counts from 1.
+    ///
+    /// # Errors
+    /// When the gradient does not fit the table.
+    pub fn update(
+        &mut self,
+        context: &Context,
+        parameters: &mut ParameterStore,
+        table: TableId,
+        gradient: SparseGradient<'_>,
+        factor: f64,
+        step: u64,
+    ) -> Result<(), OptimError> {
+        let own = &mut self.tables[table.index()];
+        if own.learning_rate_scale == 0.0 {
+            return Ok(());
+        }
+        let rate = (self.learning_rate * factor * own.learning_rate_scale) as f32;
+        let weights = parameters.table_mut(table).view_mut();
+        sparse_optimizer::update(
+            context,
+            &own.rule,
+            rate,
+            step,
+            weights,
+            &mut own.state,
+            gradient,
+        )
+        .map_err(|source| OptimError::Kernel {
+            what: format!("`{}`", own.name),
+            source,
+        })
+    }
+
+    /// The state, for checkpoints: `optimizer.embedding.<table>.<state>`.
+    pub fn named_tensors(&self) -> impl Iterator<Item = NamedTensor<'_>> {
+        self.tables
+            .iter()
+            .flat_map(|TableOptimizer { name, state, .. }| {
+                state.tensors().map(move |(of, tensor)| {
+                    (
+                        format!("optimizer.{name}.{of}"),
+                        tensor.shape().to_vec(),
+                        tensor.f32(),
+                    )
+                })
+            })
+    }
+
+    /// The state, to restore a checkpoint into.
+    pub fn named_tensors_mut(&mut self) -> impl Iterator<Item = NamedTensorMut<'_>> {
+        self.tables
+            .iter_mut()
+            .flat_map(|TableOptimizer { name, state, .. }| {
+                let name = &*name;
+                state.tensors_mut().map(move |(of, tensor)| {
+                    let shape = tensor.shape().to_vec();
+                    (format!("optimizer.{name}.{of}"), shape, tensor.f32_mut())
+                })
+            })
+    }
+}
+
+fn rule(config: &SparseOptimizerConfig, group_decay: Option<f64>) -> SparseRule {
+    let decay = |own: f64| group_decay.unwrap_or(own) as f32;
+    let norm = |max: Option<f64>| max.map(|max| max as f32);
+    match *config {
+        SparseOptimizerConfig::Sgd {
+            weight_decay,
+            max_row_norm,
+            ..
+        } => SparseRule::Sgd {
+            weight_decay: decay(weight_decay),
+            max_row_norm: norm(max_row_norm),
+        },
+        SparseOptimizerConfig::RowWiseAdagrad {
+            eps,
+            initial_accumulator,
+            weight_decay,
+            max_row_norm,
+            ..
+        } => SparseRule::RowWiseAdagrad {
+            eps: eps as f32,
+            initial_accumulator: initial_accumulator as f32,
+            weight_decay: decay(weight_decay),
+            max_row_norm: norm(max_row_norm),
+        },
+        SparseOptimizerConfig::Adagrad {
+            eps,
+            initial_accumulator,
+            weight_decay,
+            max_row_norm,
+            ..
+        } => SparseRule::Adagrad {
+            eps: eps as f32,
+            initial_accumulator: initial_accumulator as f32,
+            weight_decay: decay(weight_decay),
+            max_row_norm: norm(max_row_norm),
+        },
+        SparseOptimizerConfig::LazyAdam {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            max_row_norm,
+            ..
+        } => SparseRule::LazyAdam {
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            eps: eps as f32,
+            weight_decay: decay(weight_decay),
+            max_row_norm: norm(max_row_norm),
+        },
+    }
+}

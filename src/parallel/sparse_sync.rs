@@ -1,0 +1,281 @@
+use std::{mem, sync::Arc};
+
+use streamrec_kernels::{
+    Context,
+    embedding_bag::{RowGradients, RowGradientsRef, merge},
+    sparse_optimizer::SparseGradient,
+};
+
+use crate::{
+    comm::{CommError, Communicator, Event},
+    model::{ModelError, Network, ParameterStore, SumScratch, TableId},
+};
+
+/// Adds the gradients of replicated tables over micro-batches and ranks.
+///
+/// ```text
+/// after each backward pass  collect   duplicates summed, merged with earlier micro-batches
+/// after the last            start     (row, gradient) pairs of all tables to every rank, in flight
+///                           finish    merged by row in rank order
+///                           gradient  each touched row once
+/// ```
+///
+/// A single rank with a single micro-batch sums nothing in advance: its gradient is the fused form,
+/// in which a row is summed while it is updated.
+pub struct SparseSync {
+    comm: Arc<dyn Communicator>,
+    tables: Vec<TableSum>,
+    scratch: SumScratch,
+    /// Micro-batches collected since the last update.
+    collected: usize,
+    in_flight: Option<Event<Vec<Vec<u8>>>>,
+    /// The memory of the message before.
+    message: Vec<u8>,
+}
+
+#[derive(Default)]
+struct TableSum {
+    dim: usize,
+    /// Whether the network's own gradient is all there is.
+    fused: bool,
+    /// The sum so far; at last that of all ranks.
+    sum: RowGradients,
+    /// What is added next.
+    next: RowGradients,
+    merged: RowGradients,
+    /// Of each rank.
+    received: Vec<RowGradients>,
+}
+
+impl TableSum {
+    /// `sum += next`
+    fn add_next(&mut self, context: &Context) -> Result<(), ModelError> {
+        let parts = [self.sum.view(), self.next.view()];
+        merge(context, &parts, self.dim, &mut self.merged)
+            .map_err(ModelError::kernel("the sum of micro-batches"))?;
+        mem::swap(&mut self.sum, &mut self.merged);
+        Ok(())
+    }
+}
+
+impl SparseSync {
+    /// For the tables of a store.
+    pub fn new(comm: Arc<dyn Communicator>, parameters: &ParameterStore) -> Self {
+        let table = |dim| TableSum {
+            dim,
+            ..TableSum::default()
+        };
+        let tables = parameters.tables().map(|(_, of)| table(of.dim())).collect();
+        let (scratch, message) = (SumScratch::default(), Vec::new());
+        Self {
+            comm,
+            tables,
+            scratch,
+            collected: 0,
+            in_flight: None,
+            message,
+        }
+    }
+
+    /// Takes up the gradients of a backward pass; `last` tells that no other micro-batch follows
+    /// before the update.
+    ///
+    /// # Errors
+    /// When shapes do not fit, which a planned network rules out.
+    pub fn collect(
+        &mut self,
+        context: &Context,
+        parameters: &ParameterStore,
+        network: &Network,
+        last: bool,
+    ) -> Result<(), ModelError> {
+        let alone = self.comm.size() == 1 && self.collected == 0 && last;
+        for (id, _) in parameters.tables() {
+            let table = &mut self.tables[id.index()];
+            table.fused = alone && network.bag_gradient(id).is_some();
+            if table.fused {
+                continue;
+            }
+            let into = if self.collected == 0 {
+                &mut table.sum
+            } else {
+                &mut table.next
+            };
+            network.sum_table_gradient(context, parameters, id, &mut self.scratch, into)?;
+            if self.collected > 0 {
+                table.add_next(context)?;
+            }
+        }
+        self.collected += 1;
+        Ok(())
+    }
+
+    /// Sends this rank's sums to all ranks. Returns at once: do something else before
+    /// [`finish`](Self::finish).
+    pub fn start(&mut self) {
+        if self.comm.size() == 1 {
+            return;
+        }
+        let mut message = mem::take(&mut self.message);
+        message.clear();
+        write_message(&self.tables, &mut message);
+        self.in_flight = Some(self.comm.all_gather_bytes(message));
+    }
+
+    /// Waits for the sums of all ranks, and merges them. Afterwards gradients are final.
+    ///
+    /// # Errors
+    /// When ranks cannot communicate, or a message does not fit the tables.
+    pub fn finish(&mut self, context: &Context) -> Result<(), ModelError> {
+        self.collected = 0;
+        let Some(event) = self.in_flight.take() else {
+            return Ok(());
+        };
+        let mut messages = event.wait()?;
+        for (rank, message) in messages.iter().enumerate() {
+            read_message(message, rank, &mut self.tables)?;
+        }
+        self.message = messages.swap_remove(self.comm.rank());
+        for table in &mut self.tables {
+            let parts: Vec<RowGradientsRef<'_>> =
+                table.received.iter().map(RowGradients::view).collect();
+            merge(context, &parts, table.dim, &mut table.sum).map_err(ModelError::kernel(
+                "the sum of a table's gradients over the ranks",
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// The gradient of a table over all micro-batches and ranks, for one update.
+    pub fn gradient<'a>(&'a self, network: &'a Network, table: TableId) -> SparseGradient<'a> {
+        let sum = &self.tables[table.index()];
+        match network.bag_gradient(table) {
+            Some(bags) if sum.fused => SparseGradient::Bags {
+                groups: bags.groups,
+                sources: bags.sources,
+                dout: bags.dout,
+            },
+            _ => SparseGradient::Rows(&sum.sum),
+        }
+    }
+}
+
+/// The number of rows of each table (u64), then all row ids (i64), then all rows (f32), table by
+/// table. Ranks share one host or one architecture, so numbers are in its byte order.
+fn write_message(tables: &[TableSum], message: &mut Vec<u8>) {
+    for table in tables {
+        message.extend_from_slice(&(table.sum.ids.len() as u64).to_ne_bytes());
+    }
+    for table in tables {
+        message.extend_from_slice(bytemuck::cast_slice(&table.sum.ids));
+    }
+    for table in tables {
+        message.extend_from_slice(bytemuck::cast_slice(&table.sum.rows));
+    }
+}
+
+/// Reads the message of a rank into the tables' `received`.
+fn read_message(message: &[u8], rank: usize, tables: &mut [TableSum]) -> Result<(), ModelError> {
+    let corrupt = |problem: String| {
+        let collective = "exchange of table gradients";
+        ModelError::Comm(CommError::Corrupt {
+            collective,
+            rank,
+            problem,
+        })
+    };
+    let header = tables.len() * size_of::<u64>();
+    let (counts, mut rest) = message
+        .split_at_checked(header)
+        .ok_or_else(|| corrupt(format!("{} bytes are too few", message.len())))?;
+    let mut expected = 0u64;
+    for (table, count) in tables.iter_mut().zip(counts.chunks_exact(size_of::<u64>())) {
+        table
+            .received
+            .resize_with(table.received.len().max(rank + 1), RowGradients::default);
+        let count = u64::from_ne_bytes(count.try_into().unwrap_or_default());
+        let row_bytes = (size_of::<i64>() + table.dim * size_of::<f32>()) as u64;
+        expected = expected.saturating_add(count.saturating_mul(row_bytes));
+        if expected > rest.len() as u64 {
+            return Err(corrupt(format!(
+                "{} bytes hold fewer than {count} rows",
+                rest.len()
+            )));
+        }
+        // Bounded by the message.
+        table.received[rank].ids.resize(count as usize, 0);
+        table.received[rank]
+            .rows
+            .resize(count as usize * table.dim, 0.0);
+    }
+    if expected != rest.len() as u64 {
+        return Err(corrupt(format!(
+            "expected {expected} bytes of rows, got {}",
+            rest.len()
+        )));
+    }
+    let mut fill = |into: &mut [u8]| {
+        let (own, after) = rest.split_at(into.len());
+        into.copy_from_slice(own);
+        rest = after;
+    };
+    for table in tables.iter_mut() {
+        fill(bytemuck::cast_slice_mut(&mut table.received[rank].ids));
+    }
+    for table in tables.iter_mut() {
+        fill(bytemuck::cast_slice_mut(&mut table.received[rank].rows));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables(contents: &[(usize, &[i64])]) -> Vec<TableSum> {
+        let table = |&(dim, ids): &(usize, &[i64])| {
+            let rows = (0..ids.len() * dim)
+                .map(|value| value as f32 + 0.5)
+                .collect();
+            let sum = RowGradients {
+                ids: ids.to_vec(),
+                rows,
+            };
+            TableSum {
+                dim,
+                sum,
+                ..TableSum::default()
+            }
+        };
+        contents.iter().map(table).collect()
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_was_written() {
+        let mut sent = tables(&[(3, &[1, 5]), (1, &[]), (2, &[0, 7, 9])]);
+        let mut message = Vec::new();
+        write_message(&sent, &mut message);
+        read_message(&message, 1, &mut sent).unwrap();
+        for table in &sent {
+            assert_eq!(table.received.len(), 2);
+            assert_eq!(table.received[1], table.sum);
+        }
+    }
+
+    #[test]
+    fn a_message_of_another_size_is_refused() {
+        let mut sent = tables(&[(3, &[1, 5]), (2, &[0, 7, 9])]);
+        let mut message = Vec::new();
+        write_message(&sent, &mut message);
+        for end in 0..message.len() {
+            assert!(
+                read_message(&message[..end], 0, &mut sent).is_err(),
+                "{end}"
+            );
+        }
+        message.push(0);
+        assert!(read_message(&message, 0, &mut sent).is_err());
+        message[..8].copy_from_slice(&u64::MAX.to_ne_bytes());
+        assert!(read_message(&message, 0, &mut sent).is_err());
+    }
+}
