@@ -13,6 +13,7 @@ mod column;
 pub mod counter;
 mod dataset;
 mod error;
+pub mod generator;
 pub mod history;
 pub mod import;
 pub mod order;

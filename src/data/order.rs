@@ -102,7 +102,7 @@ impl EpochOrder {
 }
 
 /// The numbers below `len`, each order equally likely: Fisher and Yates's shuffle, by Durstenfeld.
-fn permutation(len: u32, stream: &mut Stream) -> Vec<u32> {
+pub(in crate::data) fn permutation(len: u32, stream: &mut Stream) -> Vec<u32> {
     let mut numbers: Vec<u32> = (0..len).collect();
     for last in (1..numbers.len()).rev() {
         numbers.swap(last, stream.below(last as u64 + 1) as usize);
