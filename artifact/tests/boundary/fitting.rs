@@ -243,6 +243,15 @@ fn a_warm_start_keeps_rows_and_appends_new_keys() {
     warm.validate(&grown).unwrap();
     assert_eq!(warm.table("user").unwrap().rows, 3 + keys.len());
 
+    let mut coarse = schema.clone();
+    coarse.categorical[2].encoding = Encoding::Buckets { edges: vec![1.0] };
+    let warm = schema.clone().grow(&coarse, &grown).unwrap();
+    assert_eq!(
+        warm.categorical[2].encoding,
+        Encoding::Buckets { edges: vec![1.0] }
+    );
+    assert_eq!(warm.table("length").unwrap().rows, 3);
+
     let mut changed = schema.clone();
     changed.categorical[0].encoding = Encoding::Vocabulary { unseen_rows: 9 };
     let error = schema.grow(&changed, &grown).unwrap_err();
@@ -281,5 +290,19 @@ fn a_column_of_an_unusable_name_is_not_suggested() {
     assert!(
         matches!(&errors[0], SpecError::UnknownColumn { nearest: None, .. }),
         "{errors:?}"
+    );
+}
+
+#[test]
+fn a_vocabulary_without_a_table_is_refused() {
+    let (schema, mut vocabularies) = fitted(100, 50);
+    vocabularies.insert("stranger", Vocabulary::new(vec![1]).unwrap());
+    let error = schema.validate(&vocabularies).unwrap_err();
+    assert_eq!(
+        error,
+        SchemaError::Vocabulary {
+            table: "stranger".into(),
+            needed: false
+        }
     );
 }
