@@ -8,7 +8,7 @@ use super::operand::expect;
 use crate::{
     device::{Context, Device},
     error::Result,
-    simd::{LANES, Simd, lanes, lanes_mut, multiversion, transpose},
+    simd::{LANES, Simd, lanes, lanes_mut, multiversion, prefetch_row, transpose},
     tensor::{TensorMut, TensorRef},
 };
 
@@ -93,7 +93,7 @@ multiversion! {
         scratch: &mut [f32],
     ) {
         let mut y = y;
-        let padded = features.next_multiple_of(LANES);
+        let (padded, stride) = (features.next_multiple_of(LANES), x.row_stride());
         let mut scratch = ForwardScratch::new(scratch, features, dim);
         for sample in 0..x.shape()[0] {
             let x = x.row(sample);
@@ -106,6 +106,9 @@ multiversion! {
             transpose(x, features, dim, scratch.transposed, padded);
             let mut row = 1;
             while row < features {
+                // Meanwhile the next sample's vectors come into cache, a few at a time: all at
+                // once they would stall on the memory's latency.
+                prefetch_row(x.as_ptr().wrapping_add(stride + row * dim), MAX_ROWS * dim);
                 row += match features - row {
                     1 => triangle_rows::<S, 1>(row, x, features, dim, &mut scratch),
                     2 | 3 => triangle_rows::<S, 2>(row, x, features, dim, &mut scratch),
@@ -161,12 +164,14 @@ fn products<S: Simd, const ROWS: usize, const BLOCKS: usize>(
 ) -> usize {
     let mut sums = [[S::splat(0.0); BLOCKS]; ROWS];
     let dim = x[0].len();
+    assert!(x.iter().all(|x| x.len() == dim));
     for (d, others) in transposed.chunks_exact(padded).take(dim).enumerate() {
         let others = &others[column..][..BLOCKS * LANES];
         let others: [S::Vector; BLOCKS] =
             std::array::from_fn(|block| S::load(lanes(&others[block * LANES..])));
         for row in 0..ROWS {
-            let own = S::splat(x[row][d]);
+            // SAFETY: each of the vectors has `dim` floats, and `d` is below.
+            let own = S::splat(unsafe { *x[row].get_unchecked(d) });
             for block in 0..BLOCKS {
                 sums[row][block] = S::multiply_add(own, others[block], sums[row][block]);
             }
@@ -313,6 +318,7 @@ fn gradient_block<S: Simd, const ROWS: usize, const BLOCKS: usize>(
     // vector are. Both are read where they lie.
     let before: [&[f32]; ROWS] =
         std::array::from_fn(|row| &dz[pair(first + row, 0)..][..first + row]);
+    #[allow(clippy::needless_range_loop)] // It indexes several slices.
     for other in 0..first {
         let weights = std::array::from_fn(|row| before[row][other]);
         add_weighted::<S, ROWS, BLOCKS>(&mut sums, &weights, &column(other));

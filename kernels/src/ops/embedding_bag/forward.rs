@@ -14,7 +14,7 @@ const OPERATION: &str = "embedding_bag::forward";
 /// Samples of one parallel task.
 const PANEL_ROWS: usize = 128;
 /// Ids between the row being read and the row being fetched from memory.
-const PREFETCH_AHEAD: usize = 12;
+const PREFETCH_AHEAD: usize = 8;
 
 /// Pools the bags of all lookups into `out: [batch, columns]`; each lookup overwrites its columns.
 ///
@@ -142,14 +142,14 @@ fn pool<S: Simd>(
         pool_block::<S, 1>(rows, ids, weights, scale, column, out);
         column += LANES;
     }
-    for column in column..dim {
+    for (column, out) in out.iter_mut().enumerate().skip(column) {
         let mut sum = 0.0;
         for (index, &id) in ids.iter().enumerate() {
             // SAFETY: `check` has compared every id of the feature with the table's rows.
             let value = unsafe { rows.row(id) }[column];
             sum = S::multiply_add_scalar(weight(weights, index), value, sum);
         }
-        out[column] = scale * sum;
+        *out = scale * sum;
     }
 }
 

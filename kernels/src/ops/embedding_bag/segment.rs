@@ -12,7 +12,7 @@ use crate::{
 /// Rows of one parallel task.
 pub(crate) const PANEL_ROWS: usize = 128;
 /// Lookups between the gradient being read and the gradient being fetched from memory.
-const PREFETCH_AHEAD: usize = 12;
+const PREFETCH_AHEAD: usize = 8;
 
 /// Checked operands of a sum over each touched row's lookups.
 pub(crate) struct Segments<'a> {

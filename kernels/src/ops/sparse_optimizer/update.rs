@@ -55,10 +55,10 @@ pub fn update(
     expect(OPERATION, "table", &table, [rows, dim])?;
     let gradient = Gradient::new(gradient, rows, dim)?;
     let stride = table.row_stride();
-    let (start, len) = (
-        table.as_mut_ptr(),
-        rows.saturating_sub(1) * stride + if rows > 0 { dim } else { 0 },
-    );
+    let len = rows.saturating_sub(1) * stride + if rows > 0 { dim } else { 0 };
+    // SAFETY: the table borrows every element of its rows exclusively, and rows are cut out of
+    // the slice at multiples of the stride, so elements between rows are never touched.
+    let elements = unsafe { DisjointMut::from_raw(table.as_mut_ptr(), len) };
     let task = Task {
         rule,
         learning_rate,
@@ -67,10 +67,8 @@ pub fn update(
             _ => BiasCorrection::new(0.0, 0.0, 1),
         },
         dim,
-        // SAFETY: the table borrows every element of its rows exclusively, and rows are cut out
-        // of the slice at multiples of the stride, so elements between rows are never touched.
         table: DisjointRows {
-            elements: unsafe { DisjointMut::from_raw(start, len) },
+            elements,
             stride,
             columns: dim,
         },
