@@ -1,23 +1,24 @@
 //! Runs an import: the parser on one thread, everything behind it on another.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Instant;
 
 use streamrec_artifact::RawColumn;
 
+use super::disk_space::explain_full_disk;
 use super::error::ImportError;
-use super::files::{self, Meter};
+use super::files::Meter;
 use super::malformed::Tally;
 use super::order::{OrderedRows, RowSorter};
 use super::parse::{BlockPipe, Parser};
-use super::plan::{Fields, Plan};
-use super::rows::FileRows;
+use super::plan::Plan;
 use super::schema::ImportSchema;
 use super::settings::{ImportReport, ImportSettings, Progress, Stage};
 use super::side::SideTable;
+use super::sources::Sources;
 use super::split::SplitSchema;
 use super::work_folder::{WorkFolder, remove_abandoned};
 use super::writing::{Base, Writing, trailing_column, trailing_specs};
@@ -152,60 +153,6 @@ fn resolved(settings: &ImportSettings) -> Result<ImportSchema, ImportError> {
     }
     let place = schema.name.clone();
     schema.checked(&place)
-}
-
-/// The files of an import.
-struct Sources {
-    main: Vec<PathBuf>,
-    tables: Vec<Vec<PathBuf>>,
-}
-
-impl Sources {
-    fn find(schema: &ImportSchema, input: &Path) -> Result<Self, ImportError> {
-        let metadata =
-            std::fs::metadata(input).map_err(|error| ImportError::io("open", input, error))?;
-        let (folder, main) = if metadata.is_dir() {
-            (input, files::find(input, &schema.source.files)?)
-        } else {
-            let folder = input.parent().filter(|parent| *parent != Path::new(""));
-            (folder.unwrap_or(Path::new(".")), vec![input.to_owned()])
-        };
-        let table = |table: &super::schema::TableSchema| files::find(folder, &table.source.files);
-        Ok(Self {
-            tables: schema.tables.iter().map(table).collect::<Result<_, _>>()?,
-            main,
-        })
-    }
-
-    /// Reads the names of the fields and binds the schema to them.
-    fn plan(&self, schema: &ImportSchema) -> Result<Plan, ImportError> {
-        let meter = Meter::default();
-        let main = FileRows::open(&self.main[0], &schema.source, &meter)?;
-        let tables = schema.tables.iter().zip(&self.tables);
-        let tables: Vec<_> = tables
-            .map(|(table, files)| FileRows::open(&files[0], &table.source, &meter))
-            .collect::<Result<_, _>>()?;
-        let fields = tables.iter().zip(&self.tables).map(|(rows, files)| Fields {
-            path: &files[0],
-            names: rows.names(),
-        });
-        Plan::new(
-            schema,
-            Fields {
-                path: &self.main[0],
-                names: main.names(),
-            },
-            fields.collect(),
-        )
-    }
-
-    fn bytes(&self) -> u64 {
-        let files = self.main.iter().chain(self.tables.iter().flatten());
-        files
-            .filter_map(|file| std::fs::metadata(file).ok())
-            .map(|metadata| metadata.len())
-            .sum()
-    }
 }
 
 /// Rows of each key, for a split that needs them.
@@ -422,86 +369,4 @@ fn provenance(
             .insert(format!("rows without {table}"), *rows as f64);
     }
     provenance
-}
-
-/// Says what is needed where a full disk is the cause.
-fn explain_full_disk(
-    error: ImportError,
-    settings: &ImportSettings,
-    progress: &Progress,
-    raw_bytes: u64,
-) -> ImportError {
-    if !error.is_disk_full() {
-        return error;
-    }
-    let parent = settings
-        .output
-        .parent()
-        .filter(|parent| *parent != Path::new(""))
-        .unwrap_or(Path::new("."));
-    // By now the unfinished dataset is gone, so this is what a new attempt would find.
-    let available_bytes =
-        rustix::fs::statvfs(parent).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-    let read = (progress.bytes_read as f64 / progress.bytes_total.max(1) as f64).clamp(0.01, 1.0);
-    // Once as sorted runs, once as the dataset.
-    let whole = (2.0 * raw_bytes as f64 / read) as u64;
-    ImportError::NoSpace {
-        path: settings.output.clone(),
-        available_bytes,
-        needed_bytes: whole.saturating_sub(available_bytes),
-        source: Box::new(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::Error;
-
-    #[test]
-    fn a_full_disk_is_told_with_the_space_it_needs() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let schema = ImportSchema::parse(
-            super::super::formats::schema_text("goodbooks").expect("built in"),
-            "goodbooks",
-        );
-        let settings = ImportSettings::new(
-            schema.expect("valid"),
-            folder.path(),
-            folder.path().join("out"),
-        );
-        let progress = Progress {
-            stage: Stage::Reading,
-            bytes_read: 10,
-            bytes_total: 100,
-            rows: 5,
-            rows_total: None,
-        };
-        let full = || {
-            let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
-            ImportError::from(Error::Io {
-                action: "write",
-                path: folder.path().join("0.run"),
-                source,
-            })
-        };
-        let raw_bytes = 1 << 60;
-        let error = explain_full_disk(full(), &settings, &progress, raw_bytes);
-        let ImportError::NoSpace {
-            path,
-            available_bytes,
-            needed_bytes,
-            ..
-        } = &error
-        else {
-            panic!("another error: {error}")
-        };
-        assert_eq!(path, &settings.output);
-        assert!(
-            *available_bytes > 0 && *needed_bytes > 10 * raw_bytes,
-            "twice ten times the rows so far"
-        );
-        let other = explain_full_disk(ImportError::Cancelled, &settings, &progress, 1);
-        assert!(matches!(other, ImportError::Cancelled));
-    }
 }

@@ -10,6 +10,7 @@
 //! malformed line is counted and left out; too many of them stop the import. The dataset appears
 //! under its name only when it is whole.
 
+mod disk_space;
 mod engine;
 mod error;
 mod files;
@@ -26,6 +27,7 @@ mod schema;
 mod schema_check;
 mod settings;
 mod side;
+mod sources;
 mod split;
 mod text;
 mod value;

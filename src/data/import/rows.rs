@@ -13,7 +13,7 @@ use super::value::Cell;
 /// An open source file.
 pub(super) enum FileRows {
     Text(TextRows),
-    Parquet(ParquetRows),
+    Parquet(Box<ParquetRows>),
 }
 
 /// Rows of delimited text.
@@ -34,7 +34,7 @@ impl FileRows {
     ) -> Result<Self, ImportError> {
         Ok(match schema.format {
             FileFormat::Csv => Self::Text(TextRows::open(path, schema, meter)?),
-            FileFormat::Parquet => Self::Parquet(ParquetRows::open(path, meter)?),
+            FileFormat::Parquet => Self::Parquet(Box::new(ParquetRows::open(path, meter)?)),
         })
     }
 

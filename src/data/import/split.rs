@@ -190,7 +190,7 @@ impl Splitter {
         match self {
             Self::All(split) => *split,
             Self::Hash { valid, test, .. } => {
-                let bucket = (u128::from(key::hash(key)) * u128::from(MILLION) >> 64) as u64;
+                let bucket = ((u128::from(key::hash(key)) * u128::from(MILLION)) >> 64) as u64;
                 if bucket >= MILLION - *test {
                     Split::Test
                 } else if bucket >= MILLION - *test - *valid {
