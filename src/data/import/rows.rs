@@ -12,7 +12,7 @@ use super::value::Cell;
 
 /// An open source file.
 pub(super) enum FileRows {
-    Text(TextRows),
+    Text(Box<TextRows>),
     Parquet(Box<ParquetRows>),
 }
 
@@ -33,7 +33,7 @@ impl FileRows {
         meter: &Meter,
     ) -> Result<Self, ImportError> {
         Ok(match schema.format {
-            FileFormat::Csv => Self::Text(TextRows::open(path, schema, meter)?),
+            FileFormat::Csv => Self::Text(Box::new(TextRows::open(path, schema, meter)?)),
             FileFormat::Parquet => Self::Parquet(Box::new(ParquetRows::open(path, meter)?)),
         })
     }
