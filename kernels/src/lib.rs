@@ -21,6 +21,11 @@
 //! | [`dense_optimizer`], [`sparse_optimizer`] | parameter updates |
 //! | [`norm`] | norms for clipping |
 //!
+//! Hot loops are built for AVX-512, for AVX2 with FMA and for the baseline CPU, and chosen at run
+//! time. The environment variable `STREAMREC_VECTOR_UNIT` (`avx512`, `avx2` or `baseline`) holds
+//! the choice to a narrower unit, for tests and for comparing machines; the matrix products of the
+//! crate `gemm` choose for themselves.
+//!
 //! Results never depend on the number of threads: sums over the batch are taken over panels of a
 //! fixed size and combined in their order.
 

@@ -242,10 +242,14 @@ fn weight_gradient(
     let piece_rows = batch.div_ceil(pieces);
     let mut scratch = context.scratch(pieces * outputs * inputs);
     let partial = TensorMut::from_f32(&mut scratch, &[pieces * outputs, inputs]);
-    // More threads than pieces share a piece's outputs; that changes no sum.
-    let split = outputs
-        .div_ceil(context.threads().div_ceil(pieces))
-        .next_multiple_of(LANES);
+    // More threads than pieces share a piece's outputs. That changes no sum, except that `gemm`
+    // blocks products of at most 64 x 64 differently: those stay whole.
+    let sharers = if inputs > 64 {
+        context.threads().div_ceil(pieces)
+    } else {
+        1
+    };
+    let split = outputs.div_ceil(sharers).next_multiple_of(LANES);
     let splits = outputs.div_ceil(split.max(1));
     context.for_each_panel(pieces * splits, 1, |task| {
         let (piece, part) = (task.start / splits, task.start % splits);

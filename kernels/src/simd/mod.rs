@@ -7,6 +7,8 @@
 mod transpose;
 mod vector;
 
+use std::sync::OnceLock;
+
 pub(crate) use transpose::transpose;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use vector::{Avx2, Avx512};
@@ -23,22 +25,37 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// What this CPU supports. The standard library caches the answer.
+    /// The widest unit this CPU has, or a narrower one that `STREAMREC_VECTOR_UNIT` asks for.
     #[inline]
     pub(crate) fn detect() -> Self {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| {
+            let limit = std::env::var("STREAMREC_VECTOR_UNIT");
+            Self::within(limit.as_deref().unwrap_or("avx512"))
+        })
+    }
+
+    /// The widest unit this CPU has that is not wider than the named one.
+    fn within(limit: &str) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f")
+            if limit == "avx512"
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512bw")
             {
                 return Self::Avx512;
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if matches!(limit, "avx512" | "avx2")
+                && is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+            {
                 return Self::Avx2;
             }
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = limit;
         Self::Baseline
     }
 }

@@ -99,20 +99,19 @@ impl Simd for Baseline {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
 
-// SAFETY of every block below: this type is named only where `multiversion!` has found AVX2 and
-// FMA; loads and stores stay inside the array they are given.
 #[cfg(target_arch = "x86_64")]
-#[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx2 {
     type Vector = [__m256; 2];
 
     #[inline(always)]
     fn splat(x: f32) -> [__m256; 2] {
+        // SAFETY: this type is named only where AVX2 and FMA have been found.
         unsafe { [_mm256_set1_ps(x); 2] }
     }
 
     #[inline(always)]
     fn load(x: &Lanes) -> [__m256; 2] {
+        // SAFETY: this type is named only where AVX2 and FMA have been found; `x` holds 16 floats.
         unsafe {
             [
                 _mm256_loadu_ps(x.as_ptr()),
@@ -123,6 +122,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn store(x: [__m256; 2], to: &mut Lanes) {
+        // SAFETY: this type is named only where AVX2 and FMA have been found; `to` holds 16 floats.
         unsafe {
             _mm256_storeu_ps(to.as_mut_ptr(), x[0]);
             _mm256_storeu_ps(to.as_mut_ptr().add(8), x[1]);
@@ -131,16 +131,19 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn add(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: this type is named only where AVX2 and FMA have been found.
         unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
     }
 
     #[inline(always)]
     fn multiply(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: this type is named only where AVX2 and FMA have been found.
         unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
     }
 
     #[inline(always)]
     fn multiply_add(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: this type is named only where AVX2 and FMA have been found.
         unsafe {
             [
                 _mm256_fmadd_ps(a[0], b[0], c[0]),
@@ -160,40 +163,43 @@ impl Simd for Avx2 {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
 
-// SAFETY of every block below: this type is named only where `multiversion!` has found AVX-512;
-// loads and stores stay inside the array they are given.
 #[cfg(target_arch = "x86_64")]
-#[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx512 {
     type Vector = __m512;
 
     #[inline(always)]
     fn splat(x: f32) -> __m512 {
+        // SAFETY: this type is named only where AVX-512 has been found.
         unsafe { _mm512_set1_ps(x) }
     }
 
     #[inline(always)]
     fn load(x: &Lanes) -> __m512 {
+        // SAFETY: this type is named only where AVX-512 has been found; `x` holds 16 floats.
         unsafe { _mm512_loadu_ps(x.as_ptr()) }
     }
 
     #[inline(always)]
     fn store(x: __m512, to: &mut Lanes) {
+        // SAFETY: this type is named only where AVX-512 has been found; `to` holds 16 floats.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
     }
 
     #[inline(always)]
     fn add(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: this type is named only where AVX-512 has been found.
         unsafe { _mm512_add_ps(a, b) }
     }
 
     #[inline(always)]
     fn multiply(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: this type is named only where AVX-512 has been found.
         unsafe { _mm512_mul_ps(a, b) }
     }
 
     #[inline(always)]
     fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: this type is named only where AVX-512 has been found.
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
 

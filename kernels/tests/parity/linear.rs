@@ -147,40 +147,55 @@ fn a_batch_of_several_panels_matches() {
 
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
-    let (batch, inputs, outputs) = (1500, 70, 50);
+    // The longest pieces exceed what one pass over their depth takes.
+    for (batch, inputs, outputs) in [(1500, 70, 50), (8200, 20, 100), (8200, 70, 100)] {
+        let one = gradients(1, batch, inputs, outputs);
+        for threads in [2, 3, 20] {
+            let many = gradients(threads, batch, inputs, outputs);
+            assert!(
+                one == many,
+                "{threads} threads, {batch} x {inputs} x {outputs}"
+            );
+        }
+    }
+}
+
+/// The output, and the gradients of weights and bias, computed by some threads.
+fn gradients(
+    threads: usize,
+    batch: usize,
+    inputs: usize,
+    outputs: usize,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let mut random = Random(3);
     let (x, w) = (
         random.floats(batch * inputs),
         random.floats(outputs * inputs),
     );
     let dy = random.floats(batch * outputs);
-    let run = |threads| {
-        let context = streamrec_kernels::Context::cpu(threads, false).unwrap();
-        let (mut y, mut dz) = (vec![0.0; batch * outputs], dy.clone());
-        let (mut dw, mut db) = (vec![0.0; outputs * inputs], vec![0.0; outputs]);
-        let (x, w) = (
-            TensorRef::from_f32(&x, &[batch, inputs]),
-            TensorRef::from_f32(&w, &[outputs, inputs]),
-        );
-        let out = TensorMut::from_f32(&mut y, &[batch, outputs]);
-        forward(&context, x, w, None, Activation::Relu, out).unwrap();
-        let operands = LinearBackward {
-            x,
-            w,
-            y: TensorRef::from_f32(&y, &[batch, outputs]),
-            activation: Activation::Relu,
-            dy: TensorMut::from_f32(&mut dz, &[batch, outputs]),
-            dw: TensorMut::from_f32(&mut dw, &[outputs, inputs]),
-            db: Some(TensorMut::from_f32(&mut db, &[outputs])),
-            accumulate_weights: false,
-            dx: None,
-            accumulate_dx: false,
-        };
-        backward(&context, operands).unwrap();
-        (y, dw, db)
+    let context = streamrec_kernels::Context::cpu(threads, false).unwrap();
+    let (mut y, mut dz) = (vec![0.0; batch * outputs], dy.clone());
+    let (mut dw, mut db) = (vec![0.0; outputs * inputs], vec![0.0; outputs]);
+    let (x, w) = (
+        TensorRef::from_f32(&x, &[batch, inputs]),
+        TensorRef::from_f32(&w, &[outputs, inputs]),
+    );
+    let out = TensorMut::from_f32(&mut y, &[batch, outputs]);
+    forward(&context, x, w, None, Activation::Relu, out).unwrap();
+    let operands = LinearBackward {
+        x,
+        w,
+        y: TensorRef::from_f32(&y, &[batch, outputs]),
+        activation: Activation::Relu,
+        dy: TensorMut::from_f32(&mut dz, &[batch, outputs]),
+        dw: TensorMut::from_f32(&mut dw, &[outputs, inputs]),
+        db: Some(TensorMut::from_f32(&mut db, &[outputs])),
+        accumulate_weights: false,
+        dx: None,
+        accumulate_dx: false,
     };
-    assert_eq!(run(1), run(2));
-    assert_eq!(run(1), run(3));
+    backward(&context, operands).unwrap();
+    (y, dw, db)
 }
 
 #[test]
