@@ -1,23 +1,26 @@
 //! A model of one's own: a function from the features to a graph.
 //!
-//! This one is a DLRM whose interaction is followed by a low-rank cross layer, with a linear part
-//! beside it, as in Wide & Deep. Prints what it consists of for three features:
+//! This one is a DLRM whose interaction goes through a low-rank cross layer, with a linear part
+//! beside it, as in Wide & Deep. It trains like the built-in ones, on one rank or under the
+//! launcher; the `model` section of the experiment is ignored:
 //!
 //! ```text
-//! cargo run --example own_model
+//! cargo run --release --example own_model -- EXPERIMENT.toml
 //! ```
 
 use anyhow::Result;
-use streamrec::model::{GraphBuilder, ModelError};
-use streamrec_artifact::{
-    CategoricalFeature, DenseFeature, DenseSource, Encoding, FeatureSchema, Graph, Pooling,
-    TableSchema,
+use clap::Parser;
+use streamrec::{
+    config::Experiment,
+    model::{GraphBuilder, ModelError},
+    run::{TrainArgs, train_with},
 };
+use streamrec_artifact::{FeatureSchema, Graph};
 
 /// The width of embedding vectors, and of what interacts with them.
 const DIM: usize = 16;
 
-/// The model. Names given here are the names of its weights.
+/// The model. Names given here become the names of its weights.
 fn own_model(features: &FeatureSchema) -> Result<Graph, ModelError> {
     let mut graph = GraphBuilder::new(features);
     let labels = features.labels.len();
@@ -39,46 +42,15 @@ fn own_model(features: &FeatureSchema) -> Result<Graph, ModelError> {
     graph.finish(logits)
 }
 
-fn main() -> Result<()> {
-    let features = features();
-    let graph = own_model(&features)?;
-    let rows = graph.validate(&features)?.table_rows;
-    let tables = graph
-        .tables
-        .iter()
-        .zip(rows)
-        .map(|(table, rows)| table.parameter(rows));
-    for parameter in graph.parameters().into_iter().chain(tables) {
-        println!("{:28} {:?}", parameter.name, parameter.shape);
-    }
-    Ok(())
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    train: TrainArgs,
 }
 
-/// What a dataset would give: one dense feature, and two identifiers.
-fn features() -> FeatureSchema {
-    let identifier = |name: &str| CategoricalFeature {
-        name: name.into(),
-        input: name.into(),
-        encoding: Encoding::Hash { rows: 1000 },
-        table: name.into(),
-        pooling: Pooling::Sum,
-        max_length: None,
-    };
-    let table = |name: &str| TableSchema {
-        name: name.into(),
-        rows: 1000,
-        dim: None,
-    };
-    FeatureSchema {
-        dense: vec![DenseFeature {
-            name: "duration".into(),
-            source: DenseSource::Column("duration".into()),
-            steps: Vec::new(),
-            fill: 0.0,
-        }],
-        categorical: vec![identifier("user_id"), identifier("video_id")],
-        tables: vec![table("user_id"), table("video_id")],
-        labels: vec!["click".into()],
-        ..FeatureSchema::default()
-    }
+fn main() -> Result<()> {
+    let Arguments { train } = Arguments::parse();
+    let experiment = Experiment::load(&train.config, &train.set)?;
+    train_with(&experiment, &train, own_model)?;
+    Ok(())
 }

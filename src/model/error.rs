@@ -16,7 +16,7 @@ pub enum ModelError {
     },
     /// The graph contradicts itself or the schema.
     #[error("the model's graph is not valid")]
-    Graph(#[from] GraphError),
+    Graph(#[source] Box<GraphError>),
     /// An operation of a node refused its operands.
     #[error("node `{node}` failed in its {pass} pass")]
     Node {
@@ -26,7 +26,7 @@ pub enum ModelError {
         pass: &'static str,
         /// The operation's own reason.
         #[source]
-        source: streamrec_kernels::Error,
+        source: Box<streamrec_kernels::Error>,
     },
     /// An operation outside the nodes refused its operands.
     #[error("{what} failed")]
@@ -35,7 +35,7 @@ pub enum ModelError {
         what: &'static str,
         /// The operation's own reason.
         #[source]
-        source: streamrec_kernels::Error,
+        source: Box<streamrec_kernels::Error>,
     },
     /// A batch does not fit what the network was planned for.
     #[error("a batch does not fit the network: {what} is {got}, expected {expected}")]
@@ -69,9 +69,18 @@ pub enum ModelError {
     Comm(#[from] CommError),
 }
 
+impl From<GraphError> for ModelError {
+    fn from(error: GraphError) -> Self {
+        Self::Graph(Box::new(error))
+    }
+}
+
 impl ModelError {
     /// Wraps an error of an operation that belongs to no node.
     pub(crate) fn kernel(what: &'static str) -> impl FnOnce(streamrec_kernels::Error) -> Self {
-        move |source| Self::Kernel { what, source }
+        move |source| Self::Kernel {
+            what,
+            source: Box::new(source),
+        }
     }
 }

@@ -382,7 +382,7 @@ impl Network {
             PassError::Kernel(source) => ModelError::Node {
                 node: self.names[node].clone(),
                 pass,
-                source,
+                source: Box::new(source),
             },
         }
     }

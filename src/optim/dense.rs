@@ -104,7 +104,7 @@ impl DenseOptimizer {
             )
             .map_err(|source| OptimError::Kernel {
                 what: "dense parameters".into(),
-                source,
+                source: Box::new(source),
             })?;
         }
         Ok(norm)

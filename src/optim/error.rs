@@ -33,7 +33,7 @@ pub enum OptimError {
         what: String,
         /// The operation's own reason.
         #[source]
-        source: streamrec_kernels::Error,
+        source: Box<streamrec_kernels::Error>,
     },
     /// Gradients are not there.
     #[error("the gradients are not ready for an update")]

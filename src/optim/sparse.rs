@@ -80,7 +80,7 @@ impl SparseOptimizer {
         )
         .map_err(|source| OptimError::Kernel {
             what: format!("`{}`", own.name),
-            source,
+            source: Box::new(source),
         })
     }
 

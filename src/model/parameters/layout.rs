@@ -216,6 +216,7 @@ mod tests {
     #[test]
     fn no_parameters_need_no_bucket() {
         let layout = layout(&[], 64, 64);
-        assert!(layout.is_empty() && layout.buckets().is_empty() && layout.len() == 0);
+        assert!(layout.is_empty() && layout.buckets().is_empty());
+        assert_eq!(layout.len(), 0);
     }
 }

@@ -137,14 +137,14 @@ fn assign_slots(nodes: &[PlannedNode], places: &Places) -> (Vec<usize>, Vec<usiz
     let alive = lifetimes(nodes, places);
     let mut order: Vec<usize> = (0..alive.len()).collect();
     // In the order of the backward pass: the later node first.
-    order.sort_by_key(|&buffer| std::cmp::Reverse(alive[buffer].end));
+    order.sort_by_key(|&buffer| std::cmp::Reverse(alive[buffer].last));
     let mut slots = vec![0; alive.len()];
     let mut widths: Vec<usize> = Vec::new();
     let mut alive_until: Vec<usize> = Vec::new();
     for buffer in order {
-        let Range { start, end } = alive[buffer].clone();
-        // A slot is free once its last node, the earliest, lies after this buffer's first.
-        let free = (0..widths.len()).find(|&slot| alive_until[slot] >= end);
+        let Lifetime { first, last } = alive[buffer];
+        // A slot is free once its first node has gone backward before this buffer's last does.
+        let free = (0..widths.len()).find(|&slot| alive_until[slot] > last);
         let slot = free.unwrap_or_else(|| {
             widths.push(0);
             alive_until.push(0);
@@ -152,28 +152,40 @@ fn assign_slots(nodes: &[PlannedNode], places: &Places) -> (Vec<usize>, Vec<usiz
         });
         slots[buffer] = slot;
         widths[slot] = widths[slot].max(places.widths[buffer]);
-        alive_until[slot] = start;
+        alive_until[slot] = first;
     }
     (slots, widths)
 }
 
-/// The nodes during whose backward pass each buffer of gradients is in use: from the last node that
-/// writes to it, `end - 1`, down to the first whose gradient it holds, `start`.
-fn lifetimes(nodes: &[PlannedNode], places: &Places) -> Vec<Range<usize>> {
-    let mut alive = vec![usize::MAX..0; places.widths.len()];
+/// The nodes during whose backward pass a buffer of gradients is in use.
+#[derive(Debug, Clone, Copy)]
+struct Lifetime {
+    /// The earliest node whose gradient it holds; the pass ends with it.
+    first: usize,
+    /// The latest node that writes to it; the pass begins with it.
+    last: usize,
+}
+
+fn lifetimes(nodes: &[PlannedNode], places: &Places) -> Vec<Lifetime> {
+    let unused = Lifetime {
+        first: usize::MAX,
+        last: 0,
+    };
+    let mut alive = vec![unused; places.widths.len()];
     for (index, node) in nodes.iter().enumerate() {
         if let Some(buffer) = places.nodes[index].buffer {
+            // The gradient of embeddings is read after the pass.
             let first = if node.role == Role::Embeddings {
                 0
             } else {
                 index
             };
-            alive[buffer].start = alive[buffer].start.min(first);
-            alive[buffer].end = alive[buffer].end.max(index + 1);
+            alive[buffer].first = alive[buffer].first.min(first);
+            alive[buffer].last = alive[buffer].last.max(index);
         }
         for &input in &node.inputs {
             if let Some(buffer) = places.nodes[input].buffer {
-                alive[buffer].end = alive[buffer].end.max(index + 1);
+                alive[buffer].last = alive[buffer].last.max(index);
             }
         }
     }
@@ -226,13 +238,13 @@ mod tests {
     #[test]
     fn coverage_tells_what_is_missing() {
         let mut coverage = Coverage::default();
-        assert_eq!(coverage.missing(&(2..9)), [2..9]);
+        assert_eq!(coverage.missing(&(2..9)), vec![Range { start: 2, end: 9 }]);
         coverage.cover(&(4..6));
         coverage.cover(&(8..12));
         assert_eq!(coverage.missing(&(2..9)), [2..4, 6..8]);
         assert_eq!(coverage.missing(&(4..6)), []);
         coverage.cover(&(6..8));
-        assert_eq!(coverage.covered, [4..12]);
+        assert_eq!(coverage.covered, vec![Range { start: 4, end: 12 }]);
         assert_eq!(coverage.missing(&(0..14)), [0..4, 12..14]);
     }
 }

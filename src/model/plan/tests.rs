@@ -132,7 +132,10 @@ fn a_gradient_partly_written_is_completed_with_zeros() {
     let sum = plan.writes[4][0].as_ref().unwrap();
     assert_eq!((sum.columns.clone(), sum.accumulate), (3..7, false));
     let deep = plan.writes[3][0].as_ref().unwrap();
-    assert_eq!((deep.zero.clone(), deep.accumulate), (vec![0..3], true));
+    assert_eq!(
+        (deep.zero.clone(), deep.accumulate),
+        (vec![std::ops::Range { start: 0, end: 3 }], true)
+    );
 }
 
 #[test]

@@ -244,7 +244,7 @@ fn follow(config: OptimizerConfig, exception: impl Fn(&str) -> (f64, Option<f64>
                 }
             }
         }
-        rank.train(&[batch.clone()], batch.weight_sum());
+        rank.train(std::slice::from_ref(&batch), batch.weight_sum());
         reference.check(&rank.model);
     }
 }
