@@ -143,7 +143,7 @@ impl Manifest {
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// No JSON, or not that of a manifest.
-    #[error("the manifest is not valid: {0}")]
+    #[error("the manifest is not valid")]
     Json(#[from] serde_json::Error),
     /// Another version of the format.
     #[error(
