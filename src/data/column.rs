@@ -133,9 +133,11 @@ impl Column {
             ));
         }
         match self.range {
-            Some([least, greatest]) if !(least <= greatest) => Err(format!(
-                "column `{name}`: the range [{least}, {greatest}] holds no value"
-            )),
+            Some([least, greatest]) if least.is_nan() || greatest.is_nan() || least > greatest => {
+                Err(format!(
+                    "column `{name}`: the range [{least}, {greatest}] holds no value"
+                ))
+            }
             _ => Ok(()),
         }
     }
