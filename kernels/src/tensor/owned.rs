@@ -12,8 +12,16 @@ pub struct Tensor {
 
 impl Tensor {
     /// A tensor of zeros on the context's device.
+    ///
+    /// # Panics
+    /// When the tensor exceeds the address space.
     pub fn zeros(_context: &Context, dtype: DType, shape: &[usize]) -> Self {
-        let bytes = shape.iter().product::<usize>() * dtype.bytes();
+        let bytes = shape
+            .iter()
+            .try_fold(dtype.bytes(), |bytes, &size| bytes.checked_mul(size));
+        let Some(bytes) = bytes else {
+            panic!("a tensor of shape {shape:?} exceeds the address space");
+        };
         Self {
             buffer: AlignedBuffer::zeroed(bytes),
             dtype,

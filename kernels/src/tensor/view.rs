@@ -19,15 +19,22 @@ struct Layout {
 impl Layout {
     fn new(start: *mut u8, dtype: DType, len: usize, shape: &[usize]) -> Self {
         let (rows, columns) = match shape {
-            [] => (1, 1),
-            [columns] => (1, *columns),
-            [rows, rest @ ..] => (*rows, rest.iter().product()),
+            [] => (1, Some(1)),
+            [columns] => (1, Some(*columns)),
+            [rows, rest @ ..] => (
+                *rows,
+                rest.iter()
+                    .try_fold(1usize, |product, &size| product.checked_mul(size)),
+            ),
         };
+        // A product that wrapped around would describe rows outside the elements.
+        let filled = columns.and_then(|columns| columns.checked_mul(rows));
         assert_eq!(
-            rows * columns,
-            len,
+            filled,
+            Some(len),
             "{len} elements do not fill the shape {shape:?}"
         );
+        let columns = columns.unwrap_or(0);
         Self {
             start,
             dtype,
@@ -388,6 +395,12 @@ mod tests {
     #[should_panic(expected = "do not fill the shape")]
     fn a_wrong_shape_panics() {
         TensorRef::from_f32(&[0.0; 5], &[2, 3]);
+    }
+
+    #[test]
+    #[should_panic(expected = "do not fill the shape")]
+    fn a_shape_that_wraps_around_panics() {
+        TensorRef::from_f32(&[], &[1 << 33, 1 << 31]);
     }
 
     #[test]
