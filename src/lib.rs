@@ -8,3 +8,22 @@
 //! `config`, `data`, `comm`, `model`, `parallel`, `optim`, `train`, `checkpoint`, `export`, `run`.
 #![deny(unsafe_code)]
 
+pub mod config;
+
+pub mod data;
+
+pub mod comm;
+
+pub mod model;
+
+pub mod parallel;
+
+pub mod optim;
+
+pub mod train;
+
+pub mod checkpoint;
+
+pub mod export;
+
+pub mod run;

@@ -1,3 +1,7 @@
 //! The `streamrec` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    streamrec::run::command_line()
+}

@@ -12,6 +12,9 @@ use crate::data::import::{ImportSchema, ImportSettings, Stage, formats, import};
 use crate::data::{Dataset, Split};
 use crate::train::Progress;
 
+/// How far `--drift` turns the tastes of users and items, a day.
+const DRIFT_PER_DAY: f64 = 0.05;
+
 pub(super) fn run(command: &DataCommand) -> Result<(), RunError> {
     match command {
         DataCommand::Import(args) => run_import(args),
@@ -87,15 +90,18 @@ fn run_import(args: &ImportArgs) -> Result<(), RunError> {
 }
 
 fn run_generate(args: &GenerateArgs) -> Result<(), RunError> {
-    let mut settings = GeneratorSettings::new(args.impressions, args.seed);
-    settings.users = args.users.unwrap_or(settings.users);
-    settings.items = args.items.unwrap_or(settings.items);
-    settings.drift = args.drift;
+    let settings = GeneratorSettings {
+        impressions: args.impressions,
+        seed: args.seed,
+        users: args.users,
+        items: args.items,
+        drift_per_day: if args.drift { DRIFT_PER_DAY } else { 0.0 },
+        ..GeneratorSettings::default()
+    };
     make_way(&args.out, args.overwrite)?;
     let mut progress = Progress::new("generate", "rows", args.impressions);
-    let dataset = generate(&settings, &args.out, &mut |rows| {
-        progress.at(rows, String::new)
-    })?;
+    let tick = |rows, _| progress.at(rows, String::new);
+    let dataset = generate(&settings, &args.out, tick)?;
     progress.finish();
     show(&dataset);
     Ok(())

@@ -1,3 +1,13 @@
-//! Claims about the whole: one binary, one file a boundary.
+//! Claims about the whole: one binary, one file a boundary. Real processes, signals and files.
 
 mod architecture;
+mod bad_input;
+mod configs;
+mod failures;
+mod later_data;
+mod oracles;
+mod ranks;
+mod real_data;
+mod resume;
+mod serving;
+mod workbench;

@@ -1,0 +1,141 @@
+//! Stopped and resumed equals uninterrupted, bit for bit.
+
+use crate::workbench::{Running, Workbench, command, expect_success, rank_process, said, send};
+
+const CONFIG: &str = "synthetic_dlrm.toml";
+const SETTINGS: [&str; 5] = [
+    "train.global_batch=64",
+    "train.epochs=2",
+    "train.max_steps=480",
+    "train.log_every_steps=1",
+    "checkpoint.every_steps=20",
+];
+
+/// The shards that an uninterrupted run of two ranks ends with.
+fn assert_same_end(bench: &Workbench, run: &str) {
+    bench.launch(2, CONFIG, "uninterrupted", &SETTINGS);
+    let (step, expected) = bench.newest_shards("uninterrupted");
+    let (resumed_step, shards) = bench.newest_shards(run);
+    assert_eq!((step, resumed_step), (480, 480));
+    assert_eq!(expected.len(), 2);
+    for (name, bytes) in &expected {
+        assert!(shards[name] == *bytes, "{name} differs");
+    }
+    // The journal tells each step once, with the same losses.
+    let losses = |run: &str| -> Vec<(u64, String)> {
+        let records = bench.records(run, "train");
+        let line = |r: &serde_json::Value| (r["step"].as_u64().unwrap_or(0), r["loss"].to_string());
+        records.iter().map(line).collect()
+    };
+    assert_eq!(losses(run), losses("uninterrupted"));
+}
+
+#[test]
+fn a_rank_killed_in_mid_step_restarts_and_ends_with_the_same_model() {
+    let bench = Workbench::with_events(20_000);
+    let mut command = bench.launch_command(2, CONFIG, "killed", &SETTINGS);
+    let child = command
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let parent = child.id();
+    bench.wait_for_step("killed", 150);
+    send("KILL", rank_process(parent, 1));
+    let output = child.wait_with_output().expect("ends");
+    expect_success(&output);
+    let text = said(&output);
+    assert!(
+        text.contains("rank 1") && text.contains("SIGKILL"),
+        "names the cause: {text}"
+    );
+    assert_same_end(&bench, "killed");
+}
+
+#[test]
+fn a_run_stopped_by_sigterm_saves_and_resumes() {
+    let bench = Workbench::with_events(20_000);
+    let child = bench
+        .launch_command(2, CONFIG, "stopped", &SETTINGS)
+        .spawn()
+        .expect("starts");
+    let mut running = Running(child);
+    bench.wait_for_step("stopped", 100);
+    send("TERM", running.0.id() as i32);
+    let status = running.0.wait().expect("ends");
+    assert_eq!(
+        status.code(),
+        Some(143),
+        "the launcher says that a signal stopped it"
+    );
+    let (step, _) = bench.newest_shards("stopped");
+    assert!((100..480).contains(&step), "saved at step {step}");
+
+    let mut again = bench.launch_command(2, CONFIG, "stopped", &SETTINGS);
+    let output = again.arg("--resume").output().expect("starts");
+    expect_success(&output);
+    assert_same_end(&bench, "stopped");
+}
+
+#[test]
+fn a_run_resumes_at_another_world_size_on_the_same_curve() {
+    let bench = Workbench::with_events(12_000);
+    let half = [&SETTINGS[..], &["train.max_steps=60"]].concat();
+    let whole = [&SETTINGS[..], &["train.max_steps=90"]].concat();
+    bench.launch(3, CONFIG, "run", &half);
+    let mut again = bench.launch_command(1, CONFIG, "run", &whole);
+    expect_success(&again.arg("--resume").output().expect("starts"));
+    bench.launch(1, CONFIG, "whole", &whole);
+    let curve = |run: &str| -> Vec<f64> {
+        let records = bench.records(run, "train");
+        records
+            .iter()
+            .map(|record| record["loss"].as_f64().expect("a loss"))
+            .collect()
+    };
+    let (resumed, expected) = (curve("run"), curve("whole"));
+    assert_eq!((resumed.len(), expected.len()), (90, 90));
+    for (one, other) in resumed.iter().zip(&expected) {
+        assert!((one - other).abs() < 1e-4, "{one} and {other}");
+    }
+}
+
+#[test]
+fn a_finished_run_resumes_to_nothing_and_another_experiment_is_refused() {
+    let bench = Workbench::with_events(12_000);
+    let settings = [&SETTINGS[..], &["train.max_steps=20"]].concat();
+    bench.launch(1, CONFIG, "run", &settings);
+    let (_, before) = bench.newest_shards("run");
+    let resume = |settings: &[&str]| {
+        let mut command = command();
+        command
+            .arg("train")
+            .args(bench.experiment(CONFIG, "run", settings))
+            .arg("--resume");
+        command.output().expect("starts")
+    };
+    expect_success(&resume(&settings));
+    assert!(
+        bench.newest_shards("run").1 == before,
+        "nothing was trained"
+    );
+
+    let other = [&settings[..], &["seed=8"]].concat();
+    let output = resume(&other);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("seed"), "{}", said(&output));
+}
+
+#[test]
+fn a_second_run_into_the_same_folder_is_refused() {
+    let bench = Workbench::with_events(12_000);
+    let settings = [&SETTINGS[..], &["train.max_steps=5"]].concat();
+    bench.launch(1, CONFIG, "run", &settings);
+    let output = bench
+        .launch_command(1, CONFIG, "run", &settings)
+        .output()
+        .expect("starts");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("--resume"), "{}", said(&output));
+    let mut again = bench.launch_command(1, CONFIG, "run", &settings);
+    expect_success(&again.arg("--overwrite").output().expect("starts"));
+}
