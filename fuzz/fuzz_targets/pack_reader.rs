@@ -19,7 +19,9 @@ fuzz_target!(|data: &[u8]| {
     if bytes.pop().is_some_and(|choice| choice % 2 == 0) {
         seal(&mut bytes);
     }
-    let Ok(file) = tempfile::NamedTempFile::new() else { return };
+    let Ok(file) = tempfile::NamedTempFile::new() else {
+        return;
+    };
     if std::fs::write(file.path(), &bytes).is_err() {
         return;
     }
@@ -46,8 +48,14 @@ fn seal(bytes: &mut [u8]) {
     if let Some(index) = index.filter(|&index| index < bytes.len()) {
         for entry in (index..bytes.len().saturating_sub(ENTRY_BYTES)).step_by(ENTRY_BYTES) {
             let (start, length) = (word(bytes, entry), word(bytes, entry + 8));
-            let end = start.zip(length).and_then(|(start, length)| start.checked_add(length));
-            seal_range(bytes, start.unwrap_or(0)..end.unwrap_or(usize::MAX), entry + 16);
+            let end = start
+                .zip(length)
+                .and_then(|(start, length)| start.checked_add(length));
+            seal_range(
+                bytes,
+                start.unwrap_or(0)..end.unwrap_or(usize::MAX),
+                entry + 16,
+            );
         }
         let end = bytes.len() - 8;
         seal_range(bytes, index..end, end);

@@ -46,6 +46,19 @@ pub(super) struct Impression {
     pub p_click_main: f32,
 }
 
+/// What the impressions of a request share.
+struct Visit {
+    time_ms: i64,
+    request: u64,
+    user: u32,
+    user_key: u64,
+    device: usize,
+    platform: usize,
+    hour: u8,
+    /// Cosine and sine of how far tastes have rotated.
+    rotation: (f32, f32),
+}
+
 /// Appends the impressions of a request.
 pub(super) fn draw_request(
     settings: &GeneratorSettings,
@@ -54,73 +67,100 @@ pub(super) fn draw_request(
     into: &mut Vec<Impression>,
 ) {
     let mut stream = stream(settings.seed, Purpose::Request, request);
-    let time_ms = request_time(settings, request, &mut stream);
-    let user_number = world.draw_user(&mut stream, time_ms);
-    let user = &world.users[user_number];
-    let user_key = if stream.chance(settings.missing_ids) {
-        MISSING_KEY
-    } else {
-        user_number as u64 + 1
-    };
-    let (device, platform) = draw_device(user, &mut stream);
-    let local_ms = time_ms + COUNTRIES[usize::from(user.country)].utc_offset_hours * HOUR_MS;
-    let hour = (local_ms.rem_euclid(DAY_MS) / HOUR_MS) as u8;
-    let (sin, cos) = world.rotation(time_ms).sin_cos();
-    let mut context = Context {
-        hour,
-        device,
-        item_age_days: 0.0,
-        rotation: (cos as f32, sin as f32),
-    };
-
+    let visit = draw_visit(settings, world, request, &mut stream);
     let first = request * REQUEST_IMPRESSIONS;
     let count = REQUEST_IMPRESSIONS.min(settings.impressions - first) as usize;
     let mut shown = [usize::MAX; REQUEST_IMPRESSIONS as usize];
     for place in 0..count {
-        let number = world.draw_item(&mut stream, time_ms, &shown[..place]);
-        shown[place] = number;
-        let item = &world.items[number];
-        let item_age_days = days(time_ms - item.published_ms);
-        context.item_age_days = item_age_days;
-        let logit = click_logit(world, user, item, &context);
-        let p_click = sigmoid(logit.main + logit.crosses);
-        let p_complete = p_click * sigmoid(complete_logit(user, item, &context));
-        let outcome = draw_outcome(item, p_click, p_complete, &mut stream);
-        let mut dense = |value| missing(value, settings.missing_dense, &mut stream);
-        let (tenure_days, duration_s, item_age_days) = (
-            dense(days(time_ms - user.joined_ms)),
-            dense(item.duration_s),
-            dense(item_age_days),
-        );
-        let item_key = number as u64 + 1;
-        into.push(Impression {
-            time_ms,
-            request,
-            user: user_number as u32,
-            user_key,
-            age: user.age,
-            country: user.country,
-            tenure_days,
-            device: device as u8,
-            platform: platform as u8,
-            hour,
-            item_key: if stream.chance(settings.missing_ids) {
-                MISSING_KEY
-            } else {
-                item_key
-            },
-            category: item.category,
-            creator: item.creator,
-            duration_s,
-            item_age_days,
-            event: outcome.event as u8,
-            watch_s: missing(outcome.watch_s, settings.late, &mut stream),
-            clicked: outcome.event == CLICK || outcome.event == COMPLETE,
-            completed: outcome.event == COMPLETE,
-            p_click: p_click as f32,
-            p_complete: p_complete as f32,
-            p_click_main: sigmoid(logit.main) as f32,
-        });
+        let item = world.draw_item(&mut stream, visit.time_ms, &shown[..place]);
+        shown[place] = item;
+        into.push(draw_impression(settings, world, &visit, item, &mut stream));
+    }
+}
+
+fn draw_visit(
+    settings: &GeneratorSettings,
+    world: &World,
+    request: u64,
+    stream: &mut Stream,
+) -> Visit {
+    let time_ms = request_time(settings, request, stream);
+    let number = world.draw_user(stream, time_ms);
+    let user = &world.users[number];
+    let user_key = key(number, settings, stream);
+    let (device, platform) = draw_device(user, stream);
+    let local_ms = time_ms + COUNTRIES[usize::from(user.country)].utc_offset_hours * HOUR_MS;
+    let (sin, cos) = world.rotation(time_ms).sin_cos();
+    Visit {
+        time_ms,
+        request,
+        user: number as u32,
+        user_key,
+        device,
+        platform,
+        hour: (local_ms.rem_euclid(DAY_MS) / HOUR_MS) as u8,
+        rotation: (cos as f32, sin as f32),
+    }
+}
+
+fn draw_impression(
+    settings: &GeneratorSettings,
+    world: &World,
+    visit: &Visit,
+    number: usize,
+    stream: &mut Stream,
+) -> Impression {
+    let (user, item) = (&world.users[visit.user as usize], &world.items[number]);
+    let item_age_days = days(visit.time_ms - item.published_ms);
+    let Visit {
+        hour,
+        device,
+        rotation,
+        ..
+    } = *visit;
+    let context = Context {
+        hour,
+        device,
+        item_age_days,
+        rotation,
+    };
+    let logit = click_logit(world, user, item, &context);
+    let p_click = sigmoid(logit.main + logit.crosses);
+    let p_complete = p_click * sigmoid(complete_logit(user, item, &context));
+    let outcome = draw_outcome(item, p_click, p_complete, stream);
+    let mut dense = |value| missing(value, settings.missing_dense, stream);
+    Impression {
+        time_ms: visit.time_ms,
+        request: visit.request,
+        user: visit.user,
+        user_key: visit.user_key,
+        age: user.age,
+        country: user.country,
+        tenure_days: dense(days(visit.time_ms - user.joined_ms)),
+        device: device as u8,
+        platform: visit.platform as u8,
+        hour,
+        duration_s: dense(item.duration_s),
+        item_age_days: dense(item_age_days),
+        item_key: key(number, settings, stream),
+        category: item.category,
+        creator: item.creator,
+        event: outcome.event as u8,
+        watch_s: missing(outcome.watch_s, settings.late, stream),
+        clicked: outcome.event == CLICK || outcome.event == COMPLETE,
+        completed: outcome.event == COMPLETE,
+        p_click: p_click as f32,
+        p_complete: p_complete as f32,
+        p_click_main: sigmoid(logit.main) as f32,
+    }
+}
+
+/// The key of a user or an item, where the row tells it.
+fn key(number: usize, settings: &GeneratorSettings, stream: &mut Stream) -> u64 {
+    if stream.chance(settings.missing_ids) {
+        MISSING_KEY
+    } else {
+        number as u64 + 1
     }
 }
 
