@@ -94,7 +94,10 @@ impl Experiment {
                 errors.push(message);
             }
         }
-        for key in table.keys().filter(|key| !TOP_LEVEL.contains(&key.as_str())) {
+        for key in table
+            .keys()
+            .filter(|key| !TOP_LEVEL.contains(&key.as_str()))
+        {
             errors.push(format!(
                 "`{key}`: unknown section; expected one of {}",
                 TOP_LEVEL.join(", ")

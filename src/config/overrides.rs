@@ -46,7 +46,12 @@ mod tests {
     #[test]
     fn a_value_keeps_its_type() {
         let mut t = table("[train]\nglobal_batch = 1\n");
-        for entry in ["train.global_batch=4096", "train.x=[1, 2]", "name=abc", "a.b.c=true"] {
+        for entry in [
+            "train.global_batch=4096",
+            "train.x=[1, 2]",
+            "name=abc",
+            "a.b.c=true",
+        ] {
             apply(&mut t, entry).expect("a valid override");
         }
         assert_eq!(
@@ -58,8 +63,20 @@ mod tests {
     #[test]
     fn a_malformed_override_says_what_was_expected() {
         let mut t = table("name = 'x'");
-        assert!(apply(&mut t, "name").expect_err("no value").contains("FIELD=VALUE"));
-        assert!(apply(&mut t, "name.x=1").expect_err("not a section").contains("not a section"));
-        assert!(apply(&mut t, ".x=1").expect_err("empty").contains("empty field"));
+        assert!(
+            apply(&mut t, "name")
+                .expect_err("no value")
+                .contains("FIELD=VALUE")
+        );
+        assert!(
+            apply(&mut t, "name.x=1")
+                .expect_err("not a section")
+                .contains("not a section")
+        );
+        assert!(
+            apply(&mut t, ".x=1")
+                .expect_err("empty")
+                .contains("empty field")
+        );
     }
 }

@@ -37,7 +37,9 @@ impl ParallelConfig {
             ("bucket_bytes", self.bucket_bytes),
         ] {
             if bytes < 4 {
-                errors.push(format!("`parallel.{name}`: expected at least 4, got {bytes}"));
+                errors.push(format!(
+                    "`parallel.{name}`: expected at least 4, got {bytes}"
+                ));
             }
         }
     }

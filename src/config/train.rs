@@ -93,9 +93,16 @@ impl TrainConfig {
         at_least_one("accumulate", self.accumulate as u64);
         at_least_one("log_every_steps", self.log_every_steps);
         at_least_one("max_steps", self.max_steps.unwrap_or(1));
-        at_least_one("evaluate_every_steps", self.evaluate_every_steps.unwrap_or(1));
+        at_least_one(
+            "evaluate_every_steps",
+            self.evaluate_every_steps.unwrap_or(1),
+        );
         at_least_one("threads", self.threads.unwrap_or(1) as u64);
-        if let Some(bad) = self.label_weights.iter().find(|w| !w.is_finite() || **w < 0.0) {
+        if let Some(bad) = self
+            .label_weights
+            .iter()
+            .find(|w| !w.is_finite() || **w < 0.0)
+        {
             errors.push(format!(
                 "`train.label_weights`: expected finite weights of at least 0, got {bad}"
             ));

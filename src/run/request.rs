@@ -18,8 +18,8 @@ pub(super) fn run(args: &RequestArgs) -> Result<(), RunError> {
         "cannot read the artifact {}",
         args.artifact.display()
     )))?;
-    let rows = args.rows.min(artifact.golden.raw.rows);
-    let body = body(&artifact, rows);
+    let rows: Vec<usize> = acceptable(&artifact).take(args.rows).collect();
+    let body = body(&artifact, &rows);
     let name = &artifact.manifest.name;
     let url = format!(
         "{}/v2/models/{name}/infer",
@@ -28,15 +28,28 @@ pub(super) fn run(args: &RequestArgs) -> Result<(), RunError> {
     let began = Instant::now();
     let answer = post(&url, &body)?;
     let took = began.elapsed();
-    compare(&artifact, &answer, rows)?;
-    println!(
-        "{rows} rows in {:.2} ms: the server's scores are the trainer's",
-        took.as_secs_f64() * 1e3
-    );
+    compare(&artifact, &answer, &rows)?;
+    let (count, took_ms) = (rows.len(), took.as_secs_f64() * 1e3);
+    println!("{count} rows in {took_ms:.2} ms: the server's scores are the trainer's");
     Ok(())
 }
 
-fn body(artifact: &Artifact, rows: usize) -> Value {
+/// The golden rows that a server takes: those that lack nothing that is required.
+fn acceptable(artifact: &Artifact) -> impl Iterator<Item = usize> + '_ {
+    let inputs = &artifact.manifest.schema.inputs;
+    (0..artifact.golden.raw.rows).filter(move |&row| {
+        let columns = inputs.iter().zip(&artifact.golden.raw.columns);
+        let mut required = columns.filter(|(input, _)| input.required);
+        required.all(|(_, column)| match column {
+            RawColumn::Dense(values) => !values[row].is_nan(),
+            RawColumn::Key(keys) => keys[row] != MISSING_KEY,
+            RawColumn::Time(times) => times[row] != MISSING_TIME,
+            RawColumn::KeyList { .. } => true,
+        })
+    })
+}
+
+fn body(artifact: &Artifact, rows: &[usize]) -> Value {
     let schema = &artifact.manifest.schema;
     let columns = schema.inputs.iter().zip(&artifact.golden.raw.columns);
     let inputs: Vec<Value> = columns
@@ -46,48 +59,36 @@ fn body(artifact: &Artifact, rows: usize) -> Value {
 }
 
 /// One input of the request: golden examples hold keys, which go as they are.
-fn tensor(input: &InputColumn, column: &RawColumn, rows: usize) -> Value {
-    let (datatype, shape, data): (&str, Value, Vec<Value>) = match column {
+fn tensor(input: &InputColumn, column: &RawColumn, rows: &[usize]) -> Value {
+    let elements = |element: &dyn Fn(usize) -> Value| -> Vec<Value> {
+        rows.iter().map(|&row| element(row)).collect()
+    };
+    let count = rows.len();
+    let (datatype, shape, data) = match column {
         RawColumn::Dense(values) => {
-            let number = |value: &f32| match value.is_nan() {
+            let number = |row: usize| match values[row].is_nan() {
                 true => Value::Null,
-                false => json!(f64::from(*value)),
+                false => json!(f64::from(values[row])),
             };
-            (
-                "FP64",
-                json!([rows]),
-                values[..rows].iter().map(number).collect(),
-            )
+            ("FP64", json!([count]), elements(&number))
         }
         RawColumn::Time(times) => {
-            let time = |time: &i64| {
-                if *time == MISSING_TIME {
-                    Value::Null
-                } else {
-                    json!(time)
-                }
+            let time = |row: usize| match times[row] {
+                MISSING_TIME => Value::Null,
+                time => json!(time),
             };
-            (
-                "INT64",
-                json!([rows]),
-                times[..rows].iter().map(time).collect(),
-            )
+            ("INT64", json!([count]), elements(&time))
         }
-        RawColumn::Key(keys) => (
-            datatype(input),
-            json!([rows]),
-            keys[..rows].iter().map(|k| key(input, *k)).collect(),
-        ),
+        RawColumn::Key(keys) => {
+            let one = |row: usize| key(input, keys[row]);
+            (datatype(input), json!([count]), elements(&one))
+        }
         RawColumn::KeyList { offsets, keys } => {
             let list = |row: usize| {
                 let range = offsets[row] as usize..offsets[row + 1] as usize;
                 Value::Array(keys[range].iter().map(|k| key(input, *k)).collect())
             };
-            (
-                datatype(input),
-                json!([rows, -1]),
-                (0..rows).map(list).collect(),
-            )
+            (datatype(input), json!([count, -1]), elements(&list))
         }
     };
     let mut tensor = Map::new();
@@ -142,16 +143,16 @@ fn post(url: &str, body: &Value) -> Result<Value, RunError> {
     }
 }
 
-fn compare(artifact: &Artifact, answer: &Value, rows: usize) -> Result<(), RunError> {
+fn compare(artifact: &Artifact, answer: &Value, rows: &[usize]) -> Result<(), RunError> {
     let labels = &artifact.manifest.schema.labels;
     let Golden { probabilities, .. } = &artifact.golden;
     for (at, label) in labels.iter().enumerate() {
         let outputs = answer["outputs"].as_array();
         let output = outputs.and_then(|all| all.iter().find(|output| output["name"] == **label));
         let data = output.and_then(|output| output["data"].as_array());
-        for row in 0..rows {
+        for (place, row) in rows.iter().enumerate() {
             let expected = f64::from(probabilities[row * labels.len() + at]);
-            let got = data.and_then(|data| data.get(row)?.as_f64());
+            let got = data.and_then(|data| data.get(place)?.as_f64());
             let differs = got.is_none_or(|got| (got - expected).abs() > TOLERANCE);
             if differs {
                 return Err(RunError::Usage(format!(

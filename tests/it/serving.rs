@@ -39,7 +39,8 @@ fn served_equals_trained(config: &str) {
     let (_server, address) = serve(&artifact);
     let output = streamrec(&["request", &artifact, "--server", &address, "--rows", "66"]);
     expect_success(&output);
-    assert!(said(&output).contains("66 rows"), "{}", said(&output));
+    // All but the probe that lacks what is required: also the one whose ids nobody has seen.
+    assert!(said(&output).contains("65 rows"), "{}", said(&output));
 }
 
 #[test]

@@ -197,7 +197,11 @@ impl<'a> Plan<'a> {
                 length.to_string(),
             );
         }
-        match &spec.encoding {
+        self.check_encoding(name, &spec.encoding);
+    }
+
+    fn check_encoding(&mut self, name: &str, encoding: &EncodingSpec) {
+        match encoding {
             EncodingSpec::Vocabulary {
                 min_count,
                 max_size,

@@ -69,14 +69,7 @@ fn run(
         .cloned()
         .chain(specs.iter().map(trailing_column))
         .collect();
-    let parent = settings
-        .output
-        .parent()
-        .filter(|parent| *parent != Path::new(""))
-        .unwrap_or(Path::new("."));
-    remove_abandoned(parent)?;
-    let writer = DatasetWriter::create(&settings.output, columns, settings.block_rows)?;
-    let work = WorkFolder::create(writer.folder())?;
+    let (writer, work) = create_output(settings, columns)?;
 
     let mut reading = Reading {
         settings,
@@ -127,12 +120,38 @@ fn run(
         return Err(ImportError::Cancelled);
     }
     work.remove()?;
+    finish(settings, &schema, &parser, writing, rows, start)
+}
+
+fn create_output(
+    settings: &ImportSettings,
+    columns: Vec<Column>,
+) -> Result<(DatasetWriter, WorkFolder), ImportError> {
+    let parent = settings
+        .output
+        .parent()
+        .filter(|parent| *parent != Path::new(""))
+        .unwrap_or(Path::new("."));
+    remove_abandoned(parent)?;
+    let writer = DatasetWriter::create(&settings.output, columns, settings.block_rows)?;
+    let work = WorkFolder::create(writer.folder())?;
+    Ok((writer, work))
+}
+
+fn finish(
+    settings: &ImportSettings,
+    schema: &ImportSchema,
+    parser: &Parser,
+    writing: Writing,
+    rows: u64,
+    start: Instant,
+) -> Result<ImportReport, ImportError> {
     let unmatched: Vec<_> = parser
         .tables
         .iter()
         .map(|table| (table.name.clone(), table.unmatched))
         .collect();
-    let provenance = provenance(settings, &schema, &parser, &unmatched);
+    let provenance = provenance(settings, schema, parser, &unmatched);
     let dataset = writing.finish(settings.name.as_deref().unwrap_or(&schema.name), provenance)?;
     Ok(ImportReport {
         dataset,
