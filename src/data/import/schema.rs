@@ -119,7 +119,7 @@ pub struct ColumnSchema {
     /// The IANA time zone of timestamps that carry no offset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
-    /// What parts the elements of a list in text.
+    /// What parts the elements of a list in text; of a single key, all but the first is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separator: Option<String>,
     /// Makes a timestamp a number: the row's time minus the timestamp, in this unit.

@@ -217,8 +217,11 @@ impl ColumnSchema {
                 "`{place}`: `format` and `elapsed` are for timestamps"
             ));
         }
-        if self.kind != ColumnKind::KeyList && self.separator.is_some() {
-            errors.push(format!("`{place}.separator`: only key lists are separated"));
+        let separable = matches!(self.kind, ColumnKind::Key | ColumnKind::KeyList);
+        if !separable && self.separator.is_some() {
+            errors.push(format!(
+                "`{place}.separator`: only keys and key lists are separated"
+            ));
         }
         if self.separator.as_deref() == Some("") {
             errors.push(format!(

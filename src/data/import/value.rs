@@ -75,6 +75,8 @@ pub(super) struct Conversion {
     nulls: Vec<Vec<u8>>,
     /// Whether a missing value makes the line malformed.
     required: bool,
+    /// What ends the first element of a text, where only that is a key.
+    first_until: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone)]
@@ -127,10 +129,15 @@ impl Conversion {
             (ColumnKind::Key, Integer | Float) => Rule::KeyInteger,
         };
         let nulls = schema.null.as_deref().unwrap_or(source_nulls);
+        let separator = schema
+            .separator
+            .as_ref()
+            .map(|text| text.as_bytes().to_vec());
         Self {
             rule,
             nulls: bytes(nulls),
             required: false,
+            first_until: separator.filter(|_| schema.kind == ColumnKind::Key),
         }
     }
 
@@ -145,6 +152,7 @@ impl Conversion {
             rule,
             nulls: bytes(source_nulls),
             required: true,
+            first_until: None,
         }
     }
 
@@ -155,6 +163,7 @@ impl Conversion {
             rule,
             nulls: bytes(source_nulls),
             required: true,
+            first_until: None,
         }
     }
 
@@ -171,6 +180,7 @@ impl Conversion {
     /// Appends one value. After a fault the column may hold part of it: cut it back to the rows before.
     #[inline]
     pub(super) fn push(&self, cell: Cell<'_>, to: &mut RawColumn) -> Result<(), Fault> {
+        let cell = self.first(cell);
         if self.is_missing(cell) {
             if self.required {
                 return Err(Fault::Missing);
@@ -202,6 +212,20 @@ impl Conversion {
             Ok(key::MISSING_KEY)
         } else {
             self.key(cell)
+        }
+    }
+
+    /// The first element, where only that counts.
+    fn first<'a>(&self, cell: Cell<'a>) -> Cell<'a> {
+        match (cell, &self.first_until) {
+            (Cell::Text(text), Some(separator)) => {
+                let first = parts(text, separator).next().unwrap_or(0..text.len());
+                match text[first].trim_ascii() {
+                    [] => Cell::Null,
+                    first => Cell::Text(first),
+                }
+            }
+            _ => cell,
         }
     }
 
