@@ -1,0 +1,131 @@
+//! The forward pass that answers requests: the graph of an artifact on the kernels that trained it.
+
+mod layer;
+
+use streamrec_artifact::{Encoded, FeatureSchema, Graph, Shapes, Weight, Weights};
+use streamrec_kernels::{Context, TensorMut, TensorRef};
+
+use layer::Layer;
+
+/// A graph that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// A kernel failed.
+    #[error(transparent)]
+    Kernel(#[from] streamrec_kernels::Error),
+    /// A name that leads nowhere, which a valid artifact does not have.
+    #[error("the graph has no {what} `{name}`")]
+    Unknown {
+        /// What was looked for.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A graph with its weights, ready to score. Shared by all threads.
+#[derive(Debug)]
+pub struct Forward {
+    /// One thread, so that kernels run on the thread that calls: requests are what is parallel.
+    context: Context,
+    layers: Vec<Layer>,
+    /// Where each layer's inputs stand among the layers.
+    inputs: Vec<Vec<usize>>,
+    widths: Vec<usize>,
+    output: usize,
+    /// The tables, in the order of the graph's.
+    tables: Vec<Weight>,
+    features: usize,
+}
+
+/// What a layer reads.
+struct Pass<'a> {
+    context: &'a Context,
+    encoded: &'a Encoded,
+    /// Categorical features.
+    features: usize,
+    tables: &'a [Weight],
+    /// `[rows, width]` each
+    inputs: Vec<TensorRef<'a>>,
+}
+
+impl Forward {
+    /// Moves the weights of a valid graph to where they are used.
+    ///
+    /// # Errors
+    /// When a weight or feature is not there, or the context cannot be made.
+    pub fn new(
+        graph: &Graph,
+        shapes: Shapes,
+        schema: &FeatureSchema,
+        mut weights: Weights,
+    ) -> Result<Self, ForwardError> {
+        let mut take = |name: String| match weights.take(&name) {
+            Some(weight) => Ok(weight),
+            None => Err(ForwardError::Unknown {
+                what: "weight",
+                name,
+            }),
+        };
+        let layers = graph
+            .nodes
+            .iter()
+            .map(|node| Layer::new(node, graph, schema, &mut take));
+        let layers = layers.collect::<Result<_, _>>()?;
+        let tables = graph
+            .tables
+            .iter()
+            .map(|table| take(table.parameter_name()));
+        Ok(Self {
+            context: Context::cpu(1, false)?,
+            layers,
+            tables: tables.collect::<Result<_, _>>()?,
+            inputs: shapes.inputs,
+            widths: shapes.widths,
+            output: shapes.output,
+            features: schema.categorical.len(),
+        })
+    }
+
+    /// The logits of `encoded`, `[rows, labels]`, row-major; NaN in rows whose arithmetic overflows.
+    ///
+    /// # Errors
+    /// When `encoded` is not of the model's schema.
+    pub fn logits(&self, encoded: &Encoded) -> Result<Vec<f32>, ForwardError> {
+        let rows = encoded.rows;
+        let mut values: Vec<Vec<f32>> = Vec::with_capacity(self.layers.len());
+        let mut overflown = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let width = self.widths[index];
+            let mut value = vec![0.0; rows * width];
+            let read =
+                |&input: &usize| TensorRef::from_f32(&values[input], &[rows, self.widths[input]]);
+            let pass = Pass {
+                context: &self.context,
+                encoded,
+                features: self.features,
+                tables: &self.tables,
+                inputs: self.inputs[index].iter().map(read).collect(),
+            };
+            layer.forward(&pass, TensorMut::from_f32(&mut value, &[rows, width]))?;
+            note_overflow(&value, width, &mut overflown);
+            values.push(value);
+        }
+        let (mut logits, labels) = (values.swap_remove(self.output), self.widths[self.output]);
+        for row in overflown {
+            logits[row * labels..(row + 1) * labels].fill(f32::NAN);
+        }
+        Ok(logits)
+    }
+}
+
+/// Adds the rows that are not finite. Each layer is looked at, since a ReLU after it would turn a NaN
+/// into a harmless-looking 0.
+fn note_overflow(value: &[f32], width: usize, overflown: &mut Vec<usize>) {
+    // Without a branch an element, so that the compiler can use vectors.
+    let finite = |values: &[f32]| values.iter().fold(true, |all, x| all & x.is_finite());
+    if !finite(value) {
+        let rows = value.chunks_exact(width).enumerate();
+        overflown.extend(rows.filter(|(_, row)| !finite(row)).map(|(row, _)| row));
+    }
+}

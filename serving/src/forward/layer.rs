@@ -1,0 +1,254 @@
+//! What one node of the graph computes.
+
+use streamrec_artifact::{FeatureSchema, Graph, LookupSpec, Node, Op, Pooling, Weight};
+use streamrec_kernels::linear::{self, Activation};
+use streamrec_kernels::{
+    Context, TensorMut, TensorRef, add, cross, dot_interaction, embedding_bag,
+    factorization_machine, sum_features,
+};
+
+use super::{ForwardError, Pass};
+
+/// A node with its weights. Formulas: [`Op`].
+#[derive(Debug)]
+pub(super) enum Layer {
+    Dense,
+    EmbeddingBag(Vec<Lookup>),
+    Linear {
+        weight: Weight,
+        bias: Option<Weight>,
+        activation: Activation,
+    },
+    DotInteraction {
+        features: usize,
+        dim: usize,
+    },
+    Cross {
+        weight: Weight,
+        bias: Weight,
+    },
+    CrossLowRank {
+        v: Weight,
+        w: Weight,
+        bias: Weight,
+    },
+    FactorizationMachine {
+        features: usize,
+        dim: usize,
+    },
+    SumFeatures {
+        features: usize,
+        dim: usize,
+    },
+    Concat,
+    Add,
+}
+
+/// One bag of an embedding layer.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    /// Among the categorical features.
+    feature: usize,
+    /// Among the graph's tables.
+    table: usize,
+    pooling: embedding_bag::Pooling,
+    /// The first column of its vector.
+    column: usize,
+}
+
+impl Layer {
+    /// `take` gives the weight of a name.
+    pub(super) fn new(
+        node: &Node,
+        graph: &Graph,
+        schema: &FeatureSchema,
+        take: &mut impl FnMut(String) -> Result<Weight, ForwardError>,
+    ) -> Result<Self, ForwardError> {
+        let mut own = |part: &str| take(format!("{}.{part}", node.name));
+        Ok(match node.op {
+            Op::Dense => Self::Dense,
+            Op::EmbeddingBag { ref lookups } => {
+                Self::EmbeddingBag(resolve(lookups, graph, schema)?)
+            }
+            Op::Linear {
+                bias, activation, ..
+            } => Self::Linear {
+                weight: own("weight")?,
+                bias: bias.then(|| own("bias")).transpose()?,
+                activation: match activation {
+                    streamrec_artifact::Activation::None => Activation::None,
+                    streamrec_artifact::Activation::Relu => Activation::Relu,
+                },
+            },
+            Op::DotInteraction { features, dim } => Self::DotInteraction { features, dim },
+            Op::Cross { .. } => Self::Cross {
+                weight: own("weight")?,
+                bias: own("bias")?,
+            },
+            Op::CrossLowRank { .. } => Self::CrossLowRank {
+                v: own("v")?,
+                w: own("w")?,
+                bias: own("bias")?,
+            },
+            Op::FactorizationMachine { features, dim } => {
+                Self::FactorizationMachine { features, dim }
+            }
+            Op::SumFeatures { features, dim } => Self::SumFeatures { features, dim },
+            Op::Concat => Self::Concat,
+            Op::Add => Self::Add,
+        })
+    }
+
+    /// Writes the layer's value, `[rows, width]`, to `y`. A valid graph has inputs where they are read.
+    pub(super) fn forward(&self, pass: &Pass<'_>, y: TensorMut<'_>) -> Result<(), ForwardError> {
+        let (context, x, shape) = (pass.context, &pass.inputs, y.shape());
+        match self {
+            Self::Dense => {
+                let dense = TensorRef::from_f32(&pass.encoded.dense, &shape);
+                add::copy(context, dense, y)?;
+            }
+            Self::EmbeddingBag(lookups) => {
+                let bags = embedding_bag::Bags {
+                    ids: &pass.encoded.ids,
+                    offsets: &pass.encoded.offsets,
+                    weights: None,
+                    batch: pass.encoded.rows,
+                    features: pass.features,
+                };
+                let lookups: Vec<_> = lookups.iter().map(|bag| bag.of(pass.tables)).collect();
+                embedding_bag::forward(context, &bags, &lookups, y)?;
+            }
+            Self::Linear {
+                weight,
+                bias,
+                activation,
+            } => {
+                let bias = bias.as_ref().map(view);
+                linear::forward(context, x[0], view(weight), bias, *activation, y)?;
+            }
+            Self::DotInteraction { features, dim } => {
+                dot_interaction::forward(context, x[0], *features, *dim, y)?;
+            }
+            Self::Cross { weight, bias } => {
+                let projection = affine(context, x[1], weight, Some(bias))?;
+                let projection = TensorRef::from_f32(&projection, &shape);
+                cross::combine_forward(context, x[0], projection, x[1], y)?;
+            }
+            Self::CrossLowRank { v, w, bias } => {
+                let inner = affine(context, x[1], v, None)?;
+                let inner = TensorRef::from_f32(&inner, &[shape[0], v.shape[0]]);
+                let projection = affine(context, inner, w, Some(bias))?;
+                let projection = TensorRef::from_f32(&projection, &shape);
+                cross::combine_forward(context, x[0], projection, x[1], y)?;
+            }
+            Self::FactorizationMachine { features, dim } => {
+                factorization_machine::forward(context, x[0], *features, *dim, y)?;
+            }
+            Self::SumFeatures { features, dim } => {
+                sum_features::forward(context, x[0], *features, *dim, y)?;
+            }
+            Self::Concat => concat(context, x, y)?,
+            Self::Add => sum(context, x, y)?,
+        }
+        Ok(())
+    }
+}
+
+impl Lookup {
+    fn of<'a>(&self, tables: &'a [Weight]) -> embedding_bag::Lookup<'a> {
+        embedding_bag::Lookup {
+            feature: self.feature,
+            table: view(&tables[self.table]),
+            pooling: self.pooling,
+            column: self.column,
+        }
+    }
+}
+
+/// Finds the features and tables of an embedding layer.
+fn resolve(
+    lookups: &[LookupSpec],
+    graph: &Graph,
+    schema: &FeatureSchema,
+) -> Result<Vec<Lookup>, ForwardError> {
+    let unknown = |what, name: &str| ForwardError::Unknown {
+        what,
+        name: name.to_owned(),
+    };
+    let mut column = 0;
+    let resolved = lookups.iter().map(|lookup| {
+        let table = graph
+            .tables
+            .iter()
+            .position(|table| table.name == lookup.table);
+        let table = table.ok_or_else(|| unknown("table", &lookup.table))?;
+        let feature = schema.categorical(&lookup.feature);
+        let bag = Lookup {
+            feature: feature.ok_or_else(|| unknown("categorical feature", &lookup.feature))?,
+            table,
+            pooling: match lookup.pooling {
+                Pooling::Sum => embedding_bag::Pooling::Sum,
+                Pooling::Mean => embedding_bag::Pooling::Mean,
+            },
+            column,
+        };
+        column += graph.tables[table].dim;
+        Ok(bag)
+    });
+    resolved.collect()
+}
+
+fn view(weight: &Weight) -> TensorRef<'_> {
+    TensorRef::from_f32(&weight.values, &weight.shape)
+}
+
+/// `x W^T + b`, `[rows, outputs]`
+fn affine(
+    context: &Context,
+    x: TensorRef<'_>,
+    weight: &Weight,
+    bias: Option<&Weight>,
+) -> Result<Vec<f32>, ForwardError> {
+    let shape = [x.shape()[0], weight.shape[0]];
+    let mut y = vec![0.0; shape[0] * shape[1]];
+    let to = TensorMut::from_f32(&mut y, &shape);
+    linear::forward(
+        context,
+        x,
+        view(weight),
+        bias.map(view),
+        Activation::None,
+        to,
+    )?;
+    Ok(y)
+}
+
+fn concat(
+    context: &Context,
+    inputs: &[TensorRef<'_>],
+    mut y: TensorMut<'_>,
+) -> Result<(), ForwardError> {
+    let mut start = 0;
+    for x in inputs {
+        let end = start + x.shape()[1];
+        add::copy(context, *x, y.reborrow().columns(start..end))?;
+        start = end;
+    }
+    Ok(())
+}
+
+/// The sum of the inputs; one of width 1 is added to every column. `y` is zero.
+fn sum(
+    context: &Context,
+    inputs: &[TensorRef<'_>],
+    mut y: TensorMut<'_>,
+) -> Result<(), ForwardError> {
+    for x in inputs {
+        if x.shape()[1] == 1 {
+            add::broadcast(context, *x, y.reborrow(), true)?;
+        } else {
+            add::accumulate(context, *x, y.reborrow())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! One function a path.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Path, Request, State};
+use axum::http::{Method, StatusCode, Uri, header::CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::error::HttpError;
+use super::{Server, body};
+use crate::metrics::Outcome;
+use crate::protocol::{InferRequest, InferResponse, ModelMetadata, OutputTensor, ServerMetadata};
+use crate::ranker::Ranker;
+
+type App = State<Arc<Server>>;
+type Answer<T> = Result<T, HttpError>;
+
+pub(super) async fn server() -> Json<ServerMetadata> {
+    Json(ServerMetadata::default())
+}
+
+pub(super) async fn live() -> Response {
+    Json(json!({ "live": true })).into_response()
+}
+
+pub(super) async fn ready(State(server): App) -> Response {
+    let ready = server.is_ready();
+    readiness(ready, json!({ "ready": ready }))
+}
+
+pub(super) async fn model(
+    State(server): App,
+    Path(model): Path<String>,
+) -> Answer<Json<ModelMetadata>> {
+    let ranker = find(&server, &model, None)?;
+    Ok(Json(ModelMetadata::of(&model, &ranker)))
+}
+
+pub(super) async fn version(
+    State(server): App,
+    Path((model, version)): Path<(String, String)>,
+) -> Answer<Json<ModelMetadata>> {
+    let ranker = find(&server, &model, Some(&version))?;
+    Ok(Json(ModelMetadata::of(&model, &ranker)))
+}
+
+pub(super) async fn model_ready(State(server): App, Path(model): Path<String>) -> Answer<Response> {
+    find(&server, &model, None)?;
+    Ok(model_readiness(&server, &model))
+}
+
+pub(super) async fn version_ready(
+    State(server): App,
+    Path((model, version)): Path<(String, String)>,
+) -> Answer<Response> {
+    find(&server, &model, Some(&version))?;
+    Ok(model_readiness(&server, &model))
+}
+
+pub(super) async fn infer(
+    State(server): App,
+    Path(model): Path<String>,
+    request: Request,
+) -> Answer<Json<InferResponse>> {
+    counted(&server, &model, None, request).await
+}
+
+pub(super) async fn version_infer(
+    State(server): App,
+    Path((model, version)): Path<(String, String)>,
+    request: Request,
+) -> Answer<Json<InferResponse>> {
+    counted(&server, &model, Some(&version), request).await
+}
+
+pub(super) async fn load(State(server): App, Path(model): Path<String>) -> Answer<Response> {
+    find(&server, &model, None)?;
+    let loading = Arc::clone(&server);
+    let loaded = tokio::task::spawn_blocking(move || loading.repository.reload()).await;
+    let ranker = loaded.map_err(|error| {
+        HttpError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("loading failed: {error}"),
+        )
+    })??;
+    Ok(Json(json!({ "name": model, "version": ranker.version() })).into_response())
+}
+
+pub(super) async fn metrics(State(server): App) -> Answer<Response> {
+    let text = server.metrics.text().map_err(|error| {
+        HttpError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("no metrics: {error}"),
+        )
+    })?;
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(CONTENT_TYPE, content_type)], text).into_response())
+}
+
+pub(super) async fn unknown_path(uri: Uri) -> HttpError {
+    let path = uri.path();
+    HttpError::not_found(format!(
+        "no path {path}; the Open Inference Protocol begins at /v2"
+    ))
+}
+
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> HttpError {
+    let message = format!("{} does not take {method}", uri.path());
+    HttpError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+}
+
+fn readiness(ready: bool, body: serde_json::Value) -> Response {
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(body)).into_response()
+}
+
+fn model_readiness(server: &Server, model: &str) -> Response {
+    let ready = server.is_ready();
+    readiness(ready, json!({ "name": model, "ready": ready }))
+}
+
+fn find(server: &Server, model: &str, version: Option<&str>) -> Answer<Arc<Ranker>> {
+    let name = server.repository.name();
+    if model != name {
+        return Err(HttpError::not_found(format!(
+            "no model `{model}`; this server has `{name}`"
+        )));
+    }
+    let ranker = server.repository.live();
+    match version {
+        Some(version) if version != ranker.version() => Err(HttpError::not_found(format!(
+            "no version `{version}` of `{name}`; this server has `{}`",
+            ranker.version()
+        ))),
+        _ => Ok(ranker),
+    }
+}
+
+async fn counted(
+    server: &Server,
+    model: &str,
+    version: Option<&str>,
+    request: Request,
+) -> Answer<Json<InferResponse>> {
+    let started = Instant::now();
+    let answer = scored(server, model, version, request).await;
+    let outcome = match &answer {
+        Ok(_) => Outcome::Ok,
+        Err(error) => match error.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Outcome::Shed,
+            StatusCode::INTERNAL_SERVER_ERROR => Outcome::Failed,
+            _ => Outcome::BadRequest,
+        },
+    };
+    server.metrics.request(outcome, started.elapsed());
+    answer.map(Json)
+}
+
+async fn scored(
+    server: &Server,
+    model: &str,
+    version: Option<&str>,
+    request: Request,
+) -> Answer<InferResponse> {
+    let ranker = find(server, model, version)?;
+    let body = body::read(request, &server.settings).await?;
+    let request = InferRequest::parse(&body)?;
+    let labels = ranker.labels();
+    let columns = request.columns(labels)?;
+    let rows = request.rows(ranker.inputs(), server.settings.request_rows_max)?;
+    let probabilities = server.queue.score(Arc::clone(&ranker), rows).await?;
+    Ok(InferResponse {
+        model_name: model.to_owned(),
+        model_version: ranker.version().to_owned(),
+        id: request.id,
+        outputs: OutputTensor::of(&probabilities, labels, &columns),
+    })
+}

@@ -1,0 +1,14 @@
+//! Claims about the server: the real program, real connections, real signals.
+
+mod batching;
+mod loading;
+mod metrics;
+mod model;
+mod overload;
+mod program;
+mod protocol;
+mod reference;
+mod refusals;
+mod row;
+mod stopping;
+mod swapping;
