@@ -187,8 +187,11 @@ impl<'a> Session<'a> {
         }
         if self.rank.is_first() {
             let (seconds, rows) = (self.state.seconds, self.state.rows);
-            let samples_per_s = (rows as f64 / seconds.max(1e-9)).round();
-            tracing::info!(step, seconds, samples_per_s, best_loss, "training is done");
+            let samples_per_s = rows as f64 / seconds.max(1e-9);
+            tracing::info!(
+                "training is done: {step} steps, {rows} samples in {seconds:.1} s, \
+                 {samples_per_s:.0} samples/s"
+            );
         }
         Ok(TrainOutcome::Finished {
             steps: step,
@@ -313,8 +316,11 @@ impl<'a> Session<'a> {
         for (label, found) in &evaluation.labels {
             self.write(&format!("valid/{label}"), found)?;
             if self.rank.is_first() {
-                let (auc, log_loss) = (found.metrics.auc, found.metrics.log_loss);
-                tracing::info!(step = self.state.step, label, auc, log_loss, "validation");
+                let (step, metrics) = (self.state.step, &found.metrics);
+                let (auc, log_loss) = (metrics.auc, metrics.log_loss);
+                tracing::info!(
+                    "step {step}, validation, {label}: AUC {auc:.4}, log loss {log_loss:.4}"
+                );
             }
         }
         let loss = evaluation.loss();

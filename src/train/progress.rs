@@ -21,7 +21,7 @@ pub struct Progress {
 enum Display {
     Silent,
     Bar(ProgressBar),
-    Lines { last: Option<Instant> },
+    Lines { last: Instant },
 }
 
 impl Progress {
@@ -38,7 +38,9 @@ impl Progress {
             bar.set_style(style);
         }
         let display = if bar.is_hidden() {
-            Display::Lines { last: None }
+            Display::Lines {
+                last: Instant::now(),
+            }
         } else {
             Display::Bar(bar)
         };
@@ -75,10 +77,10 @@ impl Progress {
                 bar.set_message(message());
             }
             Display::Lines { last } => {
-                if last.is_some_and(|last| last.elapsed() < LINE_INTERVAL) {
+                if last.elapsed() < LINE_INTERVAL {
                     return;
                 }
-                *last = Some(Instant::now());
+                *last = Instant::now();
                 let elapsed_s = began.elapsed().as_secs_f64();
                 let per_s = (done - before) as f64 / elapsed_s.max(1e-9);
                 let left_s = (self.total.saturating_sub(done)) as f64 / per_s;
