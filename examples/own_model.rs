@@ -21,7 +21,10 @@ use streamrec_artifact::{FeatureSchema, Graph};
 const DIM: usize = 16;
 
 /// The model. Names given here become the names of its weights.
-fn own_model(features: &FeatureSchema) -> Result<Graph, ModelError> {
+///
+/// # Errors
+/// When the graph does not fit the features.
+pub fn own_model(features: &FeatureSchema) -> Result<Graph, ModelError> {
     let mut graph = GraphBuilder::new(features);
     let labels = features.labels.len();
 

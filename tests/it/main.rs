@@ -6,6 +6,7 @@ mod configs;
 mod failures;
 mod later_data;
 mod oracles;
+mod own_model;
 mod ranks;
 mod real_data;
 mod resume;
