@@ -74,6 +74,13 @@ def one_hot_regression(columns, labels, split, strengths=(0.03, 0.1, 0.3, 1.0)):
     return best[1]
 
 
+def standardised(features, split):
+    """Numbers for a linear model, beside one-hot columns: mean 0 and deviation 1 on train."""
+    train = features[split == TRAIN]
+    deviation = np.maximum(train.std(axis=0), 1e-6)
+    return sp.csr_matrix(((features - train.mean(axis=0)) / deviation).astype(np.float32))
+
+
 def out_of_fold_means(keys, labels, split, seed, strength=10.0, folds=5):
     """Target means: of the other folds for training rows, of all training rows for
     the rest. Two columns a key: log-odds, log count."""

@@ -19,7 +19,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from baselines import (TEST, TRAIN, VALID, boosted_trees, judge, mean_models,
-                       one_hot_regression, out_of_fold_means, report)
+                       one_hot_regression, out_of_fold_means, report,
+                       standardised)
 from trailing import key_of, smoothed_logit, trailing_counts
 
 
@@ -101,6 +102,8 @@ def main():
         trees(out_of_fold_means(keys.values(), labels, split, s), s) for s in seeds]
     for name, progressive in (("frozen", False), ("progressive", True)):
         features = trailing_features(log, keys, split, progressive)
+        scores[f"logistic, trailing ({name}) + side"] = [one_hot_regression(
+            [log.language_code, log.year_bucket, log.editions_bucket] + [standardised(features, split)], labels, split)]
         scores[f"trees, trailing ({name}) + side"] = [trees(features, s) for s in seeds]
     results = {name: judge(s, labels, split) for name, s in scores.items()}
     report("goodbooks-10k", results, split, args.json)

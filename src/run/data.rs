@@ -32,9 +32,16 @@ pub(super) fn run(command: &DataCommand) -> Result<(), RunError> {
 }
 
 fn run_import(args: &ImportArgs) -> Result<(), RunError> {
-    let schema = match &args.schema {
-        Some(path) => ImportSchema::load(path),
-        None => formats::detect(&args.format, &args.input),
+    let schema = match (&args.schema, args.format.as_str()) {
+        (Some(path), _) => ImportSchema::load(path),
+        (None, "csv" | "parquet") => {
+            return Err(RunError::Usage(format!(
+                "--format {} needs --schema FILE, which says what the columns mean; `streamrec data \
+                 schema kuairand` prints one to start from, docs/guides/data.md explains it",
+                args.format
+            )));
+        }
+        (None, format) => formats::detect(format, &args.input),
     };
     let mut settings = ImportSettings::new(schema?, &args.input, &args.out);
     let split = args.split.as_deref().map(str::parse).transpose();

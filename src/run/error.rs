@@ -9,6 +9,7 @@ use crate::checkpoint::CheckpointError;
 use crate::comm::CommError;
 use crate::config::ConfigError;
 use crate::data::Error as DataError;
+use crate::model::ModelError;
 
 /// A command that could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +35,7 @@ pub enum RunError {
     Checkpoint(#[from] CheckpointError),
     /// The model could not be built or computed.
     #[error(transparent)]
-    Model(#[from] crate::model::ModelError),
+    Model(#[from] ModelError),
     /// The device refused.
     #[error(transparent)]
     Kernel(#[from] streamrec_kernels::Error),
@@ -117,6 +118,14 @@ impl RunError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Config(_) | Self::Environment(_) => 2,
+            Self::Data(DataError::Io { .. }) => 1,
+            Self::Data(_) | Self::Import(_) => 2,
+            Self::Checkpoint(
+                CheckpointError::Damaged { .. }
+                | CheckpointError::Mismatch { .. }
+                | CheckpointError::Missing { .. },
+            ) => 2,
+            Self::Model(ModelError::Build { .. } | ModelError::Graph { .. }) => 2,
             _ => 1,
         }
     }

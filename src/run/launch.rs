@@ -10,6 +10,7 @@ use super::RunError;
 use super::cli::{LaunchArgs, TrainArgs};
 use super::folder::RunFolder;
 use crate::config::Experiment;
+use crate::data::Dataset;
 
 pub(super) fn run(args: &LaunchArgs) -> ExitCode {
     match job(args) {
@@ -18,7 +19,7 @@ pub(super) fn run(args: &LaunchArgs) -> ExitCode {
     }
 }
 
-/// Checks the experiment once, before any rank starts.
+/// Checks experiment and dataset once, before any rank starts.
 fn job(args: &LaunchArgs) -> Result<Job, RunError> {
     if !args.stuck_after.is_finite() || args.stuck_after <= 0.0 {
         return Err(RunError::Usage(format!(
@@ -27,6 +28,7 @@ fn job(args: &LaunchArgs) -> Result<Job, RunError> {
         )));
     }
     let experiment = Experiment::load(&args.train.config, &args.train.set)?;
+    Dataset::open(&experiment.data.dataset)?;
     let folder = RunFolder::new(&experiment.output);
     if !args.train.resume && !args.train.overwrite {
         folder.refuse_present()?;

@@ -90,6 +90,9 @@ fn missing_and_damaged_data_is_named() {
 
     fs::remove_file(Path::new(&bench.path("data")).join("dataset.json")).expect("removed");
     refused(&[&train[..], &["--overwrite"]].concat(), &["dataset.json"]);
+    // No rank is started for it, let alone restarted.
+    train[0] = "launch";
+    refused(&[&train[..], &["--overwrite"]].concat(), &["dataset.json"]);
 }
 
 #[test]
@@ -179,6 +182,10 @@ fn imports_refuse_what_they_cannot_read_and_leave_nothing_behind() {
     check(
         import("parket", &bench.path("none")),
         &["parket", "kuairand"],
+    );
+    check(
+        import("csv", &bench.path("none")),
+        &["--schema", "docs/guides/data.md"],
     );
     fs::write(bench.path("day.tsv"), "1\tx\n".repeat(5000)).expect("written");
     check(

@@ -29,7 +29,10 @@ fn a_model_of_ones_own_is_served_as_it_was_trained() {
     };
     let experiment = Experiment::load(&args.config, &args.set).expect("an experiment");
     let outcome = train_with(&experiment, &args, example::own_model).expect("trained");
-    assert!(matches!(outcome, TrainOutcome::Finished { steps: 10, .. }), "{outcome:?}");
+    assert!(
+        matches!(outcome, TrainOutcome::Finished { steps: 10, .. }),
+        "{outcome:?}"
+    );
 
     let (run, artifact) = (bench.path("run"), bench.path("artifact"));
     expect_success(&streamrec(&["evaluate", &run]));
