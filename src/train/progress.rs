@@ -1,8 +1,9 @@
 //! How a long job shows that it moves: a bar on a terminal, plain lines elsewhere.
 
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Time between plain lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -30,12 +31,12 @@ impl Progress {
         let length = (total > 0).then_some(total);
         let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
         let template = if total > 0 {
-            format!("{name} {{bar:24}} {{percent:>3}}% {{per_sec}} {unit} {{msg}} {{eta}} left")
+            format!("{name} {{bar:24}} {{percent:>3}}% {{rate}} {unit}/s {{msg}} {{eta}} left")
         } else {
-            format!("{name} {{spinner}} {{pos}} {unit} {{per_sec}} {{msg}}")
+            format!("{name} {{spinner}} {{pos}} {unit} {{rate}} {unit}/s {{msg}}")
         };
         if let Ok(style) = ProgressStyle::with_template(&template) {
-            bar.set_style(style);
+            bar.set_style(style.with_key("rate", whole_rate));
         }
         let display = if bar.is_hidden() {
             Display::Lines {
@@ -109,6 +110,12 @@ impl Progress {
         }
         self.display = Display::Silent;
     }
+}
+
+/// Units a second, without the decimals that nobody reads.
+fn whole_rate(state: &ProgressState, to: &mut dyn Write) {
+    // Writing to a string cannot fail.
+    let _ = write!(to, "{:.0}", state.per_sec());
 }
 
 impl Drop for Progress {
