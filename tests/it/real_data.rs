@@ -40,14 +40,14 @@ fn trained(format: &str, folder: &str, config: &str, label: &str) -> (f64, f64) 
     (number("auc"), number("log_loss"))
 }
 
-/// The bars stand above what logistic regression reaches on the same split, .727 and .734
+/// The bars are what logistic regression reaches on the same rates and split
 /// (docs/benchmarks.md).
 #[test]
 fn a_ranker_of_kuairand_is_above_logistic_regression() {
     if let Some(folder) = real("kuairand-pure") {
         let (auc, log_loss) = trained("kuairand", &folder, "kuairand_dcn_v2.toml", "is_click");
         assert!(
-            auc > 0.738 && log_loss < 0.595,
+            auc > 0.7415 && log_loss < 0.5902,
             "AUC {auc}, log loss {log_loss}"
         );
     }
@@ -58,7 +58,7 @@ fn a_ranker_of_goodbooks_is_above_logistic_regression() {
     if let Some(folder) = real("goodbooks-10k") {
         let (auc, log_loss) = trained("goodbooks", &folder, "goodbooks_dcn_v2.toml", "liked");
         assert!(
-            auc > 0.77 && log_loss < 0.53,
+            auc > 0.775 && log_loss < 0.528,
             "AUC {auc}, log loss {log_loss}"
         );
     }
