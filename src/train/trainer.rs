@@ -149,17 +149,6 @@ impl Trainer {
         step: u64,
         stop: bool,
     ) -> Result<StepOutcome, TrainError> {
-        // On one of the pool's own threads, operations start without waking the pool for each.
-        let context = self.context.clone();
-        context.install(|| self.step_inside(batch, step, stop))
-    }
-
-    fn step_inside(
-        &mut self,
-        batch: &Batch,
-        step: u64,
-        stop: bool,
-    ) -> Result<StepOutcome, TrainError> {
         let whole = BatchInput::of(&batch.encoded, self.features);
         let mut local_loss = 0.0;
         let mut status = None;
