@@ -35,12 +35,18 @@ const WARM_UP_STEPS: u64 = 5;
 const WINDOWS: usize = 7;
 const WINDOW_STEPS: u64 = 5;
 
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name).map_or(default, |value| {
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name}={value}: expected a number"))
-    })
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn setting(name: &str, default: usize) -> Result<usize> {
+    let Ok(value) = std::env::var(name) else {
+        return Ok(default);
+    };
+    let problem = || format!("{name}: expected a number from 1, got `{value}`");
+    let number = value.parse().map_err(|_| problem())?;
+    if number == 0 {
+        return Err(problem().into());
+    }
+    Ok(number)
 }
 
 fn schema() -> FeatureSchema {
@@ -88,7 +94,7 @@ fn schema() -> FeatureSchema {
     }
 }
 
-fn trainer(batch: usize, threads: usize) -> Trainer {
+fn trainer(batch: usize, threads: usize) -> Result<Trainer> {
     let schema = schema();
     let model = ModelConfig::Dlrm(DlrmConfig {
         embedding_dim: 64,
@@ -121,17 +127,11 @@ fn trainer(batch: usize, threads: usize) -> Trainer {
         label_weights: vec![1.0],
         buckets: BucketSettings::default(),
     };
-    let graph = models::build(&model, &schema).expect("the model fits its schema");
-    let context = Context::cpu(threads, true).expect("a CPU");
-    Trainer::new(
-        context,
-        Arc::new(SingleRank),
-        &graph,
-        &schema,
-        &optimizer,
-        settings,
-    )
-    .expect("a trainer")
+    let graph = models::build(&model, &schema)?;
+    let (context, comm) = (Context::cpu(threads, true)?, Arc::new(SingleRank));
+    Ok(Trainer::new(
+        context, comm, &graph, &schema, &optimizer, settings,
+    )?)
 }
 
 /// Ids with P(rank r) ~ r^-exponent, the ranks scrambled by each table's own permutation.
@@ -186,33 +186,50 @@ fn batches(rows: usize) -> Vec<Batch> {
     (0..BATCHES).map(batch).collect()
 }
 
-fn main() {
-    let rows = setting("STREAMREC_BATCH", 8192);
+/// The processor's own name, where the system tells it.
+fn cpu() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find(|line| line.starts_with("model name"));
+    let name = name.and_then(|line| line.split_once(": "));
+    name.map_or(std::env::consts::ARCH, |(_, name)| name).into()
+}
+
+fn main() -> Result<()> {
+    let rows = setting("STREAMREC_BATCH", 8192)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = setting("STREAMREC_THREADS", cores);
-    let (mut trainer, batches) = (trainer(rows, threads), batches(rows));
+    let threads = setting("STREAMREC_THREADS", cores)?;
+    let (mut trainer, batches) = (trainer(rows, threads)?, batches(rows));
     let mut step = 0;
+    // A loss that is not finite is an error of the step.
     let mut train = |steps: u64| {
-        for _ in 0..steps {
+        (0..steps).try_for_each(|_| {
             step += 1;
             let batch = &batches[step as usize % BATCHES];
-            let outcome = trainer.step(batch, step, false).expect("a step");
-            assert!(outcome.loss.is_finite(), "the run measures nothing");
-        }
+            trainer.step(batch, step, false).map(|_| ())
+        })
     };
-    train(WARM_UP_STEPS);
-    let window = |_| {
+    train(WARM_UP_STEPS)?;
+    let mut rates = Vec::with_capacity(WINDOWS);
+    for _ in 0..WINDOWS {
         let began = Instant::now();
-        train(WINDOW_STEPS);
-        (WINDOW_STEPS as f64 * rows as f64 / began.elapsed().as_secs_f64()).round()
-    };
-    let rates: Vec<f64> = (0..WINDOWS).map(window).collect();
+        train(WINDOW_STEPS)?;
+        let rate = (WINDOW_STEPS as usize * rows) as f64 / began.elapsed().as_secs_f64();
+        rates.push(rate.round());
+    }
     let mut sorted = rates.clone();
     sorted.sort_by(f64::total_cmp);
     let line = serde_json::json!({
         "samples_per_s": sorted[WINDOWS / 2],
+        "min": sorted[0],
+        "max": sorted[WINDOWS - 1],
         "windows_samples_per_s": rates,
-        "settings": { "batch": rows, "threads": threads, "rows": ROWS, "zipf": ZIPF_EXPONENT },
+        "threads": threads,
+        "batch": rows,
+        "rows": ROWS,
+        "zipf": ZIPF_EXPONENT,
+        "cpu": cpu(),
+        "version": env!("CARGO_PKG_VERSION"),
     });
     println!("{line}");
+    Ok(())
 }
