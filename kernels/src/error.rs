@@ -3,7 +3,8 @@ use crate::tensor::DType;
 /// The result of a fallible call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why an operation was refused. Nothing has been computed when an error is returned.
+/// Why an operation was refused. Nothing has been computed when an error is returned, except where
+/// a variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -49,6 +50,19 @@ pub enum Error {
         /// The rows of the table.
         rows: usize,
     },
+    /// A gradient is infinite or NaN. The row is as it was; other rows may have been updated.
+    #[error(
+        "{operation}: the gradient of row {row} is not finite; lower the learning rate, or look for values that are not finite in the data"
+    )]
+    NotFinite {
+        /// The operation, e.g. `sparse_optimizer::update`.
+        operation: &'static str,
+        /// The first such row of the table.
+        row: usize,
+    },
+    /// `STREAMREC_VECTOR_UNIT` names no vector unit.
+    #[error("STREAMREC_VECTOR_UNIT={0}: expected `avx512`, `avx2` or `baseline`")]
+    VectorUnit(String),
     /// Offsets of bags, row ids or groups break the rule that `what` states.
     #[error("{operation}: {what}, but at index {index} came {got}; rebuild the batch's index")]
     Index {

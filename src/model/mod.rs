@@ -5,8 +5,8 @@
 //!   models, GraphBuilder            weights, gradients    forward ▸ Loss ▸ backward ▸ GradientSink
 //! ```
 //!
-//! There is no tape: each layer has a hand-derived backward pass, buffers are planned once, and a
-//! step allocates nothing. The module never updates a weight and never communicates: gradients are
+//! There is no tape: each layer has a hand-derived backward pass, and buffers are
+//! planned once. The module never updates a weight and never communicates: gradients are
 //! announced to a [`GradientSink`] and left for the optimiser.
 
 pub mod models;

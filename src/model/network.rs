@@ -42,7 +42,8 @@ impl GradientSink for KeepGradients {
 ///             values stay in buffers         └► gradients of parameters ─► GradientSink
 /// ```
 ///
-/// Buffers are planned once, for batches of up to `batch` samples; a pass allocates nothing.
+/// Buffers are planned once, for batches of up to `batch` samples; a pass allocates none
+/// (matrix products pack into memory of their own).
 /// The network holds no parameters, so several networks can share one store.
 pub struct Network {
     names: Vec<String>,

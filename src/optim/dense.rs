@@ -70,8 +70,8 @@ impl DenseOptimizer {
         }
     }
 
-    /// Clips the gradients, and updates every dense parameter. `factor` is the schedule's, `step`
-    /// counts from 1. Returns the norm of the gradients before clipping, where they are clipped.
+    /// Clips the gradients, and updates every dense parameter that is not frozen. `factor` is the
+    /// schedule's, `step` counts from 1. Returns the norm of the gradients before clipping.
     ///
     /// # Errors
     /// When a gradient is in flight, or the norm is not finite; nothing is updated then.
@@ -81,12 +81,12 @@ impl DenseOptimizer {
         parameters: &mut ParameterStore,
         factor: f64,
         step: u64,
-    ) -> Result<Option<f64>, OptimError> {
+    ) -> Result<f64, OptimError> {
         let (weights, gradients) = parameters.arena_and_gradients();
-        let norm = match self.clip_norm {
-            Some(max_norm) => Some(self.clip(context, gradients, max_norm, step)?),
-            None => None,
-        };
+        let norm = self.norm(context, gradients, step)?;
+        if let Some(max_norm) = self.clip_norm {
+            self.clip(context, gradients, norm, max_norm)?;
+        }
         let learning_rate = self.rule.learning_rate() * factor;
         for run in &self.runs {
             let gradient = &gradients.bucket(run.bucket)?[run.in_bucket.clone()];
@@ -110,31 +110,39 @@ impl DenseOptimizer {
         Ok(norm)
     }
 
+    /// The global L2 norm of the gradients. Those of frozen parameters do not count: nobody uses
+    /// them.
+    fn norm(&self, context: &Context, gradients: &Gradients, step: u64) -> Result<f64, OptimError> {
+        let mut squares = 0.0;
+        for run in &self.runs {
+            let gradient = &gradients.bucket(run.bucket)?[run.in_bucket.clone()];
+            squares += norm::sum_of_squares(context, gradient);
+        }
+        let norm = squares.sqrt();
+        if norm.is_finite() {
+            Ok(norm)
+        } else {
+            Err(OptimError::NotFinite { norm, step })
+        }
+    }
+
     /// Scales the gradients down to a global L2 norm of `max_norm`, as Megatron-LM does:
-    /// by `min(1, max_norm / (norm + 1e-6))`. Returns the norm before.
+    /// by `min(1, max_norm / (norm + 1e-6))`.
     fn clip(
         &self,
         context: &Context,
         gradients: &mut Gradients,
+        norm: f64,
         max_norm: f64,
-        step: u64,
-    ) -> Result<f64, OptimError> {
-        let buckets = 0..self.layout.buckets().len();
-        let mut squares = 0.0;
-        for bucket in buckets.clone() {
-            squares += norm::sum_of_squares(context, gradients.bucket(bucket)?);
-        }
-        let norm = squares.sqrt();
-        if !norm.is_finite() {
-            return Err(OptimError::NotFinite { norm, step });
-        }
+    ) -> Result<(), OptimError> {
         let factor = max_norm / (norm + 1e-6);
         if factor < 1.0 {
-            for bucket in buckets {
-                norm::scale(context, gradients.bucket_mut(bucket)?, factor as f32);
+            for run in &self.runs {
+                let gradient = &mut gradients.bucket_mut(run.bucket)?[run.in_bucket.clone()];
+                norm::scale(context, gradient, factor as f32);
             }
         }
-        Ok(norm)
+        Ok(())
     }
 
     /// The state, for checkpoints: `optimizer.<parameter>.<state>`.

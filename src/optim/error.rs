@@ -17,7 +17,7 @@ pub enum OptimError {
     },
     /// Gradients are no longer numbers. Nothing has been updated.
     #[error(
-        "the norm of the dense gradients is {norm} in step {step}; lower the learning rate, or look \
+        "the norm of the dense gradients is {norm} in step {step}, expected a finite one; lower the learning rate, or look \
          for values that are not finite in the data"
     )]
     NotFinite {

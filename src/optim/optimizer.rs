@@ -37,7 +37,7 @@ impl Optimizer {
     }
 
     /// Updates the dense parameters in `step`, from 1. Returns the norm of their gradients before
-    /// clipping, where they are clipped.
+    /// clipping.
     ///
     /// # Errors
     /// When a gradient is in flight or not finite; nothing is updated then.
@@ -46,15 +46,21 @@ impl Optimizer {
         context: &Context,
         parameters: &mut ParameterStore,
         step: u64,
-    ) -> Result<Option<f64>, OptimError> {
+    ) -> Result<f64, OptimError> {
         self.dense
             .update(context, parameters, self.schedule.factor(step), step)
     }
 
-    /// Updates the touched rows of all tables in `step`, from 1.
+    /// Whether a table keeps its first weights, so that nobody needs its gradient.
+    pub fn is_frozen(&self, table: TableId) -> bool {
+        self.sparse.is_frozen(table)
+    }
+
+    /// Updates the touched rows of all tables in `step`, from 1. Frozen ones are not asked for a
+    /// gradient.
     ///
     /// # Errors
-    /// When a gradient does not fit its table.
+    /// When a gradient does not fit its table, or is not finite.
     pub fn update_tables<'a>(
         &mut self,
         context: &Context,
@@ -64,6 +70,9 @@ impl Optimizer {
     ) -> Result<(), OptimError> {
         let factor = self.schedule.factor(step);
         for table in parameters.table_ids() {
+            if self.is_frozen(table) {
+                continue;
+            }
             let gradient = gradient(table);
             self.sparse
                 .update(context, parameters, table, gradient, factor, step)?;

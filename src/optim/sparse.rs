@@ -49,11 +49,16 @@ impl SparseOptimizer {
         }
     }
 
+    /// Whether a table is never updated.
+    pub fn is_frozen(&self, table: TableId) -> bool {
+        self.tables[table.index()].learning_rate_scale == 0.0
+    }
+
     /// Updates each row of a table that `gradient` touches. `factor` is the schedule's, `step`
     /// counts from 1.
     ///
     /// # Errors
-    /// When the gradient does not fit the table.
+    /// When the gradient does not fit the table, or that of a row is not finite.
     pub fn update(
         &mut self,
         context: &Context,
@@ -64,9 +69,6 @@ impl SparseOptimizer {
         step: u64,
     ) -> Result<(), OptimError> {
         let own = &mut self.tables[table.index()];
-        if own.learning_rate_scale == 0.0 {
-            return Ok(());
-        }
         let rate = (self.learning_rate * factor * own.learning_rate_scale) as f32;
         let weights = parameters.table_mut(table).view_mut();
         sparse_optimizer::update(

@@ -1,4 +1,8 @@
-use std::{mem, sync::Arc};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use streamrec_kernels::{
     Context,
@@ -36,6 +40,8 @@ pub struct SparseSync {
 #[derive(Default)]
 struct TableSum {
     dim: usize,
+    /// Nobody needs the gradient.
+    frozen: bool,
     /// Whether the network's own gradient is all there is.
     fused: bool,
     /// The sum so far; at last that of all ranks.
@@ -59,13 +65,19 @@ impl TableSum {
 }
 
 impl SparseSync {
-    /// For the tables of a store.
-    pub fn new(comm: Arc<dyn Communicator>, parameters: &ParameterStore) -> Self {
-        let table = |dim| TableSum {
-            dim,
+    /// For the tables of a store; nothing is summed or sent for those that are `frozen`, on every
+    /// rank the same.
+    pub fn new(
+        comm: Arc<dyn Communicator>,
+        parameters: &ParameterStore,
+        frozen: impl Fn(TableId) -> bool,
+    ) -> Self {
+        let tables = parameters.tables().map(|(id, table)| TableSum {
+            dim: table.dim(),
+            frozen: frozen(id),
             ..TableSum::default()
-        };
-        let tables = parameters.tables().map(|(_, of)| table(of.dim())).collect();
+        });
+        let tables = tables.collect();
         let (scratch, message) = (SumScratch::default(), Vec::new());
         Self {
             comm,
@@ -92,6 +104,9 @@ impl SparseSync {
         let alone = self.comm.size() == 1 && self.collected == 0 && last;
         for (id, _) in parameters.tables() {
             let table = &mut self.tables[id.index()];
+            if table.frozen {
+                continue;
+            }
             table.fused = alone && network.bag_gradient(id).is_some();
             if table.fused {
                 continue;
@@ -122,16 +137,19 @@ impl SparseSync {
         self.in_flight = Some(self.comm.all_gather_bytes(message));
     }
 
-    /// Waits for the sums of all ranks, and merges them. Afterwards gradients are final.
+    /// Waits for the sums of all ranks, and merges them. Afterwards gradients are final. Returns
+    /// how long it waited.
     ///
     /// # Errors
     /// When ranks cannot communicate, or a message does not fit the tables.
-    pub fn finish(&mut self, context: &Context) -> Result<(), ModelError> {
+    pub fn finish(&mut self, context: &Context) -> Result<Duration, ModelError> {
         self.collected = 0;
         let Some(event) = self.in_flight.take() else {
-            return Ok(());
+            return Ok(Duration::ZERO);
         };
+        let start = Instant::now();
         let mut messages = event.wait()?;
+        let waited = start.elapsed();
         for (rank, message) in messages.iter().enumerate() {
             read_message(message, rank, &mut self.tables)?;
         }
@@ -143,7 +161,7 @@ impl SparseSync {
                 "the sum of a table's gradients over the ranks",
             ))?;
         }
-        Ok(())
+        Ok(waited)
     }
 
     /// The gradient of a table over all micro-batches and ranks, for one update.

@@ -120,8 +120,7 @@ struct TrainRecord {
     auc: f64,
     samples_per_s: f64,
     learning_rate_factor: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gradient_norm: Option<f64>,
+    gradient_norm: f64,
     /// Time that rank 0 waited for gradients, a step.
     waited_ms: f64,
 }

@@ -32,7 +32,7 @@ impl Journal {
         let lines = OpenOptions::new().create(true).append(true).open(path)?;
         Ok(Self {
             lines,
-            board: TensorBoard::create(&folder.join("tensorboard"))?,
+            board: TensorBoard::create(&folder.join("tensorboard"), step)?,
             started: Instant::now(),
         })
     }
@@ -73,15 +73,17 @@ fn drop_later(path: &Path, step: u64) -> io::Result<()> {
             .get("step")?
             .as_u64()
     };
-    let text = std::fs::read_to_string(path)?;
-    // A line cut short by a crash has no step, and goes too.
+    // A line cut short by a crash, perhaps inside a character, has no step, and goes too.
+    let text = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
     let kept: String = text
         .split_inclusive('\n')
         .filter(|line| of_line(line).is_some_and(|of| of <= step))
         .collect();
     if kept.len() < text.len() {
         let temporary = path.with_extension("jsonl.tmp");
-        std::fs::write(&temporary, kept)?;
+        let mut file = File::create(&temporary)?;
+        file.write_all(kept.as_bytes())?;
+        file.sync_all()?;
         std::fs::rename(&temporary, path)?;
     }
     Ok(())

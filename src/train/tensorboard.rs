@@ -19,7 +19,7 @@ struct Event {
     wall_time: f64,
     #[prost(int64, tag = "2")]
     step: i64,
-    #[prost(oneof = "What", tags = "3, 5")]
+    #[prost(oneof = "What", tags = "3, 5, 7")]
     what: Option<What>,
 }
 
@@ -29,7 +29,19 @@ enum What {
     FileVersion(String),
     #[prost(message, tag = "5")]
     Summary(Summary),
+    #[prost(message, tag = "7")]
+    SessionLog(SessionLog),
 }
+
+/// With the status START (1), readers drop what earlier files hold of this step and later ones
+/// (tensorboard/backend/event_processing/event_accumulator.py).
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+const START: i32 = 1;
 
 #[derive(Clone, PartialEq, Message)]
 struct Summary {
@@ -52,11 +64,12 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Creates a new event file in `folder`. A resumed run adds a file; TensorBoard reads them all.
+    /// Creates a new event file in `folder`, to follow `step`. A resumed run adds a file; TensorBoard
+    /// reads them all, and drops what earlier ones hold of later steps, since they come again.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn create(folder: &Path) -> io::Result<Self> {
+    pub fn create(folder: &Path, step: u64) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let name = format!(
             "events.out.tfevents.{:.6}.streamrec.{}",
@@ -66,6 +79,7 @@ impl TensorBoard {
         let file = BufWriter::new(File::create(folder.join(name))?);
         let mut writer = Self { file };
         writer.write(0, What::FileVersion("brain.Event:2".into()))?;
+        writer.write(step + 1, What::SessionLog(SessionLog { status: START }))?;
         Ok(writer)
     }
 
@@ -133,7 +147,7 @@ mod tests {
     #[test]
     fn an_event_file_reads_back() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut writer = TensorBoard::create(folder.path()).expect("created");
+        let mut writer = TensorBoard::create(folder.path(), 6).expect("created");
         let scalars = [
             ("train/loss".to_owned(), 0.5),
             ("train/auc".to_owned(), 0.75),
@@ -142,27 +156,24 @@ mod tests {
         let file = std::fs::read_dir(folder.path()).expect("listed").next();
         let file = file.expect("one file").expect("readable").path();
         let events = records(&std::fs::read(file).expect("read"));
-        assert_eq!(events.len(), 2);
+        assert_eq!(events.len(), 3);
         assert_eq!(
             events[0].what,
             Some(What::FileVersion("brain.Event:2".into()))
         );
-        let Some(What::Summary(summary)) = &events[1].what else {
-            panic!("expected a summary, got {:?}", events[1]);
+        let start = What::SessionLog(SessionLog { status: START });
+        assert_eq!((events[1].step, &events[1].what), (7, &Some(start)));
+        let Some(What::Summary(summary)) = &events[2].what else {
+            panic!("expected a summary, got {:?}", events[2]);
         };
-        assert_eq!((events[1].step, summary.value[1].simple_value), (7, 0.75));
+        assert_eq!((events[2].step, summary.value[1].simple_value), (7, 0.75));
     }
 
     #[test]
     fn checksums_match_a_known_record() {
         // The check value of CRC-32C (RFC 3720, appendix B.4): 32 zero bytes give 8a9136aa.
         assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
-        assert_eq!(
-            masked_crc(&[0; 32]),
-            0x8a91_36aa_u32
-                .rotate_right(15)
-                .wrapping_add(0xa282_ead8)
-                .to_le_bytes()
-        );
+        // A record of the length 24, as TensorFlow writes it first in every event file.
+        assert_eq!(masked_crc(&24u64.to_le_bytes()), [0xa3, 0x7f, 0x4b, 0x22]);
     }
 }

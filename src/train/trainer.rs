@@ -63,9 +63,9 @@ pub struct StepOutcome {
     pub loss: f64,
     /// Whether any rank was asked to stop.
     pub stop: bool,
-    /// The norm of the dense gradients before clipping, where they are clipped.
-    pub gradient_norm: Option<f64>,
-    /// How long this rank waited for dense gradients after its own backward pass.
+    /// The norm of the dense gradients before clipping.
+    pub gradient_norm: f64,
+    /// How long this rank waited for the gradients of others after its own backward pass.
     pub waited: Duration,
 }
 
@@ -87,11 +87,14 @@ impl Trainer {
             .graph(graph, &shapes)
             .build(&context, comm.as_ref(), settings.buckets)?;
         let network = Network::new(&context, graph, schema, &parameters, settings.batch_rows)?;
+        let optimizer = Optimizer::new(&context, optimizer, &parameters)?;
         Ok(Self {
             loss: Loss::new(&context, settings.batch_rows, settings.label_weights),
             buckets: GradientBuckets::new(Arc::clone(&comm), parameters.layout()),
-            tables: SparseSync::new(Arc::clone(&comm), &parameters),
-            optimizer: Optimizer::new(&context, optimizer, &parameters)?,
+            tables: SparseSync::new(Arc::clone(&comm), &parameters, |table| {
+                optimizer.is_frozen(table)
+            }),
+            optimizer,
             micro_batch: MicroBatch::default(),
             accumulate: settings.accumulate,
             status: Some(comm.allocate(2)?),
@@ -142,7 +145,8 @@ impl Trainer {
     /// rank was asked to stop. Collective.
     ///
     /// # Errors
-    /// When the batch does not fit the model, ranks cannot communicate, or the loss is not finite.
+    /// When the batch does not fit the model, ranks cannot communicate, or the loss or a gradient is
+    /// not finite.
     pub fn step(
         &mut self,
         batch: &Batch,
@@ -190,7 +194,7 @@ impl Trainer {
                 .collect(&self.context, &self.parameters, &self.network, last)?;
         }
         self.tables.start();
-        let waited = self.buckets.finish(self.parameters.gradients_mut())?;
+        let mut waited = self.buckets.finish(self.parameters.gradients_mut())?;
         // The status went first, so it is there by now.
         let (loss, stop) = match status {
             Some(event) => {
@@ -204,7 +208,8 @@ impl Trainer {
         if !loss.is_finite() {
             return Err(TrainError::NotFinite { step, loss });
         }
-        let gradient_norm = self.update(step)?;
+        let (gradient_norm, waited_for_tables) = self.update(step)?;
+        waited += waited_for_tables;
         Ok(StepOutcome {
             loss,
             stop,
@@ -213,15 +218,16 @@ impl Trainer {
         })
     }
 
-    fn update(&mut self, step: u64) -> Result<Option<f64>, TrainError> {
+    /// Returns the norm of the dense gradients, and how long it waited for those of tables.
+    fn update(&mut self, step: u64) -> Result<(f64, Duration), TrainError> {
         let (context, parameters) = (&self.context, &mut self.parameters);
         let norm = self.optimizer.update_dense(context, parameters, step)?;
-        self.tables.finish(context)?;
+        let waited = self.tables.finish(context)?;
         let (tables, network) = (&self.tables, &self.network);
         let gradient = |table| tables.gradient(network, table);
         self.optimizer
             .update_tables(context, parameters, step, gradient)?;
-        Ok(norm)
+        Ok((norm, waited))
     }
 
     /// The probabilities that the last step's forward pass gave, `[rows, heads]`; of its last piece

@@ -23,6 +23,7 @@ for line in lines:
         if field in line:
             scalars = board.Scalars(f"{line['kind']}/{field}")
             values = {event.step: event.value for event in scalars}
+            assert len(values) == len(scalars), "a resumed run's steps stand twice"
             assert np.isclose(values[line["step"]], line[field], rtol=1e-6), (line, field)
 
 # The shards of all ranks together are the tensors of the index.

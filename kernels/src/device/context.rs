@@ -7,7 +7,10 @@ use std::{
 use rayon::prelude::*;
 
 use super::{Device, Scratch, affinity, scratch::ScratchPool};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    simd,
+};
 
 /// A device with what operations need to run on it: its own threads and reusable scratch memory.
 ///
@@ -30,8 +33,9 @@ impl Context {
     /// own set of CPUs before it asks for pinning.
     ///
     /// # Errors
-    /// When the threads cannot be started or pinned.
+    /// When the threads cannot be started or pinned, or `STREAMREC_VECTOR_UNIT` names no unit.
     pub fn cpu(threads: usize, pin: bool) -> Result<Self> {
+        simd::limit()?;
         let cpus = if pin {
             affinity::allowed_cpus().map_err(Error::Pin)?
         } else {
@@ -83,7 +87,7 @@ impl Context {
     /// Runs `work` on one of the context's threads.
     ///
     /// Operations called inside start at once, without waking the pool for each of them: wrap a
-    /// whole training step in one call.
+    /// whole pass in one call.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.shared.threads.install(work)
     }

@@ -6,7 +6,7 @@ use std::{
 use crate::tensor::AlignedBuffer;
 
 /// Buffers that operations borrow for the time of a call, so that a steady training step
-/// allocates nothing.
+/// allocates none.
 #[derive(Default)]
 pub(super) struct ScratchPool {
     idle: Mutex<Vec<AlignedBuffer>>,

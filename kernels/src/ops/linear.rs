@@ -27,7 +27,7 @@ pub enum Activation {
     /// The identity.
     #[default]
     None,
-    /// `max(0, x)`.
+    /// `max(0, x)`; NaN stays NaN.
     Relu,
 }
 
@@ -95,6 +95,18 @@ fn transpose_weights<'a>(scratch: &'a mut [f32], w: TensorRef<'a>) -> Factor<'a>
     }
 }
 
+/// `max(0, x)`, but NaN stays NaN: a model that diverged must not look like one that did not.
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// The gradient of [`relu`] at the value `y`; NaN lets the gradient pass.
+#[inline(always)]
+fn relu_gradient(y: f32, dy: f32) -> f32 {
+    if y <= 0.0 { 0.0 } else { dy }
+}
+
 multiversion! {
     fn add_bias_and_activate(
         y: TensorMut<'_>,
@@ -102,15 +114,15 @@ multiversion! {
         activation: Activation,
     ) {
         let mut y = y;
-        let relu = activation == Activation::Relu;
+        let rectified = activation == Activation::Relu;
         for row in 0..y.shape()[0] {
             let y = y.row_mut(row);
-            match (bias, relu) {
+            match (bias, rectified) {
                 (Some(bias), true) => {
-                    y.iter_mut().zip(bias).for_each(|(y, b)| *y = (*y + b).max(0.0));
+                    y.iter_mut().zip(bias).for_each(|(y, b)| *y = relu(*y + b));
                 }
                 (Some(bias), false) => y.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
-                (None, true) => y.iter_mut().for_each(|y| *y = y.max(0.0)),
+                (None, true) => y.iter_mut().for_each(|y| *y = relu(*y)),
                 (None, false) => {}
             }
         }
@@ -249,12 +261,19 @@ fn weight_gradient(
     } else {
         1
     };
-    let split = outputs.div_ceil(sharers).next_multiple_of(LANES);
-    let splits = outputs.div_ceil(split.max(1));
+    let split = outputs.div_ceil(sharers).next_multiple_of(LANES).max(1);
+    // A last part of a single output would be a vector product, which sums in another order: the
+    // part before takes it.
+    let splits = outputs.saturating_sub(1).div_ceil(split).max(1);
     context.for_each_panel(pieces * splits, 1, |task| {
         let (piece, part) = (task.start / splits, task.start % splits);
         let samples = batch.min(piece * piece_rows)..batch.min((piece + 1) * piece_rows);
-        let columns = part * split..outputs.min((part + 1) * split);
+        let end = if part + 1 == splits {
+            outputs
+        } else {
+            (part + 1) * split
+        };
+        let columns = part * split..end;
         let rows = piece * outputs + columns.start..piece * outputs + columns.end;
         // SAFETY: each task writes its own outputs of its own piece.
         let partial = unsafe { partial.alias_rows(rows) };
@@ -313,14 +332,14 @@ multiversion! {
             match (y, sums) {
                 (Some(y), Some(sums)) => {
                     for ((dz, &y), sum) in dz.iter_mut().zip(y.row(row)).zip(sums) {
-                        *dz = if y > 0.0 { *dz } else { 0.0 };
+                        *dz = relu_gradient(y, *dz);
                         *sum += *dz;
                     }
                 }
                 (Some(y), None) => {
                     dz.iter_mut()
                         .zip(y.row(row))
-                        .for_each(|(dz, &y)| *dz = if y > 0.0 { *dz } else { 0.0 });
+                        .for_each(|(dz, &y)| *dz = relu_gradient(y, *dz));
                 }
                 (None, Some(sums)) => sums.iter_mut().zip(dz).for_each(|(sum, dz)| *sum += *dz),
                 (None, None) => {}

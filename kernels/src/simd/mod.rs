@@ -9,6 +9,8 @@ mod vector;
 
 use std::sync::OnceLock;
 
+use crate::error::{Error, Result};
+
 pub(crate) use transpose::transpose;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use vector::{Avx2, Avx512};
@@ -29,10 +31,8 @@ impl Level {
     #[inline]
     pub(crate) fn detect() -> Self {
         static LEVEL: OnceLock<Level> = OnceLock::new();
-        *LEVEL.get_or_init(|| {
-            let limit = std::env::var("STREAMREC_VECTOR_UNIT");
-            Self::within(limit.as_deref().unwrap_or("avx512"))
-        })
+        // A context has refused other names.
+        *LEVEL.get_or_init(|| Self::within(&limit().unwrap_or_default()))
     }
 
     /// The widest unit this CPU has that is not wider than the named one.
@@ -57,6 +57,20 @@ impl Level {
         #[cfg(not(target_arch = "x86_64"))]
         let _ = limit;
         Self::Baseline
+    }
+}
+
+/// The vector unit that the environment limits hot loops to.
+///
+/// # Errors
+/// When it names none.
+pub(crate) fn limit() -> Result<String> {
+    match std::env::var_os("STREAMREC_VECTOR_UNIT") {
+        None => Ok("avx512".into()),
+        Some(name) => match name.to_str() {
+            Some(unit @ ("avx512" | "avx2" | "baseline")) => Ok(unit.into()),
+            _ => Err(Error::VectorUnit(name.to_string_lossy().into_owned())),
+        },
     }
 }
 

@@ -255,8 +255,14 @@ fn malformed_offsets_are_refused() {
             batch: 2,
             features: 1,
         };
+        let good = Bags {
+            offsets: &[0, 1, 2],
+            ..bags
+        };
         let mut groups = Groups::default();
+        groups.build(&context(), &good, &[0], 1).unwrap();
         groups.build(&context(), &bags, &[0], 1).unwrap_err();
+        assert!(groups.ids().is_empty() && groups.lookups() == 0);
     }
 }
 

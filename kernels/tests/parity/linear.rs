@@ -146,9 +146,45 @@ fn a_batch_of_several_panels_matches() {
 }
 
 #[test]
+fn what_is_not_a_number_stays_so_through_relu() {
+    let context = context();
+    for (x, bias) in [(f32::NAN, true), (f32::NAN, false)] {
+        let x = [x, 1.0, -1.0];
+        let x = TensorRef::from_f32(&x, &[3, 1]);
+        let w = TensorRef::from_f32(&[2.0], &[1, 1]);
+        let bias = bias.then(|| TensorRef::from_f32(&[0.5], &[1]));
+        let mut y = [0.0; 3];
+        let out = TensorMut::from_f32(&mut y, &[3, 1]);
+        forward(&context, x, w, bias, Activation::Relu, out).unwrap();
+        assert!(y[0].is_nan() && y[1] > 0.0 && y[2] == 0.0, "{y:?}");
+        let (mut dy, mut dw) = ([1.0, 1.0, 1.0], [0.0]);
+        let operands = LinearBackward {
+            x,
+            w,
+            y: TensorRef::from_f32(&y, &[3, 1]),
+            activation: Activation::Relu,
+            dy: TensorMut::from_f32(&mut dy, &[3, 1]),
+            dw: TensorMut::from_f32(&mut dw, &[1, 1]),
+            db: None,
+            accumulate_weights: false,
+            dx: None,
+            accumulate_dx: false,
+        };
+        backward(&context, operands).unwrap();
+        assert_eq!(dy, [1.0, 1.0, 0.0]);
+    }
+}
+
+#[test]
 fn the_number_of_threads_does_not_change_a_bit() {
     // The longest pieces exceed what one pass over their depth takes.
-    for (batch, inputs, outputs) in [(1500, 70, 50), (8200, 20, 100), (8200, 70, 100)] {
+    // 17 outputs would leave one to a thread of its own.
+    for (batch, inputs, outputs) in [
+        (1500, 70, 50),
+        (8200, 20, 100),
+        (8200, 70, 100),
+        (8200, 70, 17),
+    ] {
         let one = gradients(1, batch, inputs, outputs);
         for threads in [2, 3, 20] {
             let many = gradients(threads, batch, inputs, outputs);

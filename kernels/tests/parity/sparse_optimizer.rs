@@ -311,3 +311,48 @@ fn the_state_of_another_rule_is_refused() {
         );
     }
 }
+
+#[test]
+fn a_row_whose_gradient_is_not_finite_stays_and_is_named() {
+    let context = context();
+    for rule in rules(Some(1.0), 0.0) {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut state = SparseState::new(&context, &rule, 4, 2);
+            let before: Vec<Vec<f32>> = state.tensors().map(|(_, t)| t.f32().to_vec()).collect();
+            let mut table = [0.5; 8];
+            let gradient = RowGradients {
+                ids: vec![0, 2, 3],
+                rows: vec![1.0, 1.0, 1.0, bad, bad, 1.0],
+            };
+            let view = TensorMut::from_f32(&mut table, &[4, 2]);
+            let gradient = SparseGradient::Rows(&gradient);
+            let error = update(&context, &rule, 0.1, 1, view, &mut state, gradient).unwrap_err();
+            assert!(matches!(error, Error::NotFinite { row: 2, .. }), "{error}");
+            assert!(table[..2].iter().all(|&w| w < 0.5));
+            assert_eq!(table[2..], [0.5; 6]);
+            for ((_, tensor), before) in state.tensors().zip(&before) {
+                let columns = tensor.f32().len() / 4;
+                assert_eq!(tensor.f32()[columns..], before[columns..]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gradient_whose_square_overflows_is_clipped() {
+    let context = context();
+    let rule = SparseRule::Sgd {
+        weight_decay: 0.0,
+        max_row_norm: Some(5.0),
+    };
+    let mut state = SparseState::new(&context, &rule, 1, 2);
+    let mut table = [0.0; 2];
+    let gradient = RowGradients {
+        ids: vec![0],
+        rows: vec![3e30, -4e30],
+    };
+    let view = TensorMut::from_f32(&mut table, &[1, 2]);
+    let gradient = SparseGradient::Rows(&gradient);
+    update(&context, &rule, 1.0, 1, view, &mut state, gradient).unwrap();
+    assert_close("clipped", &table, &[-3.0, 4.0]);
+}

@@ -55,7 +55,7 @@ impl Rank {
         let model = Model::on(&graph, &schema, batch, comm.as_ref(), 1);
         let optimizer = Optimizer::new(&model.context, config, &model.parameters).unwrap();
         let buckets = GradientBuckets::new(Arc::clone(&comm), model.parameters.layout());
-        let tables = SparseSync::new(comm, &model.parameters);
+        let tables = SparseSync::new(comm, &model.parameters, |table| optimizer.is_frozen(table));
         Self {
             model,
             optimizer,

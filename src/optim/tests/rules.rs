@@ -117,7 +117,15 @@ impl Reference {
         }
     }
 
-    fn row(&mut self, name: &str, row: usize, gradient: &[f32], step: u64) {
+    fn row(
+        &mut self,
+        name: &str,
+        row: usize,
+        gradient: &[f32],
+        step: u64,
+        scale: f64,
+        group_decay: Option<f64>,
+    ) {
         let Shadow {
             weights,
             first,
@@ -153,12 +161,13 @@ impl Reference {
                 ..
             } => (weight_decay, max_row_norm),
         };
+        let decay = group_decay.unwrap_or(decay);
         let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt();
         let clip = max_norm.map_or(1.0, |max| (max / norm).min(1.0));
         g.iter_mut()
             .zip(&*w)
             .for_each(|(g, w)| *g = *g * clip + decay * w);
-        let rate = self.config.sparse.learning_rate();
+        let rate = self.config.sparse.learning_rate() * scale;
         let mean = g.iter().map(|g| g * g).sum::<f64>() / dim as f64;
         for d in 0..dim {
             w[d] -= rate
@@ -239,8 +248,10 @@ fn follow(config: OptimizerConfig, exception: impl Fn(&str) -> (f64, Option<f64>
                 .sum_table_gradient(context, parameters, id, &mut scratch, &mut sum)
                 .unwrap();
             for (&row, gradient) in sum.ids.iter().zip(sum.rows.chunks(table.dim())) {
-                if exception(&table.parameter.name).0 > 0.0 {
-                    reference.row(&table.parameter.name, row as usize, gradient, step);
+                let name = &table.parameter.name;
+                let (scale, decay) = exception(name);
+                if scale > 0.0 {
+                    reference.row(name, row as usize, gradient, step, scale * factor, decay);
                 }
             }
         }
@@ -298,36 +309,22 @@ fn groups_and_the_schedule_change_learning_rates_and_decay() {
         group("*.bias", 2.0, Some(0.0)),
         group("top.*", 0.0, None),
         group("embedding.b", 0.0, None),
+        group("embedding.a", 0.5, Some(0.03)),
     ];
     follow(config, |name| match name {
         _ if name.ends_with(".bias") => (2.0, Some(0.0)),
         _ if name.starts_with("top.") || name == "embedding.b" => (0.0, None),
+        "embedding.a" => (0.5, Some(0.03)),
         _ => (1.0, None),
     });
 }
 
 #[test]
-fn a_schedule_scales_the_dense_rate() {
+fn a_schedule_scales_all_rates() {
     let mut config = config("kind = 'sgd'\nlearning_rate = 0.1", ROW_WISE, "");
     config.schedule =
         toml::from_str("kind = 'warmup_cosine'\nwarmup_steps = 2\ndecay_steps = 4").unwrap();
-    // Tables are frozen: the reference knows no schedule for them.
-    config.groups = toml::from_str::<OptimizerConfig>(
-        "[dense]\nkind = 'sgd'\nlearning_rate = 1.0\n[sparse]\nkind = 'sgd'\nlearning_rate = 1.0\n\
-         [[group]]\npattern = 'embedding.*'\nlearning_rate_scale = 0.0",
-    )
-    .unwrap()
-    .groups;
-    follow(config, |name| {
-        (
-            if name.starts_with("embedding.") {
-                0.0
-            } else {
-                1.0
-            },
-            None,
-        )
-    });
+    follow(config, |_| (1.0, None));
 }
 
 #[test]
@@ -377,7 +374,6 @@ fn dense_gradients_are_clipped_to_the_global_norm() {
     let before = dense(&model);
     let norm = optimizer
         .update_dense(&model.context, &mut model.parameters, 1)
-        .unwrap()
         .unwrap();
     assert!(norm > 0.1, "{norm}");
     let moved = before
@@ -390,11 +386,8 @@ fn dense_gradients_are_clipped_to_the_global_norm() {
 
 #[test]
 fn gradients_that_are_not_finite_update_nothing() {
-    let config = config(
-        "kind = 'sgd'\nlearning_rate = 1.0",
-        ROW_WISE,
-        "clip_norm = 1.0",
-    );
+    // Also where nothing is clipped.
+    let config = config("kind = 'sgd'\nlearning_rate = 1.0", ROW_WISE, "");
     let (graph, schema) = model();
     let mut model = Model::new(&graph, &schema, 9);
     let mut optimizer = Optimizer::new(&model.context, &config, &model.parameters).unwrap();
@@ -414,6 +407,24 @@ fn gradients_that_are_not_finite_update_nothing() {
         "{error}"
     );
     assert_eq!(model.parameters.weight(id).row(0), before);
+}
+
+#[test]
+fn frozen_parameters_do_not_count_in_the_norm() {
+    let mut config = config("kind = 'sgd'\nlearning_rate = 1.0", ROW_WISE, "");
+    config.groups = vec![crate::config::optimizer::GroupConfig {
+        pattern: "top.0.bias".into(),
+        learning_rate_scale: 0.0,
+        weight_decay: None,
+    }];
+    let (graph, schema) = model();
+    let mut model = Model::new(&graph, &schema, 9);
+    let mut optimizer = Optimizer::new(&model.context, &config, &model.parameters).unwrap();
+    let id = model.parameters.find("top.0.bias").unwrap();
+    let mut gradient = model.parameters.gradients_mut().get_mut(id).unwrap();
+    gradient.row_mut(0).fill(f32::INFINITY);
+    let norm = optimizer.update_dense(&model.context, &mut model.parameters, 1);
+    assert_eq!(norm.unwrap(), 0.0);
 }
 
 #[test]

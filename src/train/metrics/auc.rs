@@ -6,8 +6,9 @@
 //!    equal scores meet on one rank (all-to-all).
 //! 3. Each rank sorts its range and counts pairs in 64-bit integers, a tie as half a pair.
 //!
-//! No rank holds more than its share, and the result does not depend on the order of rows or on
-//! the number of ranks.
+//! Ranks hold equal shares as far as scores differ in their upper 16 bits (1 in 128): a constant
+//! model's scores all meet on one rank. The result does not depend on the order of rows or on the
+//! number of ranks.
 
 use super::{Predictions, ordered};
 use crate::comm::{CommError, Communicator, all_gather_pod, all_reduce_f64};

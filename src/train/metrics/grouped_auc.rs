@@ -1,5 +1,8 @@
 //! AUC inside each group (such as a user), averaged with the groups' rows as weights (GAUC; Zhu et
-//! al., "Optimized Cost per Click in Taobao Display Advertising", KDD 2017, section 4.1).
+//! al., "Optimized Cost per Click in Taobao Display Advertising", KDD 2017, section 4.1). Rows whose
+//! group is missing are no group, and do not count.
+
+use streamrec_artifact::MISSING_KEY;
 
 use super::{Predictions, ordered};
 use crate::comm::{CommError, Communicator, all_reduce_f64};
@@ -29,9 +32,12 @@ pub fn grouped_auc(
     comm: &dyn Communicator,
     local: &Predictions,
 ) -> Result<Option<GroupedAuc>, CommError> {
-    let keyed = local
-        .counted()
-        .filter(|(row, ..)| *row < local.groups.len());
+    let keyed = local.counted().filter(|(row, ..)| {
+        local
+            .groups
+            .get(*row)
+            .is_some_and(|&group| group != MISSING_KEY)
+    });
     let mut rows: Vec<Row> = keyed
         .map(|(row, score, happened)| (local.groups[row], ordered(score), happened))
         .collect();
@@ -125,5 +131,13 @@ mod tests {
         assert!((result.auc - (2.0 * 1.0 + 3.0 * 0.25) / 5.0).abs() < 1e-12);
         assert_eq!((result.groups, result.rows), (2, 5));
         assert_eq!(gauc(&rows[5..]), None);
+    }
+
+    #[test]
+    fn rows_without_a_group_do_not_count() {
+        let grouped = [(1, 0.9, 1.0), (1, 0.1, 0.0)];
+        let missing = [(MISSING_KEY, 0.1, 1.0), (MISSING_KEY, 0.9, 0.0)];
+        let all = [grouped, missing].concat();
+        assert_eq!(gauc(&all), gauc(&grouped));
     }
 }

@@ -40,13 +40,19 @@ impl LikelihoodSums {
 
     fn add(&mut self, probability: f32, happened: bool, weight: f32) {
         // A probability of exactly 0 or 1 that is wrong would cost infinitely much; the bound is
-        // the one that scikit-learn's log_loss uses for float32.
+        // the one that scikit-learn's log_loss uses for float32. NaN stays NaN: a model that says
+        // nothing about a row has no log loss.
         let bound = f64::from(f32::EPSILON);
         let (p, weight) = (f64::from(probability), f64::from(weight));
         let likelihood = if happened { p } else { 1.0 - p };
         self.rows += 1.0;
         self.weight += weight;
-        self.loss -= weight * likelihood.max(bound).ln();
+        let bounded = if likelihood < bound {
+            bound
+        } else {
+            likelihood
+        };
+        self.loss -= weight * bounded.ln();
         self.predicted += weight * p;
         self.happened += weight * f64::from(u8::from(happened));
     }
@@ -107,6 +113,15 @@ mod tests {
         assert!((metrics.normalised_entropy - 1.0).abs() < 1e-12);
         assert!((metrics.calibration - 1.0).abs() < 1e-12);
         assert_eq!((metrics.rows, metrics.base_rate), (8, 0.25));
+    }
+
+    #[test]
+    fn a_prediction_that_is_no_number_leaves_no_log_loss() {
+        let mut predictions = Predictions::default();
+        predictions.push(0.5, 1.0, 1.0, None);
+        predictions.push(f32::NAN, 1.0, 1.0, None);
+        let metrics = LikelihoodSums::of(&predictions).likelihood();
+        assert!(metrics.log_loss.is_nan() && metrics.calibration.is_nan());
     }
 
     #[test]

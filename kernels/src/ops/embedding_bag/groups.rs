@@ -54,6 +54,7 @@ impl Groups {
         features: &[usize],
         rows: usize,
     ) -> Result<()> {
+        self.clear();
         bags.check(OPERATION)?;
         context.install(|| self.build_table(bags, GroupedTable { features, rows }))
     }
@@ -68,6 +69,7 @@ impl Groups {
         tables: &[GroupedTable<'_>],
         groups: &mut [Groups],
     ) -> Result<()> {
+        groups.iter_mut().for_each(Self::clear);
         bags.check(OPERATION)?;
         crate::ops::operand::expect_len(OPERATION, "groups", groups.len(), tables.len())?;
         context.install(|| {

@@ -1,4 +1,7 @@
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use super::{SparseRule, SparseState};
 use crate::{
@@ -41,7 +44,8 @@ pub enum SparseGradient<'a> {
 ///
 /// # Errors
 /// When shapes do not fit, ids do not ascend or are outside the table, the groups were built for
-/// another number of rows, or the state is another rule's.
+/// more rows, or the state is another rule's. A row whose gradient is not finite is left as it was,
+/// and makes an error once all others have been updated.
 pub fn update(
     context: &Context,
     rule: &SparseRule,
@@ -74,6 +78,7 @@ pub fn update(
         },
         state: state_rows(rule, state, rows, dim)?,
         gradient,
+        not_finite: AtomicI64::new(i64::MAX),
     };
     match context.device() {
         Device::Cpu => context.for_each_panel(task.gradient.ids().len(), PANEL_ROWS, |range| {
@@ -81,7 +86,13 @@ pub fn update(
             update_panel(&task, range, &mut scratch);
         }),
     }
-    Ok(())
+    match task.not_finite.into_inner() {
+        i64::MAX => Ok(()),
+        row => Err(Error::NotFinite {
+            operation: OPERATION,
+            row: row as usize,
+        }),
+    }
 }
 
 /// Checked gradients of rows that ascend strictly and lie inside the table.
@@ -216,6 +227,8 @@ struct Task<'a> {
     table: DisjointRows<'a>,
     state: Vec<DisjointRows<'a>>,
     gradient: Gradient<'a>,
+    /// The first row whose gradient is not finite; `i64::MAX` while there is none.
+    not_finite: AtomicI64,
 }
 
 multiversion! {
@@ -227,21 +240,26 @@ multiversion! {
                 task.state.iter().for_each(|state| state.prefetch(next));
             }
             task.gradient.write_row::<S>(index, g);
+            let squares = squares_in_f64(g);
+            if !squares.is_finite() {
+                task.not_finite.fetch_min(ids[index], Ordering::Relaxed);
+                continue;
+            }
             // SAFETY: ids ascend strictly and each index is processed once, so no other thread
             // and no other iteration refers to this row.
             let w = unsafe { task.table.row(ids[index]) };
-            clip_and_decay(task.rule, w, g);
+            clip_and_decay(task.rule, squares, w, g);
             update_row(task, ids[index], w, g);
         }
     }
 }
 
 #[inline(always)]
-fn clip_and_decay(rule: &SparseRule, w: &[f32], g: &mut [f32]) {
+fn clip_and_decay(rule: &SparseRule, squares: f64, w: &[f32], g: &mut [f32]) {
     if let Some(max_norm) = rule.max_row_norm() {
-        let norm = sum_of_squares(g).sqrt();
-        if norm > max_norm {
-            let factor = max_norm / norm;
+        let norm = squares.sqrt();
+        if norm > f64::from(max_norm) {
+            let factor = (f64::from(max_norm) / norm) as f32;
             g.iter_mut().for_each(|g| *g *= factor);
         }
     }
@@ -251,6 +269,22 @@ fn clip_and_decay(rule: &SparseRule, w: &[f32], g: &mut [f32]) {
             .zip(w)
             .for_each(|(g, w)| *g += weight_decay * w);
     }
+}
+
+/// The squared norm, which no finite row overflows.
+#[inline(always)]
+fn squares_in_f64(g: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let chunks = g.chunks_exact(LANES);
+    let square = |&g: &f32| f64::from(g) * f64::from(g);
+    let tail: f64 = chunks.remainder().iter().map(square).sum();
+    for chunk in chunks {
+        lanes
+            .iter_mut()
+            .zip(chunk)
+            .for_each(|(lane, g)| *lane += square(g));
+    }
+    lanes.iter().sum::<f64>() + tail
 }
 
 #[inline(always)]
