@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::excerpt::excerpt;
+use crate::nearest_name::{nearest, suggestion};
+
 /// How the values of a column are held, see [`RawColumn`](crate::RawColumn).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -89,4 +92,29 @@ pub struct InputColumn {
     /// Whether a row without a value is refused by serving.
     #[serde(default)]
     pub required: bool,
+}
+
+impl InputColumn {
+    /// Where the input called `name` stands among `inputs`.
+    ///
+    /// # Errors
+    /// No input has this name.
+    pub fn position(inputs: &[Self], name: &str) -> Result<usize, UnknownInput> {
+        let found = inputs.iter().position(|input| input.name == name);
+        found.ok_or_else(|| UnknownInput {
+            name: excerpt(name).into_owned(),
+            nearest: nearest(name, inputs.iter().map(|input| input.name.as_str()))
+                .map(str::to_owned),
+        })
+    }
+}
+
+/// A name that no input has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{name}` is no input of the model{}", suggestion(nearest))]
+pub struct UnknownInput {
+    /// What came; its beginning where it is long.
+    pub name: String,
+    /// The input that was probably meant.
+    pub nearest: Option<String>,
 }

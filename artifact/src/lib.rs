@@ -19,6 +19,7 @@ mod artifact;
 mod bounded_sample;
 mod dense_column;
 mod encoder;
+mod excerpt;
 mod feature_schema;
 mod feature_spec;
 mod fitted_features;
@@ -43,6 +44,7 @@ pub use artifact::{
     Artifact, ArtifactError, GOLDEN_FILE, MANIFEST_FILE, MODEL_CARD_FILE, MODEL_FILE, PROFILE_FILE,
 };
 pub use encoder::{Encoded, Encoder};
+pub use excerpt::excerpt;
 pub use feature_schema::{
     CategoricalFeature, DenseFeature, DenseSource, DenseStep, Encoding, FeatureSchema,
     LOGIT_EPSILON, Pooling, SchemaError, TableSchema,
@@ -55,7 +57,7 @@ pub use golden::{Golden, GoldenError};
 pub use graph::{
     Activation, Graph, GraphError, GraphTable, LookupSpec, MAX_WIDTH, Node, Op, Shapes,
 };
-pub use input::{ColumnKind, InputColumn, SourceType};
+pub use input::{ColumnKind, InputColumn, SourceType, UnknownInput};
 pub use key::{MISSING_KEY, MISSING_TIME};
 pub use manifest::{FORMAT_VERSION, FileDigest, Manifest, ManifestError, TrainingSummary};
 pub use parameter::{Init, Parameter};
@@ -64,7 +66,7 @@ pub use profile::{
     ScoreProfile, TOP_KEYS,
 };
 pub use raw::{RawBatch, RawBatchError, RawColumn};
-pub use raw_value::{LIST_LENGTH_MAX, RawBatchBuilder, RawValue, RawValueError};
+pub use raw_value::{LIST_LENGTH_MAX, RawColumnBuilder, RawValue, RawValueError};
 pub use tensor_file::TensorFileError;
 pub use vocabulary::{Vocabularies, Vocabulary, VocabularyError};
 pub use weights::{Weight, Weights, WeightsError};

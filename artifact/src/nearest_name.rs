@@ -1,10 +1,16 @@
 //! The name that somebody probably meant, for error messages.
 
+/// Bytes of a name that is still compared: the work grows with them, and a stranger chooses them.
+const GIVEN_BYTES_MAX: usize = 256;
+
 /// The name closest to `given`, where one is close enough to be a slip of the pen.
 pub(crate) fn nearest<'a>(
     given: &str,
     names: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
+    if given.len() > GIVEN_BYTES_MAX {
+        return None;
+    }
     let limit = (given.chars().count() / 3).max(2);
     names
         .into_iter()
@@ -47,6 +53,8 @@ mod tests {
         let names = ["user_id", "video_id", "duration"];
         assert_eq!(nearest("usr_id", names), Some("user_id"));
         assert_eq!(nearest("completely_else", names), None);
+        let long = "user_id".repeat(40);
+        assert_eq!(nearest(&long, [long.as_str()]), None, "too long to look");
         assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

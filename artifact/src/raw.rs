@@ -120,19 +120,6 @@ impl RawColumn {
         }
     }
 
-    /// Keeps the first `rows` rows.
-    pub(crate) fn truncate(&mut self, rows: usize) {
-        match self {
-            Self::Dense(values) => values.truncate(rows),
-            Self::Key(keys) => keys.truncate(rows),
-            Self::KeyList { offsets, keys } => {
-                offsets.truncate(rows + 1);
-                keys.truncate(offsets.last().map_or(0, |&end| end as usize));
-            }
-            Self::Time(times) => times.truncate(rows),
-        }
-    }
-
     /// How many values lie outside the range of `input`. Missing values and hashed text have none.
     pub(crate) fn count_out_of_range(&self, input: &InputColumn) -> u64 {
         let Some([low, high]) = input.range else {

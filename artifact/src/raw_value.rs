@@ -1,16 +1,15 @@
-//! From named values to raw rows: what a server does with a request.
+//! From values as they were sent to raw columns: what a server does with a request.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use jiff::Timestamp;
 
+use crate::excerpt::excerpt;
 use crate::input::{ColumnKind, InputColumn, SourceType};
 use crate::key;
-use crate::nearest_name::{nearest, suggestion};
-use crate::raw::{RawBatch, RawColumn};
+use crate::raw::RawColumn;
 
-/// The most elements of a list, unless [`RawBatchBuilder::with_list_length_max`] says otherwise.
+/// The most elements of a list, unless [`RawColumnBuilder::with_list_length_max`] says otherwise.
 pub const LIST_LENGTH_MAX: usize = 4096;
 
 /// One value as it was sent.
@@ -28,8 +27,6 @@ pub enum RawValue<'a> {
     Boolean(bool),
     /// The 64-bit key of an identifier, as the caller computed it ([`key`]).
     Key(u64),
-    /// A list of values.
-    List(&'a [RawValue<'a>]),
 }
 
 impl fmt::Display for RawValue<'_> {
@@ -38,59 +35,49 @@ impl fmt::Display for RawValue<'_> {
             Self::Missing => f.write_str("no value"),
             Self::Integer(value) => write!(f, "the integer {value}"),
             Self::Float(value) => write!(f, "the number {value}"),
-            Self::Text(text) if text.chars().count() <= 40 => write!(f, "the text {text:?}"),
-            Self::Text(text) => write!(f, "a text of {} bytes", text.len()),
+            Self::Text(text) => write!(f, "the text {:?}", excerpt(text)),
             Self::Boolean(value) => write!(f, "{value}"),
             Self::Key(key) => write!(f, "the key {key}"),
-            Self::List(values) => write!(f, "a list of {}", values.len()),
         }
     }
 }
 
-/// Builds a [`RawBatch`] from named values, and refuses what the schema does not allow.
+/// Builds the [`RawColumn`] of one input, and refuses what the schema does not allow. After a
+/// refusal the column is of no use.
 ///
 /// ```
-/// use streamrec_artifact::{ColumnKind, InputColumn, RawBatchBuilder, RawValue, SourceType};
+/// use streamrec_artifact::{ColumnKind, InputColumn, RawColumn, RawColumnBuilder, RawValue, SourceType};
 ///
-/// let inputs = [InputColumn {
+/// let input = InputColumn {
 ///     name: "age".to_owned(),
 ///     kind: ColumnKind::Dense,
 ///     source: SourceType::Float,
 ///     unit: Some("years".to_owned()),
 ///     range: Some([0.0, 150.0]),
 ///     required: true,
-/// }];
-/// let mut builder = RawBatchBuilder::new(&inputs);
-/// builder.set("age", RawValue::Integer(30))?;
-/// builder.end_row()?;
-/// let refused = builder.set("age", RawValue::Float(200.0)).unwrap_err();
+/// };
+/// let mut builder = RawColumnBuilder::new(&input);
+/// builder.push(RawValue::Integer(30))?;
+/// assert_eq!(builder.finish(), RawColumn::Dense(vec![30.0]));
+///
+/// let refused = RawColumnBuilder::new(&input).push(RawValue::Float(200.0)).unwrap_err();
 /// assert_eq!(refused.to_string(), "`age`: expected 0 to 150 years, got the number 200");
-/// assert_eq!(builder.batch().rows, 1);
 /// # Ok::<(), streamrec_artifact::RawValueError>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct RawBatchBuilder<'a> {
-    inputs: &'a [InputColumn],
-    positions: HashMap<&'a str, usize>,
+pub struct RawColumnBuilder<'a> {
+    input: &'a InputColumn,
     list_length_max: usize,
-    batch: RawBatch,
-    /// Whether the current row has a value, an input each.
-    given: Vec<bool>,
+    column: RawColumn,
 }
 
-impl<'a> RawBatchBuilder<'a> {
-    /// A builder of rows of `inputs`.
-    pub fn new(inputs: &'a [InputColumn]) -> Self {
+impl<'a> RawColumnBuilder<'a> {
+    /// A builder of a column without rows.
+    pub fn new(input: &'a InputColumn) -> Self {
         Self {
-            inputs,
-            positions: inputs
-                .iter()
-                .enumerate()
-                .map(|(index, input)| (input.name.as_str(), index))
-                .collect(),
+            input,
             list_length_max: LIST_LENGTH_MAX,
-            batch: RawBatch::new(inputs),
-            given: vec![false; inputs.len()],
+            column: RawColumn::new(input.kind),
         }
     }
 
@@ -101,93 +88,74 @@ impl<'a> RawBatchBuilder<'a> {
         self
     }
 
-    /// Sets a value of the current row.
+    /// The input whose values these are.
+    pub fn input(&self) -> &'a InputColumn {
+        self.input
+    }
+
+    /// The number of rows so far.
+    pub fn rows(&self) -> usize {
+        self.column.rows()
+    }
+
+    /// Appends a row of one value. A list has its elements by [`push_element`](Self::push_element)
+    /// instead, and only its absence by this.
     ///
     /// # Errors
-    /// No input has this name, the row has its value already, or the value is of another type, out of range,
-    /// or too long. The row is as before.
-    pub fn set(&mut self, name: &str, value: RawValue<'_>) -> Result<(), RawValueError> {
-        let Some(&index) = self.positions.get(name) else {
-            let nearest = nearest(name, self.inputs.iter().map(|input| input.name.as_str()))
-                .map(str::to_owned);
-            return Err(RawValueError::Unknown {
-                name: name.to_owned(),
-                nearest,
-            });
-        };
-        if self.given[index] {
-            return Err(RawValueError::Twice {
-                name: name.to_owned(),
-            });
-        }
+    /// The value is of another type or out of range, or the input is required and this is no value.
+    #[inline]
+    pub fn push(&mut self, value: RawValue<'_>) -> Result<(), RawValueError> {
+        let input = self.input;
         if value == RawValue::Missing {
+            if input.required {
+                return Err(RawValueError::Required {
+                    name: input.name.clone(),
+                    expected: expectation(input),
+                });
+            }
+            self.column.push_missing();
             return Ok(());
         }
-        let input = &self.inputs[index];
-        match &mut self.batch.columns[index] {
+        match &mut self.column {
             RawColumn::Dense(values) => values.push(number(input, value)?),
             RawColumn::Key(keys) => keys.push(key_of(input, value)?),
             RawColumn::Time(times) => times.push(time(input, value)?),
-            RawColumn::KeyList { offsets, keys } => {
-                push_list(input, value, self.list_length_max, keys)?;
-                offsets.push(keys.len() as u32);
-            }
+            RawColumn::KeyList { .. } => return Err(wrong_type(input, value)),
         }
-        self.given[index] = true;
         Ok(())
     }
 
-    /// Ends the current row: inputs without a value are missing.
+    /// Appends an element to the list of the row that [`end_list`](Self::end_list) ends.
     ///
     /// # Errors
-    /// A required input has no value. The row is dropped.
-    pub fn end_row(&mut self) -> Result<(), RawValueError> {
-        let lacking = self
-            .inputs
-            .iter()
-            .zip(&self.given)
-            .find(|(input, given)| input.required && !**given);
-        if let Some((input, _)) = lacking {
-            let error = RawValueError::Required {
+    /// The input takes no lists, the list is full, or the element is of another type or out of range.
+    #[inline]
+    pub fn push_element(&mut self, value: RawValue<'_>) -> Result<(), RawValueError> {
+        let input = self.input;
+        let RawColumn::KeyList { offsets, keys } = &mut self.column else {
+            return Err(wrong_type(input, value));
+        };
+        let begin = offsets.last().map_or(0, |&end| end as usize);
+        if keys.len() - begin >= self.list_length_max || keys.len() >= u32::MAX as usize {
+            return Err(RawValueError::Length {
                 name: input.name.clone(),
-                expected: expectation(input),
-            };
-            self.drop_row();
-            return Err(error);
+                most: self.list_length_max,
+            });
         }
-        for (column, given) in self.batch.columns.iter_mut().zip(&mut self.given) {
-            if !std::mem::take(given) {
-                column.push_missing();
-            }
-        }
-        self.batch.rows += 1;
+        keys.push(key_of(input, value)?);
         Ok(())
     }
 
-    /// Drops the current row's values.
-    pub fn drop_row(&mut self) {
-        self.given.fill(false);
-        for column in &mut self.batch.columns {
-            column.truncate(self.batch.rows);
+    /// Ends a row: the elements since the last one are its list. Other columns than lists ignore it.
+    pub fn end_list(&mut self) {
+        if let RawColumn::KeyList { offsets, keys } = &mut self.column {
+            offsets.push(keys.len() as u32);
         }
     }
 
-    /// The rows that were ended. Values of a row that was not are an inconsistency that
-    /// [`RawBatch::check`] finds.
-    pub fn batch(&self) -> &RawBatch {
-        &self.batch
-    }
-
-    /// Starts over and keeps the memory.
-    pub fn clear(&mut self) {
-        self.batch.clear();
-        self.given.fill(false);
-    }
-
-    /// The rows that were ended, an unfinished one dropped.
-    pub fn finish(mut self) -> RawBatch {
-        self.drop_row();
-        self.batch
+    /// The rows.
+    pub fn finish(self) -> RawColumn {
+        self.column
     }
 }
 
@@ -264,35 +232,6 @@ fn time(input: &InputColumn, value: RawValue<'_>) -> Result<i64, RawValueError> 
     Ok(milliseconds)
 }
 
-fn push_list(
-    input: &InputColumn,
-    value: RawValue<'_>,
-    most: usize,
-    keys: &mut Vec<u64>,
-) -> Result<(), RawValueError> {
-    let RawValue::List(values) = value else {
-        return Err(wrong_type(input, value));
-    };
-    if values.len() > most || keys.len() + values.len() > u32::MAX as usize {
-        return Err(RawValueError::Length {
-            name: input.name.clone(),
-            most,
-            got: values.len(),
-        });
-    }
-    let before = keys.len();
-    for &value in values {
-        match key_of(input, value) {
-            Ok(key) => keys.push(key),
-            Err(error) => {
-                keys.truncate(before);
-                return Err(error);
-            }
-        }
-    }
-    Ok(())
-}
-
 /// What an input takes, in words.
 fn expectation(input: &InputColumn) -> String {
     let one = match input.source {
@@ -317,13 +256,6 @@ fn expectation(input: &InputColumn) -> String {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[allow(missing_docs)] // The messages tell.
 pub enum RawValueError {
-    #[error("`{name}` is no input of the model{}", suggestion(nearest))]
-    Unknown {
-        name: String,
-        nearest: Option<String>,
-    },
-    #[error("`{name}` has two values in one row")]
-    Twice { name: String },
     #[error("`{name}` is required and has no value: expected {expected}")]
     Required { name: String, expected: String },
     #[error("`{name}`: expected {expected}, got {got}")]
@@ -340,21 +272,15 @@ pub enum RawValueError {
         unit: String,
         got: String,
     },
-    #[error("`{name}`: expected a list of at most {most} elements, got {got}")]
-    Length {
-        name: String,
-        most: usize,
-        got: usize,
-    },
+    #[error("`{name}`: expected a list of at most {most} elements, got more")]
+    Length { name: String, most: usize },
 }
 
 impl RawValueError {
     /// The name of the value.
     pub fn name(&self) -> &str {
         match self {
-            Self::Unknown { name, .. }
-            | Self::Twice { name }
-            | Self::Required { name, .. }
+            Self::Required { name, .. }
             | Self::Type { name, .. }
             | Self::Range { name, .. }
             | Self::Length { name, .. } => name,
@@ -367,162 +293,163 @@ mod tests {
     use super::*;
     use crate::key::{MISSING_KEY, MISSING_TIME};
 
-    fn inputs() -> Vec<InputColumn> {
-        let input = |name: &str, kind, source| InputColumn {
-            name: name.into(),
+    fn input(kind: ColumnKind, source: SourceType) -> InputColumn {
+        InputColumn {
+            name: "it".into(),
             kind,
             source,
             unit: None,
             range: None,
             required: false,
-        };
-        vec![
-            InputColumn {
-                unit: Some("seconds".into()),
-                range: Some([0.0, 60.0]),
-                ..input("length", ColumnKind::Dense, SourceType::Float)
-            },
-            InputColumn {
-                required: true,
-                ..input("user", ColumnKind::Key, SourceType::Integer)
-            },
-            input("tags", ColumnKind::KeyList, SourceType::Text),
-            input("at", ColumnKind::Time, SourceType::Timestamp),
-            input("new", ColumnKind::Key, SourceType::Boolean),
-        ]
+        }
+    }
+
+    fn length() -> InputColumn {
+        InputColumn {
+            unit: Some("seconds".into()),
+            range: Some([0.0, 60.0]),
+            ..input(ColumnKind::Dense, SourceType::Float)
+        }
     }
 
     #[test]
     fn values_become_raw_columns() {
-        let inputs = inputs();
-        let mut builder = RawBatchBuilder::new(&inputs);
-        builder.set("length", RawValue::Integer(30)).unwrap();
-        builder.set("user", RawValue::Integer(-7)).unwrap();
-        builder
-            .set(
-                "tags",
-                RawValue::List(&[RawValue::Text("a"), RawValue::Text("b")]),
-            )
-            .unwrap();
-        builder
-            .set("at", RawValue::Text("1970-01-01T00:00:01Z"))
-            .unwrap();
-        builder.set("new", RawValue::Boolean(true)).unwrap();
-        builder.end_row().unwrap();
-        builder.set("user", RawValue::Integer(8)).unwrap();
-        builder.set("at", RawValue::Missing).unwrap();
-        builder.end_row().unwrap();
-        let batch = builder.finish();
-        batch.check(&inputs).unwrap();
-        let expected = vec![
-            RawColumn::Dense(vec![30.0, f32::NAN]),
-            RawColumn::Key(vec![-7i64 as u64, 8]),
-            RawColumn::KeyList {
-                offsets: vec![0, 2, 2],
-                keys: vec![key::from_text("a"), key::from_text("b")],
-            },
-            RawColumn::Time(vec![1000, MISSING_TIME]),
-            RawColumn::Key(vec![1, MISSING_KEY]),
+        let cases = [
+            (
+                length(),
+                RawValue::Integer(30),
+                RawColumn::Dense(vec![30.0, f32::NAN]),
+            ),
+            (
+                input(ColumnKind::Key, SourceType::Integer),
+                RawValue::Integer(-7),
+                RawColumn::Key(vec![-7i64 as u64, MISSING_KEY]),
+            ),
+            (
+                input(ColumnKind::Time, SourceType::Timestamp),
+                RawValue::Text("1970-01-01T00:00:01Z"),
+                RawColumn::Time(vec![1000, MISSING_TIME]),
+            ),
+            (
+                input(ColumnKind::Key, SourceType::Boolean),
+                RawValue::Boolean(true),
+                RawColumn::Key(vec![1, MISSING_KEY]),
+            ),
         ];
+        for (input, value, expected) in cases {
+            let mut builder = RawColumnBuilder::new(&input);
+            builder.push(value).unwrap();
+            builder.push(RawValue::Missing).unwrap();
+            assert_eq!(builder.rows(), 2);
+            assert_eq!(builder.finish(), expected);
+        }
+    }
+
+    #[test]
+    fn elements_become_lists() {
+        let input = input(ColumnKind::KeyList, SourceType::Text);
+        let mut builder = RawColumnBuilder::new(&input).with_list_length_max(2);
+        for text in ["a", "b"] {
+            builder.push_element(RawValue::Text(text)).unwrap();
+        }
+        builder.end_list();
+        builder.push(RawValue::Missing).unwrap();
+        builder.end_list();
+        builder.push_element(RawValue::Text("c")).unwrap();
+        builder.end_list();
         assert_eq!(
-            batch,
-            RawBatch {
-                rows: 2,
-                columns: expected
+            builder.finish(),
+            RawColumn::KeyList {
+                offsets: vec![0, 2, 2, 2, 3],
+                keys: ["a", "b", "c"].map(key::from_text).to_vec(),
             }
         );
     }
 
     #[test]
     fn refusals_name_field_expectation_and_value() {
-        let inputs = inputs();
-        let mut builder = RawBatchBuilder::new(&inputs).with_list_length_max(2);
-        let tags = [RawValue::Text("a"); 3];
+        let user = InputColumn {
+            required: true,
+            ..input(ColumnKind::Key, SourceType::Integer)
+        };
+        let long = "x".repeat(1 << 20);
         let cases = [
             (
-                "user",
+                user.clone(),
                 RawValue::Text("x"),
-                "`user`: expected an integer, got the text \"x\"",
+                "`it`: expected an integer, got the text \"x\"",
             ),
             (
-                "user",
+                user.clone(),
                 RawValue::Float(1.5),
-                "`user`: expected an integer, got the number 1.5",
+                "`it`: expected an integer, got the number 1.5",
             ),
             (
-                "user",
+                user.clone(),
                 RawValue::Integer(i64::MIN),
                 "expected an integer, got the integer -9223372036854775808",
             ),
             (
-                "length",
-                RawValue::Integer(61),
-                "`length`: expected 0 to 60 seconds, got the integer 61",
+                user,
+                RawValue::Missing,
+                "`it` is required and has no value: expected an integer",
             ),
             (
-                "length",
+                length(),
+                RawValue::Integer(61),
+                "`it`: expected 0 to 60 seconds, got the integer 61",
+            ),
+            (
+                length(),
                 RawValue::Float(f64::NAN),
                 "expected 0 to 60 seconds, got the number NaN",
             ),
             (
-                "length",
+                length(),
                 RawValue::Boolean(true),
                 "expected a finite number (seconds), got true",
             ),
             (
-                "tags",
+                input(ColumnKind::KeyList, SourceType::Text),
                 RawValue::Text("a"),
                 "expected a list, each element text, got the text \"a\"",
             ),
             (
-                "tags",
-                RawValue::List(&tags),
-                "`tags`: expected a list of at most 2 elements, got 3",
-            ),
-            (
-                "tags",
-                RawValue::List(&[RawValue::Text("a"), RawValue::Missing]),
-                "got no value",
-            ),
-            (
-                "at",
+                input(ColumnKind::Time, SourceType::Timestamp),
                 RawValue::Text("yesterday"),
                 "an RFC 3339 time, got the text \"yesterday\"",
             ),
-            ("lenght", RawValue::Integer(1), "did you mean `length`?"),
+            (
+                input(ColumnKind::Key, SourceType::Integer),
+                RawValue::Text(&long),
+                "xxx...",
+            ),
         ];
-        for (name, value, expected) in cases {
-            let error = builder.set(name, value).unwrap_err();
-            assert!(
-                error.to_string().contains(expected),
-                "{error} should contain {expected}"
-            );
-            assert_eq!(error.name(), name);
+        for (input, value, expected) in cases {
+            let error = RawColumnBuilder::new(&input).push(value).unwrap_err();
+            let told = error.to_string();
+            assert!(told.contains(expected), "{told} should contain {expected}");
+            assert!(told.len() < 200, "{told}");
+            assert_eq!(error.name(), "it");
         }
-        let required = builder.end_row().unwrap_err().to_string();
-        assert_eq!(
-            required,
-            "`user` is required and has no value: expected an integer"
-        );
-        builder.set("user", RawValue::Integer(1)).unwrap();
-        assert!(matches!(
-            builder.set("user", RawValue::Integer(2)),
-            Err(RawValueError::Twice { .. })
-        ));
     }
 
     #[test]
-    fn a_refused_row_leaves_no_trace() {
-        let inputs = inputs();
-        let mut builder = RawBatchBuilder::new(&inputs);
-        builder.set("user", RawValue::Integer(1)).unwrap();
-        builder.end_row().unwrap();
-        builder
-            .set("tags", RawValue::List(&[RawValue::Text("a")]))
-            .unwrap();
-        builder.set("length", RawValue::Float(1.0)).unwrap();
-        builder.end_row().unwrap_err();
-        assert_eq!(builder.batch().rows, 1);
-        builder.batch().check(&inputs).unwrap();
+    fn an_element_that_does_not_fit_is_refused() {
+        let input = input(ColumnKind::KeyList, SourceType::Text);
+        let mut builder = RawColumnBuilder::new(&input).with_list_length_max(1);
+        let missing = builder.push_element(RawValue::Missing).unwrap_err();
+        assert!(missing.to_string().contains("got no value"), "{missing}");
+        builder.push_element(RawValue::Text("a")).unwrap();
+        assert_eq!(
+            builder
+                .push_element(RawValue::Text("b"))
+                .unwrap_err()
+                .to_string(),
+            "`it`: expected a list of at most 1 elements, got more"
+        );
+        let length = length();
+        let single = RawColumnBuilder::new(&length).push_element(RawValue::Integer(1));
+        assert!(single.is_err());
     }
 }

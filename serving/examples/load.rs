@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use streamrec_artifact::key;
 
 /// Puts load on a running server.
@@ -124,20 +124,18 @@ fn body(inputs: &[Value], rows: usize, connection: u64) -> String {
             true => Value::Array((0..10).map(|at| element(row * 10 + at)).collect()),
             false => element(row),
         };
-        let mut tensor = Map::new();
-        tensor.insert("name".to_owned(), input["name"].clone());
-        tensor.insert("datatype".to_owned(), input["datatype"].clone());
+        let (name, datatype) = (&input["name"], &input["datatype"]);
         let shape = if list {
             json!([rows, -1])
         } else {
             json!([rows])
         };
-        tensor.insert("shape".to_owned(), shape);
-        tensor.insert("data".to_owned(), (0..rows).map(row).collect());
-        Value::Object(tensor)
+        let data: Value = (0..rows).map(row).collect();
+        // In the order in which clients write it: the server reads the data as it comes.
+        format!(r#"{{"name":{name},"shape":{shape},"datatype":{datatype},"data":{data}}}"#)
     };
-    let inputs: Vec<Value> = inputs.iter().enumerate().map(tensor).collect();
-    json!({ "inputs": inputs }).to_string()
+    let inputs: Vec<String> = inputs.iter().enumerate().map(tensor).collect();
+    format!(r#"{{"inputs":[{}]}}"#, inputs.join(","))
 }
 
 fn element(input: &Value, random: u64) -> Value {

@@ -14,10 +14,12 @@
 
 mod answer;
 mod datatype;
+mod refusal;
 mod request;
 mod request_error;
-mod tensor_rows;
+mod tensor;
+mod tensor_data;
 
 pub use answer::{InferResponse, ModelMetadata, OutputTensor, ServerMetadata, TensorMetadata};
-pub use request::{InferRequest, InputTensor, RequestedOutput};
+pub use request::{Expected, InferRequest};
 pub use request_error::RequestError;

@@ -12,7 +12,9 @@ use serde_json::json;
 use super::error::HttpError;
 use super::{Server, body};
 use crate::metrics::Outcome;
-use crate::protocol::{InferRequest, InferResponse, ModelMetadata, OutputTensor, ServerMetadata};
+use crate::protocol::{
+    Expected, InferRequest, InferResponse, ModelMetadata, OutputTensor, ServerMetadata,
+};
 use crate::ranker::Ranker;
 
 type App = State<Arc<Server>>;
@@ -171,15 +173,21 @@ async fn scored(
 ) -> Answer<InferResponse> {
     let ranker = find(server, model, version)?;
     let body = body::read(request, &server.settings).await?;
-    let request = InferRequest::parse(&body)?;
     let labels = ranker.labels();
-    let columns = request.columns(labels)?;
-    let rows = request.rows(ranker.inputs(), server.settings.request_rows_max)?;
-    let probabilities = server.queue.score(Arc::clone(&ranker), rows).await?;
+    let expected = Expected {
+        inputs: ranker.inputs(),
+        labels,
+        rows_max: server.settings.request_rows_max,
+    };
+    let request = InferRequest::parse(&body, expected)?;
+    let probabilities = server
+        .queue
+        .score(Arc::clone(&ranker), request.rows)
+        .await?;
     Ok(InferResponse {
         model_name: model.to_owned(),
         model_version: ranker.version().to_owned(),
         id: request.id,
-        outputs: OutputTensor::of(&probabilities, labels, &columns),
+        outputs: OutputTensor::of(&probabilities, labels, &request.labels),
     })
 }

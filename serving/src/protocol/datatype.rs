@@ -2,7 +2,6 @@
 
 use std::ops::RangeInclusive;
 
-use serde_json::Value;
 use streamrec_artifact::RawValue;
 
 /// All datatypes, for messages.
@@ -40,17 +39,20 @@ impl Datatype {
         })
     }
 
-    /// `None` where the element is of another type.
-    pub(super) fn read<'a>(&self, element: &'a Value) -> Option<RawValue<'a>> {
+    /// An element as JSON has it, integers above `i64::MAX` as [`RawValue::Key`]; `None` where it is
+    /// of another type.
+    #[inline]
+    pub(super) fn read<'a>(&self, element: RawValue<'a>) -> Option<RawValue<'a>> {
         Some(match (self, element) {
-            (_, Value::Null) => RawValue::Missing,
-            (Self::Bool, Value::Bool(value)) => RawValue::Boolean(*value),
-            (Self::Integer(range), Value::Number(number)) => {
-                RawValue::Integer(number.as_i64().filter(|value| range.contains(value))?)
-            }
-            (Self::Key, Value::Number(number)) => RawValue::Key(number.as_u64()?),
-            (Self::Float, Value::Number(number)) => RawValue::Float(number.as_f64()?),
-            (Self::Bytes, Value::String(text)) => RawValue::Text(text),
+            (_, RawValue::Missing)
+            | (Self::Bool, RawValue::Boolean(_))
+            | (Self::Float, RawValue::Float(_))
+            | (Self::Key, RawValue::Key(_))
+            | (Self::Bytes, RawValue::Text(_)) => element,
+            (Self::Integer(range), RawValue::Integer(value)) if range.contains(&value) => element,
+            (Self::Key, RawValue::Integer(value)) => RawValue::Key(u64::try_from(value).ok()?),
+            (Self::Float, RawValue::Integer(value)) => RawValue::Float(value as f64),
+            (Self::Float, RawValue::Key(value)) => RawValue::Float(value as f64),
             _ => return None,
         })
     }
@@ -58,54 +60,46 @@ impl Datatype {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn read(datatype: &str, takes_keys: bool, element: Value) -> Option<String> {
-        let datatype = Datatype::parse(datatype, takes_keys).unwrap();
-        datatype.read(&element).map(|value| format!("{value:?}"))
-    }
+    use RawValue::{Boolean, Float, Integer, Key, Missing, Text};
 
     #[test]
     fn elements_are_read_by_their_datatype() {
         let cases = [
-            ("BOOL", json!(true), Some("Boolean(true)")),
-            ("BOOL", json!(1), None),
-            ("UINT8", json!(255), Some("Integer(255)")),
-            ("UINT8", json!(256), None),
-            ("INT8", json!(-128), Some("Integer(-128)")),
-            ("INT32", json!(1u64 << 31), None),
-            (
-                "INT64",
-                json!(i64::MIN),
-                Some("Integer(-9223372036854775808)"),
-            ),
-            ("INT64", json!(u64::MAX), None),
-            ("INT64", json!(1.5), None),
-            ("INT64", json!("1"), None),
-            ("FP32", json!(1.5), Some("Float(1.5)")),
-            ("FP64", json!(2), Some("Float(2.0)")),
-            ("FP64", json!("2"), None),
-            ("BYTES", json!("a"), Some("Text(\"a\")")),
-            ("BYTES", json!(1), None),
-            ("INT64", json!(null), Some("Missing")),
+            ("BOOL", Boolean(true), Some(Boolean(true))),
+            ("BOOL", Integer(1), None),
+            ("UINT8", Integer(255), Some(Integer(255))),
+            ("UINT8", Integer(256), None),
+            ("UINT8", Integer(-1), None),
+            ("INT8", Integer(-128), Some(Integer(-128))),
+            ("INT32", Integer(1 << 31), None),
+            ("INT64", Integer(i64::MIN), Some(Integer(i64::MIN))),
+            ("INT64", Key(u64::MAX), None),
+            ("INT64", Float(1.5), None),
+            ("INT64", Text("1"), None),
+            ("FP32", Float(1.5), Some(Float(1.5))),
+            ("FP64", Integer(2), Some(Float(2.0))),
+            ("FP64", Key(1 << 63), Some(Float((1u64 << 63) as f64))),
+            ("FP64", Text("2"), None),
+            ("BYTES", Text("a"), Some(Text("a"))),
+            ("BYTES", Integer(1), None),
+            ("INT64", Missing, Some(Missing)),
         ];
-        for (datatype, element, expected) in cases {
-            let got = read(datatype, true, element.clone());
-            assert_eq!(got.as_deref(), expected, "{datatype} {element}");
+        for (name, element, expected) in cases {
+            let datatype = Datatype::parse(name, true).unwrap();
+            assert_eq!(datatype.read(element), expected, "{name} {element:?}");
         }
     }
 
     #[test]
     fn unsigned_64_is_a_key_where_keys_are_taken_and_else_a_number() {
-        let key = read("UINT64", true, json!(u64::MAX));
-        assert_eq!(key.as_deref(), Some("Key(18446744073709551615)"));
-        assert_eq!(
-            read("UINT64", false, json!(7)).as_deref(),
-            Some("Integer(7)")
-        );
-        assert_eq!(read("UINT64", false, json!(u64::MAX)), None);
+        let key = Datatype::parse("UINT64", true).unwrap();
+        assert_eq!(key.read(Key(u64::MAX)), Some(Key(u64::MAX)));
+        assert_eq!(key.read(Integer(7)), Some(Key(7)));
+        assert_eq!(key.read(Integer(-7)), None);
+        let number = Datatype::parse("UINT64", false).unwrap();
+        assert_eq!(number.read(Integer(7)), Some(Integer(7)));
+        assert_eq!(number.read(Key(u64::MAX)), None);
         assert_eq!(Datatype::parse("INT65", true), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What is wrong with a request: the caller's fault, told by field and row.
 
-use streamrec_artifact::RawValueError;
+use streamrec_artifact::{RawValueError, UnknownInput};
 
 use super::datatype::DATATYPES;
 
@@ -10,6 +10,9 @@ pub enum RequestError {
     /// It is not JSON of the protocol.
     #[error("the body is no inference request in JSON")]
     Json(#[from] serde_json::Error),
+    /// It is no text.
+    #[error("the body is no UTF-8 text, as JSON must be")]
+    Utf8(#[from] std::str::Utf8Error),
     /// No tensors.
     #[error("`inputs`: expected a tensor for each feature, got none")]
     Empty,
@@ -51,7 +54,13 @@ pub enum RequestError {
     },
     /// A tensor that is no feature of the model.
     #[error("input")]
-    Input(#[source] RawValueError),
+    Input(#[from] UnknownInput),
+    /// Two tensors of one feature.
+    #[error("input `{name}` comes twice; send one tensor a feature")]
+    Twice {
+        /// The feature.
+        name: String,
+    },
     /// An element that is not of its datatype.
     #[error("row {row}: `{name}`: expected {expected}, got {got}")]
     Element {
@@ -79,5 +88,11 @@ pub enum RequestError {
         name: String,
         /// The labels.
         known: String,
+    },
+    /// An output that is asked for again.
+    #[error("output `{name}` is asked for twice; ask for each once")]
+    OutputTwice {
+        /// The label.
+        name: String,
     },
 }

@@ -164,6 +164,56 @@ fn every_way_to_say_the_same_gives_the_same_answer() {
 }
 
 #[test]
+fn the_fields_of_a_tensor_come_in_any_order() {
+    let folder = Folder::with(&artifact(1));
+    let program = Program::start(&folder.path(), &[]);
+    let infer = |tensor: &str| {
+        let body = format!(r#"{{"inputs": [{tensor}]}}"#);
+        program.post("/v2/models/videos/infer", &body)
+    };
+    let head = r#""name": "user_id", "parameters": {"a": [1]}, "shape": [2], "datatype": "INT64""#;
+    let first = infer(&format!(r#"{{{head}, "data": [3, 1]}}"#));
+    assert_eq!(first.status, 200, "{first:?}");
+    let last = infer(&format!(r#"{{"data": [3, 1], {head}}}"#));
+    assert_eq!(last.body, first.body);
+    let wrong = infer(&format!(r#"{{"data": [3, "1"], {head}}}"#));
+    assert_eq!(
+        wrong.error(),
+        "row 1: `user_id`: expected an element of INT64, got \"1\""
+    );
+    let twice = infer(&format!(r#"{{{head}, "data": [3, 1], "data": [3, 1]}}"#));
+    assert!(
+        twice.error().contains("duplicate field `data`"),
+        "{twice:?}"
+    );
+}
+
+#[test]
+fn nulls_before_the_first_value_of_a_list_do_not_matter() {
+    let folder = Folder::with(&artifact(1));
+    let program = Program::start(&folder.path(), &[]);
+    let infer = |shape: Value, data: Value| {
+        let users = tensor("user_id", json!([2]), "INT64", json!([3, 1]));
+        let tags = tensor("tags", shape, "BYTES", data);
+        let answer = program.infer(&json!({"inputs": [users, tags]}));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    };
+    let second = infer(json!([2, -1]), json!([[], ["cats"]]));
+    assert_eq!(infer(json!([2, 1]), json!([null, "cats"])), second);
+    assert_eq!(infer(json!([2, 1]), json!([null, ["cats"]])), second);
+    assert_eq!(
+        infer(json!([2, 2]), json!([null, null, null, "cats"])),
+        second
+    );
+    let none = infer(json!([2]), json!([null, []]));
+    assert_ne!(none, second);
+    assert_eq!(infer(json!([2, 2]), json!([null, null, null, null])), none);
+    assert_eq!(infer(json!([2, 0]), json!([])), none);
+    assert_eq!(infer(json!([2, 0]), json!([[], []])), none);
+}
+
+#[test]
 fn null_and_a_tensor_left_out_are_missing_values() {
     let model = artifact(1);
     let folder = Folder::with(&model);

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -75,24 +76,19 @@ fn bad_tensors_are_refused_by_field_row_and_reason() {
         ),
         (
             one("age", json!([2]), "FP32", json!([1, 2, 3])),
-            "input `age`: shape [2] does not fit its 3 elements",
+            "input `age`: shape [2] asks for 2 elements, got more",
         ),
         (
             one("tags", json!([2, 3]), "BYTES", json!(["a", "b"])),
-            "input `tags`: shape [2, 3] does not fit its 2 elements",
+            "input `tags`: shape [2, 3] asks for 6 elements, got 2",
         ),
         (
-            one(
-                "tags",
-                json!([i64::MAX, i64::MAX]),
-                "BYTES",
-                json!(["a", "b"]),
-            ),
-            "does not fit its 2 elements",
+            one("tags", json!([2, i64::MAX]), "BYTES", json!(["a", "b"])),
+            "elements, got 2",
         ),
         (
             one("tags", json!([2, 2]), "BYTES", json!([["a", "b"], ["c"]])),
-            "row 1: `tags`: expected a list of 2, got one of 1",
+            "row 1: `tags`: expected an array of 2 BYTES, got one of 1",
         ),
         (
             one("tags", json!([2]), "BYTES", json!(["a", ["c"]])),
@@ -109,7 +105,31 @@ fn bad_tensors_are_refused_by_field_row_and_reason() {
                 "BYTES",
                 json!([["phone"], ["a", "b"]]),
             ),
-            "row 1: `device`: expected an array of one BYTES, got [\"a\",\"b\"]",
+            "row 1: `device`: expected an array of 1 BYTES, got one of more",
+        ),
+        (
+            one("age", json!([2]), "FP32", json!([1, [2]])),
+            "row 1: `age`: expected an element of FP32, got an array",
+        ),
+        (
+            one("age", json!([2]), "FP32", json!([1, {}])),
+            "row 1: `age`: expected an element of FP32, got an object",
+        ),
+        (
+            one("tags", json!([2]), "BYTES", json!([[], [["a"]]])),
+            "row 1: `tags`: expected an element of BYTES, got an array in an array",
+        ),
+        (
+            one("tags", json!([2, 2]), "BYTES", json!(["a", ["b", "c"]])),
+            "row 0: `tags`: expected an element of BYTES, got an array",
+        ),
+        (
+            one("tags", json!([2]), "UINT64", json!([vec![1; 4097], []])),
+            "row 0: `tags`: expected a list of at most 4096 elements, got more",
+        ),
+        (
+            one("age", json!(vec![1; 9]), "FP32", json!([1])),
+            "expected a shape of at most 8 dimensions",
         ),
         (
             one("age", json!([1]), "FP32", json!([1])),
@@ -117,7 +137,7 @@ fn bad_tensors_are_refused_by_field_row_and_reason() {
         ),
         (
             one("user_id", json!([2]), "INT64", json!([4, 4])),
-            "row 0: `user_id` has two values in one row",
+            "input `user_id` comes twice; send one tensor a feature",
         ),
         (
             json!({"inputs": [tensor("user_id", json!([2]), "INT64", json!([3, null]))]}),
@@ -218,15 +238,72 @@ fn requests_that_are_none_are_refused() {
         (wrong.status, wrong.error()),
         (405, "/v2/models/videos/infer does not take GET")
     );
+}
 
-    let mut unknown = request(&[Row::nth(1)]);
-    unknown["outputs"] = json!([{"name": "clicks"}]);
+#[test]
+fn outputs_that_the_model_lacks_or_that_come_twice_are_refused() {
+    let folder = Folder::with(&artifact(1));
     let program = Program::start(&folder.path(), &[]);
-    let answer = program.infer(&unknown);
-    assert_eq!(
-        (answer.status, answer.error()),
-        (400, "output `clicks`: the model has click, like")
-    );
+    for (outputs, reason) in [
+        (
+            json!([{"name": "clicks"}]),
+            "output `clicks`: the model has click, like",
+        ),
+        (
+            json!([{"name": "like"}, {"name": "click"}, {"name": "like"}]),
+            "output `like` is asked for twice; ask for each once",
+        ),
+    ] {
+        let mut body = request(&[Row::nth(1)]);
+        body["outputs"] = outputs;
+        let answer = program.infer(&body);
+        assert_eq!((answer.status, answer.error()), (400, reason));
+    }
+}
+
+#[test]
+fn a_long_name_is_refused_soon_and_in_few_words() {
+    let folder = Folder::with(&artifact(1));
+    let program = Program::start(&folder.path(), &[]);
+    let long = "x".repeat(20 << 20);
+    let mut unknown = request(&[Row::nth(1)]);
+    unknown["outputs"] = json!([{"name": long}]);
+    let bodies = [
+        unknown,
+        two_users(&[tensor(&long, json!([2]), "FP32", json!([1, 2]))]),
+        two_users(&[tensor("age", json!([2]), &long, json!([1, 2]))]),
+        two_users(&[tensor("age", json!([2]), "FP32", json!([1, long]))]),
+        two_users(&[tensor("at", json!([2]), "BYTES", json!([null, long]))]),
+    ];
+    for body in bodies {
+        let began = Instant::now();
+        let answer = program.infer(&body);
+        assert_eq!(answer.status, 400);
+        assert!(answer.error().contains("xxx..."), "{}", answer.error());
+        assert!(answer.error().len() < 300, "{}", answer.error());
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn the_reading_ends_with_the_first_row_too_many() {
+    let folder = Folder::with(&artifact(1));
+    let program = Program::start(&folder.path(), &[]);
+    // What follows the surplus is no JSON, so that the answer tells where the reading ended.
+    for (data, reason) in [
+        ("1,1,1,nonsense", "shape [2] asks for 2 elements, got more"),
+        (
+            "[1,2],[3,4],[5,6],nonsense",
+            "row 0: `user_id`: expected an element of INT64, got an array",
+        ),
+    ] {
+        let body = format!(
+            r#"{{"inputs": [{{"name": "user_id", "shape": [2], "datatype": "INT64", "data": [{data}"#
+        );
+        let answer = program.post("/v2/models/videos/infer", &body);
+        assert_eq!(answer.status, 400);
+        assert!(answer.error().contains(reason), "{}", answer.error());
+    }
 }
 
 #[test]
