@@ -8,10 +8,8 @@
 //! `STREAMREC_BATCH` and `STREAMREC_THREADS` change the defaults, 8192 and all cores.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
-use streamrec::comm::SingleRank;
 use streamrec::config::model::{DlrmConfig, ModelConfig};
 use streamrec::config::optimizer::{
     DenseOptimizerConfig, OptimizerConfig, ScheduleConfig, SparseOptimizerConfig,
@@ -19,6 +17,7 @@ use streamrec::config::optimizer::{
 use streamrec::data::Batch;
 use streamrec::data::counter::Stream;
 use streamrec::model::{BucketSettings, models};
+use streamrec::parallel::Mesh;
 use streamrec::train::{Trainer, TrainerSettings};
 use streamrec_artifact::{
     CategoricalFeature, ColumnKind, DenseFeature, DenseSource, Encoded, Encoding, FeatureSchema,
@@ -125,12 +124,13 @@ fn trainer(batch: usize, threads: usize) -> Result<Trainer> {
         batch_rows: batch,
         accumulate: 1,
         label_weights: vec![1.0],
+        partitions: BTreeMap::new(),
         buckets: BucketSettings::default(),
     };
     let graph = models::build(&model, &schema)?;
-    let (context, comm) = (Context::cpu(threads, true)?, Arc::new(SingleRank));
+    let (context, mesh) = (Context::cpu(threads, true)?, Mesh::single());
     Ok(Trainer::new(
-        context, comm, &graph, &schema, &optimizer, settings,
+        context, mesh, &graph, &schema, &optimizer, settings,
     )?)
 }
 

@@ -1,4 +1,4 @@
-//! `index.json`: which file holds which rows of which tensor.
+//! `index.json`: which file holds which rows and columns of which tensor.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -47,7 +47,7 @@ pub struct ShardFile {
 pub struct IndexedTensor {
     /// The whole tensor's shape.
     pub shape: Vec<usize>,
-    /// Its pieces, by first row; together they cover every row once.
+    /// Its pieces, by columns, then by rows; together they cover every element once.
     pub slices: Vec<Slice>,
 }
 
@@ -125,21 +125,35 @@ impl Index {
         Ok(())
     }
 
-    /// Slices stand in order, without gap or overlap, and span all columns.
+    /// Slices stand in order: those of the first columns with all rows, then those of the next.
     fn check_tensor(&self, tensor: &IndexedTensor) -> Result<(), String> {
         let (rows, width) = tensor.matrix().ok_or("its shape overflows")?;
+        let mut next_column = 0;
+        for of_columns in tensor.slices.chunk_by(|a, b| a.columns == b.columns) {
+            let [first, end] = of_columns[0].columns;
+            if first != next_column || end <= first || end > width {
+                return Err(format!(
+                    "columns {first}..{end} do not follow column {next_column} of {width}"
+                ));
+            }
+            self.check_rows(of_columns, rows)?;
+            next_column = end;
+        }
+        if next_column == width || rows == 0 {
+            Ok(())
+        } else {
+            Err(format!("columns {next_column}..{width} are in no shard"))
+        }
+    }
+
+    /// Slices of the same columns follow one another, without gap or overlap.
+    fn check_rows(&self, slices: &[Slice], rows: usize) -> Result<(), String> {
         let mut next = 0;
-        for slice in &tensor.slices {
+        for slice in slices {
             let [first, end] = slice.rows;
             if first != next || end < first || end > rows {
                 return Err(format!(
                     "rows {first}..{end} do not follow row {next} of {rows}"
-                ));
-            }
-            if slice.columns != [0, width] {
-                return Err(format!(
-                    "columns {:?} where version 1 has all {width}",
-                    slice.columns
                 ));
             }
             if slice.shard >= self.shards.len() {
@@ -159,12 +173,17 @@ impl Index {
 mod tests {
     use super::*;
 
-    fn index(slices: &[[usize; 2]]) -> Index {
-        let slice = |rows: &[usize; 2]| Slice {
+    fn index(rows: &[[usize; 2]]) -> Index {
+        let slices: Vec<_> = rows.iter().map(|&rows| (rows, [0, 3])).collect();
+        index_of(&slices)
+    }
+
+    fn index_of(slices: &[([usize; 2], [usize; 2])]) -> Index {
+        let slice = |&(rows, columns): &([usize; 2], [usize; 2])| Slice {
             shard: 0,
             key: "w".into(),
-            rows: *rows,
-            columns: [0, 3],
+            rows,
+            columns,
             xxh3: String::new(),
         };
         let tensor = IndexedTensor {
@@ -192,6 +211,19 @@ mod tests {
         assert!(refused(&[[0, 3], [2, 5]]).contains("do not follow row 3"));
         assert!(refused(&[[0, 4]]).contains("rows 4..5 are in no shard"));
         assert!(refused(&[[0, 6]]).contains("of 5"));
+    }
+
+    #[test]
+    fn slices_must_cover_every_column_once() {
+        let (upper, lower, all) = ([0, 2], [2, 5], [0, 5]);
+        let good = [(upper, [0, 1]), (lower, [0, 1]), (all, [1, 3])];
+        assert_eq!(index_of(&good).check(), Ok(()));
+        let refused = |slices: &[_]| index_of(slices).check().expect_err("refused");
+        assert!(refused(&good[..2]).contains("columns 1..3 are in no shard"));
+        assert!(refused(&good[1..]).contains("do not follow row 0"));
+        assert!(refused(&good[2..]).contains("do not follow column 0"));
+        assert!(refused(&[(all, [0, 2]), (all, [1, 3])]).contains("do not follow column 2"));
+        assert!(refused(&[(all, [0, 4])]).contains("of 3"));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Reads checkpoints, of any world size.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
 use super::shard::Shard;
 use super::{CheckpointError, CheckpointFolder, Index};
+use crate::model::Extent;
 
 /// A complete checkpoint, open for reading.
 #[derive(Debug)]
@@ -69,14 +71,15 @@ impl Checkpoint {
         })
     }
 
-    /// Reads all of tensor `name` into `into`, which must have the tensor's `shape`.
+    /// Reads the part `extent` of tensor `name` into `into`. Of the checkpoint's slices, only those that
+    /// hold some of it are read.
     ///
     /// # Errors
     /// When the tensor is missing, of another shape, or damaged.
     pub fn read(
         &self,
         name: &str,
-        shape: &[usize],
+        extent: &Extent,
         into: &mut [f32],
     ) -> Result<(), CheckpointError> {
         let mismatch = |problem| CheckpointError::Mismatch {
@@ -88,21 +91,45 @@ impl Checkpoint {
             .tensors
             .get(name)
             .ok_or_else(|| mismatch(format!("tensor `{name}` is not in it")))?;
-        if tensor.shape != shape || shape.iter().product::<usize>() != into.len() {
+        if tensor.shape != extent.shape || extent.len() != into.len() {
             let problem = format!(
-                "tensor `{name}` has shape {:?}, expected {shape:?}",
-                tensor.shape
+                "tensor `{name}` has shape {:?}, expected {:?}",
+                tensor.shape, extent.shape
             );
             return Err(mismatch(problem));
         }
-        let mut rest = into;
+        let mut whole_slice = Vec::new();
         for slice in &tensor.slices {
-            // The index was checked: slices follow one another and end with the tensor.
-            let [first, end] = slice.rows;
-            let (part, tail) = rest.split_at_mut((end - first) * slice.columns[1]);
-            self.shards[slice.shard].read(slice, part)?;
-            rest = tail;
+            let shard = &self.shards[slice.shard];
+            let rows = overlap(&extent.rows, slice.rows);
+            let columns = overlap(&extent.columns, slice.columns);
+            if rows.is_empty() || columns.is_empty() {
+                continue;
+            }
+            let (width, first) = (extent.columns.len(), extent.rows.start);
+            if slice.columns == [extent.columns.start, extent.columns.end]
+                && slice.rows == [rows.start, rows.end]
+            {
+                let own = (rows.start - first) * width..(rows.end - first) * width;
+                shard.read(slice, &mut into[own])?;
+                continue;
+            }
+            let [[slice_row, last_row], [slice_column, last_column]] = [slice.rows, slice.columns];
+            let slice_width = last_column - slice_column;
+            whole_slice.resize((last_row - slice_row) * slice_width, 0.0);
+            shard.read(slice, &mut whole_slice)?;
+            for row in rows {
+                let from = (row - slice_row) * slice_width + columns.start - slice_column;
+                let to = (row - first) * width + columns.start - extent.columns.start;
+                into[to..to + columns.len()]
+                    .copy_from_slice(&whole_slice[from..from + columns.len()]);
+            }
         }
         Ok(())
     }
+}
+
+fn overlap(wanted: &Range<usize>, [first, end]: [usize; 2]) -> Range<usize> {
+    let start = wanted.start.max(first);
+    start..wanted.end.min(end).max(start)
 }

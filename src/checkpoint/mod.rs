@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! checkpoints/step-000000001200/
-//!     rank-0-of-2.safetensors     rows [0, n/2) of every tensor, written by rank 0
-//!     rank-1-of-2.safetensors     the other rows
+//!     rank-0-of-2.safetensors     what rank 0 alone holds, and its share of what others hold too
+//!     rank-1-of-2.safetensors     likewise
 //!     index.json                  renamed into place last: without it there is no checkpoint
 //! checkpoints/best.json           the step of the best evaluation
 //! ```

@@ -149,7 +149,15 @@ fn write_index(
                 shape: shape.clone(),
                 slices: Vec::new(),
             });
-        tensor.slices.push(slice.clone());
+        // A rank with nothing of a tensor has nothing to read.
+        if slice.rows[0] < slice.rows[1] {
+            tensor.slices.push(slice.clone());
+        }
+    }
+    for tensor in tensors.values_mut() {
+        tensor
+            .slices
+            .sort_by_key(|slice| (slice.columns, slice.rows));
     }
     let index = Index {
         format_version: FORMAT_VERSION,

@@ -36,11 +36,11 @@ pub(super) fn write(
         let slice = Slice {
             shard: rank,
             key: part.key(),
-            rows: [part.rows.start, part.rows.end],
-            columns: [0, part.width()],
+            rows: [part.extent.rows.start, part.extent.rows.end],
+            columns: [part.extent.columns.start, part.extent.columns.end],
             xxh3: checksum(bytemuck::cast_slice(&part.data)),
         };
-        (part.name.clone(), part.shape.clone(), slice)
+        (part.name.clone(), part.extent.shape.clone(), slice)
     };
     Ok(Written {
         shard: ShardFile { file, bytes },
@@ -56,7 +56,7 @@ fn write_file(path: &Path, snapshot: &Snapshot) -> io::Result<u64> {
         offset += size_of_val(part.data.as_slice());
         let info = TensorInfo {
             dtype: Dtype::F32,
-            shape: part.part_shape(),
+            shape: part.extent.local_shape(),
             data_offsets: (start, offset),
         };
         (part.key(), info)
@@ -119,7 +119,7 @@ impl Shard {
         })
     }
 
-    /// Reads one slice into `into` (`[rows, width]`) and checks its sum.
+    /// Reads one slice into `into` (`[rows, columns]`) and checks its sum.
     pub(super) fn read(&self, slice: &Slice, into: &mut [f32]) -> Result<(), CheckpointError> {
         let damaged = |problem: String| CheckpointError::damaged(&self.path, problem);
         let key = &slice.key;

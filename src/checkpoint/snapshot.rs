@@ -1,51 +1,53 @@
 //! A rank's share of the training state, copied at one step.
 
-use std::ops::Range;
-
 use serde::Serialize;
 
 use crate::comm::chunk_range;
+use crate::model::{Extent, NamedSlice};
 
-/// Some rows of one tensor: all columns of `rows`.
+/// A part of one tensor that one rank writes: what no other rank does.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorPart {
     /// The tensor's name, unique in the checkpoint.
     pub name: String,
-    /// The whole tensor's shape.
-    pub shape: Vec<usize>,
-    /// Which rows (of the first dim) are here.
-    pub rows: Range<usize>,
-    /// `[rows, ...]`, row-major.
+    /// Which part is here.
+    pub extent: Extent,
+    /// The part's elements, row-major.
     pub data: Vec<f32>,
 }
 
 impl TensorPart {
-    /// Rows of the whole tensor; a scalar is one row.
-    fn row_count(&self) -> usize {
-        self.shape.first().copied().unwrap_or(1)
+    /// Of a part that several ranks hold, each writes some rows.
+    fn of(slice: NamedSlice<'_>) -> Self {
+        let NamedSlice {
+            name,
+            mut extent,
+            values,
+        } = slice;
+        let (width, first) = (extent.columns.len(), extent.rows.start);
+        let rows = chunk_range(extent.rows.len(), extent.replica, extent.replicas);
+        extent.rows = first + rows.start..first + rows.end;
+        Self {
+            name,
+            extent: extent.replicated(0, 1),
+            data: values[rows.start * width..rows.end * width].to_vec(),
+        }
     }
 
-    /// The name inside a shard: the tensor's own where all rows are there.
+    /// The name inside a shard: the tensor's own where all of it is there.
     pub(super) fn key(&self) -> String {
-        if self.rows == (0..self.row_count()) {
+        let Extent { rows, columns, .. } = &self.extent;
+        if self.extent.is_whole() {
             self.name.clone()
+        } else if columns.len() == self.extent.width() {
+            format!("{}[{}:{}]", self.name, rows.start, rows.end)
         } else {
-            format!("{}[{}:{}]", self.name, self.rows.start, self.rows.end)
+            let (rows, columns) = ((rows.start, rows.end), (columns.start, columns.end));
+            format!(
+                "{}[{}:{},{}:{}]",
+                self.name, rows.0, rows.1, columns.0, columns.1
+            )
         }
-    }
-
-    /// The shape of the part.
-    pub(super) fn part_shape(&self) -> Vec<usize> {
-        let mut shape = self.shape.clone();
-        if let Some(first) = shape.first_mut() {
-            *first = self.rows.len();
-        }
-        shape
-    }
-
-    /// Values a row.
-    pub(super) fn width(&self) -> usize {
-        self.shape.iter().skip(1).product()
     }
 }
 
@@ -56,41 +58,27 @@ pub struct Snapshot {
     pub step: u64,
     /// Position in the data and the like, as JSON.
     pub state: serde_json::Value,
-    /// The rows of this rank.
+    /// What this rank writes.
     pub parts: Vec<TensorPart>,
     /// The validation loss, where this is the best checkpoint so far.
     pub best_loss: Option<f64>,
 }
 
 impl Snapshot {
-    /// Copies the share of `rank` of `size` from tensors that every rank holds in whole:
-    /// `(name, shape, data)`.
+    /// Copies this rank's share of the tensors: of a part that several ranks hold, each takes some
+    /// rows.
     ///
     /// # Errors
     /// When `state` has no JSON form.
-    pub fn of_replicated<'a>(
+    pub fn of<'a>(
         step: u64,
         state: &impl Serialize,
-        tensors: impl Iterator<Item = (String, Vec<usize>, &'a [f32])>,
-        rank: usize,
-        size: usize,
+        slices: impl Iterator<Item = NamedSlice<'a>>,
     ) -> Result<Self, serde_json::Error> {
-        let part = |(name, shape, data): (String, Vec<usize>, &[f32])| {
-            let count = shape.first().copied().unwrap_or(1);
-            let rows = chunk_range(count, rank, size);
-            let width = data.len().checked_div(count).unwrap_or(0);
-            let data = data[rows.start * width..rows.end * width].to_vec();
-            TensorPart {
-                name,
-                shape,
-                rows,
-                data,
-            }
-        };
         Ok(Self {
             step,
             state: serde_json::to_value(state)?,
-            parts: tensors.map(part).collect(),
+            parts: slices.map(TensorPart::of).collect(),
             best_loss: None,
         })
     }

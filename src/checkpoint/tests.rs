@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::comm::{Communicator, SingleRank};
+use crate::model::{Extent, NamedSlice};
 
 /// Two tensors that every rank holds: `[rows, 3]` and `[2]`.
 fn tensors(rows: usize) -> Vec<(String, Vec<usize>, Vec<f32>)> {
@@ -18,10 +19,12 @@ fn tensors(rows: usize) -> Vec<(String, Vec<usize>, Vec<f32>)> {
 
 fn snapshot(step: u64, rows: usize, rank: usize, size: usize) -> Snapshot {
     let tensors = tensors(rows);
-    let borrowed = tensors
-        .iter()
-        .map(|(name, shape, data)| (name.clone(), shape.clone(), data.as_slice()));
-    Snapshot::of_replicated(step, &step, borrowed, rank, size).expect("JSON")
+    let slices = tensors.iter().map(|(name, shape, data)| NamedSlice {
+        name: name.clone(),
+        extent: Extent::whole(shape).replicated(rank, size),
+        values: data,
+    });
+    Snapshot::of(step, &step, slices).expect("JSON")
 }
 
 fn save(root: &Path, steps: &[u64], keep: usize) -> CheckpointFolder {
@@ -38,7 +41,8 @@ fn save(root: &Path, steps: &[u64], keep: usize) -> CheckpointFolder {
 fn read_all(checkpoint: &Checkpoint, rows: usize) -> Vec<Vec<f32>> {
     let read = |(name, shape, data): (String, Vec<usize>, Vec<f32>)| {
         let mut into = vec![0.0; data.len()];
-        checkpoint.read(&name, &shape, &mut into).expect("read");
+        let extent = Extent::whole(&shape);
+        checkpoint.read(&name, &extent, &mut into).expect("read");
         into
     };
     tensors(rows).into_iter().map(read).collect()
@@ -119,7 +123,7 @@ fn damage_is_named_and_never_loaded() {
     fs::write(&path, &flipped).expect("written");
     let checkpoint = Checkpoint::open(&folder, 1).expect("the header is whole");
     let error = checkpoint
-        .read("top.bias", &[2], &mut [0.0; 2])
+        .read("top.bias", &Extent::whole(&[2]), &mut [0.0; 2])
         .expect_err("a flipped bit");
     assert!(
         error
@@ -149,7 +153,7 @@ fn another_model_is_refused_with_both_shapes() {
     let folder = save(root.path(), &[1], 1);
     let checkpoint = Checkpoint::open(&folder, 1).expect("opened");
     let error = checkpoint
-        .read("embedding.user", &[6, 3], &mut [0.0; 18])
+        .read("embedding.user", &Extent::whole(&[6, 3]), &mut [0.0; 18])
         .expect_err("another shape")
         .to_string();
     assert!(
@@ -157,7 +161,7 @@ fn another_model_is_refused_with_both_shapes() {
         "{error}"
     );
     let error = checkpoint
-        .read("x", &[1], &mut [0.0])
+        .read("x", &Extent::whole(&[1]), &mut [0.0])
         .expect_err("no such tensor");
     assert!(error.to_string().contains("`x` is not in it"), "{error}");
 }

@@ -1,11 +1,19 @@
-//! `[parallel]`: communication between ranks.
+//! `[parallel]`: how ranks share the work, and communicate.
+
+use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How ranks talk to one another.
+/// How ranks share the work and talk to one another.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ParallelConfig {
+    /// Ranks of a tensor-parallel group: they read the same batch and share layers. The world is
+    /// data-parallel groups times this.
+    pub tp: usize,
+    /// Layers that a tensor-parallel group shares in another way than the plan would, by name.
+    pub layers: BTreeMap<String, Partition>,
     /// A rank that waits longer than this in a collective gives up and names the missing ranks.
     pub timeout_s: f64,
     /// Size of the first gradient bucket: small, so that reduction begins early.
@@ -14,9 +22,38 @@ pub struct ParallelConfig {
     pub bucket_bytes: usize,
 }
 
+/// How the ranks of a tensor-parallel group share the weights of a layer
+/// (Shoeybi et al., "Megatron-LM", <https://arxiv.org/abs/1909.08053>, section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Partition {
+    /// Every rank holds and computes everything.
+    #[default]
+    Replicated,
+    /// Each rank holds some outputs: rows of the weight, elements of the bias.
+    Column,
+    /// Each rank holds some inputs: columns of the weight. Partial sums are added up.
+    Row,
+    /// A low-rank product: each rank holds some of the columns between V and W.
+    Rank,
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Replicated => "replicated",
+            Self::Column => "column-parallel",
+            Self::Row => "row-parallel",
+            Self::Rank => "V column-parallel, W row-parallel",
+        })
+    }
+}
+
 impl Default for ParallelConfig {
     fn default() -> Self {
         Self {
+            tp: 1,
+            layers: BTreeMap::new(),
             timeout_s: 300.0,
             first_bucket_bytes: 1 << 20,
             bucket_bytes: 25 << 20,
@@ -26,6 +63,9 @@ impl Default for ParallelConfig {
 
 impl ParallelConfig {
     pub(super) fn check(&self, errors: &mut Vec<String>) {
+        if self.tp == 0 {
+            errors.push("`parallel.tp`: expected at least 1, got 0".into());
+        }
         if !self.timeout_s.is_finite() || self.timeout_s <= 0.0 {
             errors.push(format!(
                 "`parallel.timeout_s`: expected seconds above 0, got {}",

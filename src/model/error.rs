@@ -64,8 +64,16 @@ pub enum ModelError {
         /// What was expected, and what came.
         problem: String,
     },
+    /// A layer cannot be shared by a tensor-parallel group as asked.
+    #[error("tensor parallelism, layer `{node}`: {problem}")]
+    Partition {
+        /// The layer.
+        node: String,
+        /// What was expected, what came, and what to change.
+        problem: String,
+    },
     /// Ranks could not communicate.
-    #[error("ranks could not exchange gradients")]
+    #[error("ranks could not exchange values")]
     Comm(#[from] CommError),
 }
 

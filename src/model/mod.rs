@@ -6,8 +6,9 @@
 //! ```
 //!
 //! There is no tape: each layer has a hand-derived backward pass, and buffers are
-//! planned once. The module never updates a weight and never communicates: gradients are
-//! announced to a [`GradientSink`] and left for the optimiser.
+//! planned once. The module never updates a weight, and communicates only inside the
+//! layers that a tensor-parallel group shares ([`TensorParallel`]): gradients are announced to a
+//! [`GradientSink`] and left for the optimiser.
 
 pub mod models;
 
@@ -22,6 +23,7 @@ mod parameters;
 mod plan;
 mod planned_buffer;
 mod table_gradients;
+mod tensor_parallel;
 
 pub use batch_input::BatchInput;
 pub use error::ModelError;
@@ -30,10 +32,11 @@ pub use loss::Loss;
 pub use micro_batch::MicroBatch;
 pub use network::{GradientSink, KeepGradients, Network};
 pub use parameters::{
-    BucketSettings, Gradients, NamedTensor, NamedTensorMut, ParamId, ParameterBuilder,
+    BucketSettings, Extent, Gradients, NamedSlice, NamedSliceMut, ParamId, ParameterBuilder,
     ParameterLayout, ParameterStore, Placed, Table, TableId, Weights,
 };
 pub use table_gradients::{BagGradient, SumScratch, TableGradients};
+pub use tensor_parallel::TensorParallel;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -4,7 +4,7 @@ use streamrec_artifact::{FeatureSchema, Graph, Op};
 use streamrec_kernels::{Context, TensorRef, add};
 
 use super::{
-    BatchInput, Gradients, ModelError, ParamId, ParameterStore, TableGradients,
+    BatchInput, Gradients, ModelError, ParamId, ParameterStore, TableGradients, TensorParallel,
     layers::{
         self, Backward, Forward, GradientBuffers, InputGradients, Inputs, Layer, LayerContext,
         PassError, value,
@@ -64,7 +64,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Plans a graph over the parameters of a store, for batches of up to `batch` samples.
+    /// Plans a graph over the parameters of a store, for batches of up to `batch` samples. `shared`
+    /// is what the store's parts were made by; collective in its group, as is every pass then.
     ///
     /// # Errors
     /// When the graph is not valid, or the store lacks one of its parameters.
@@ -73,10 +74,11 @@ impl Network {
         graph: &Graph,
         schema: &FeatureSchema,
         parameters: &ParameterStore,
+        shared: &TensorParallel,
         batch: usize,
     ) -> Result<Self, ModelError> {
         let shapes = graph.validate(schema)?;
-        let nodes = plan::nodes(graph, &shapes);
+        let nodes = plan::nodes(graph, &shapes, shared);
         let places = Places::new(&nodes);
         let plan = GradientPlan::new(&nodes, &places);
         let of = LayerContext {
@@ -84,6 +86,7 @@ impl Network {
             graph,
             schema,
             parameters,
+            shared,
             batch,
         };
         let build = |node| layers::build(node, &of);

@@ -8,8 +8,11 @@ use streamrec_kernels::{
 
 use super::{OptimError, groups::Groups};
 use crate::{
+    comm::{Communicator, all_reduce_f64},
     config::optimizer::{DenseOptimizerConfig, OptimizerConfig},
-    model::{Gradients, NamedTensor, NamedTensorMut, ParameterLayout, ParameterStore, Placed},
+    model::{
+        Gradients, ModelError, NamedSlice, NamedSliceMut, ParameterLayout, ParameterStore, Placed,
+    },
 };
 
 /// Updates the dense parameters. Its state lies in arenas like those of the weights.
@@ -18,6 +21,8 @@ pub struct DenseOptimizer {
     clip_norm: Option<f64>,
     layout: Arc<ParameterLayout>,
     runs: Vec<Run>,
+    /// The tensor-parallel group.
+    group: Arc<dyn Communicator>,
     /// `[layout.len()]` each, by name.
     state: Vec<(&'static str, Tensor)>,
 }
@@ -30,6 +35,8 @@ struct Run {
     arena: Range<usize>,
     learning_rate_scale: f64,
     weight_decay: f64,
+    /// Whether other ranks of the tensor-parallel group hold other parts.
+    shared: bool,
 }
 
 impl DenseOptimizer {
@@ -38,6 +45,7 @@ impl DenseOptimizer {
         config: &OptimizerConfig,
         groups: &Groups<'_>,
         parameters: &ParameterStore,
+        group: Arc<dyn Communicator>,
     ) -> Self {
         let layout = Arc::clone(parameters.layout());
         let state = |name, value: f64| {
@@ -66,6 +74,7 @@ impl DenseOptimizer {
             clip_norm: config.clip_norm,
             layout,
             runs,
+            group,
             state,
         }
     }
@@ -111,14 +120,17 @@ impl DenseOptimizer {
     }
 
     /// The global L2 norm of the gradients. Those of frozen parameters do not count: nobody uses
-    /// them.
+    /// them. Collective in the tensor-parallel group.
     fn norm(&self, context: &Context, gradients: &Gradients, step: u64) -> Result<f64, OptimError> {
-        let mut squares = 0.0;
+        let (mut shared, mut own) = ([0.0], 0.0);
         for run in &self.runs {
             let gradient = &gradients.bucket(run.bucket)?[run.in_bucket.clone()];
-            squares += norm::sum_of_squares(context, gradient);
+            let squares = norm::sum_of_squares(context, gradient);
+            *(if run.shared { &mut shared[0] } else { &mut own }) += squares;
         }
-        let norm = squares.sqrt();
+        // What the group shares counts once: each rank has a part. The rest is the same on all.
+        all_reduce_f64(self.group.as_ref(), &mut shared).map_err(ModelError::Comm)?;
+        let norm = (own + shared[0]).sqrt();
         if norm.is_finite() {
             Ok(norm)
         } else {
@@ -146,30 +158,26 @@ impl DenseOptimizer {
     }
 
     /// The state, for checkpoints: `optimizer.<parameter>.<state>`.
-    pub fn named_tensors(&self) -> impl Iterator<Item = NamedTensor<'_>> {
+    pub fn named_slices(&self) -> impl Iterator<Item = NamedSlice<'_>> {
         self.state.iter().flat_map(|(state, arena)| {
             let slices = self.layout.slices(arena.f32());
-            slices.map(|(placed, values)| {
-                (
-                    state_name(placed, state),
-                    placed.parameter.shape.clone(),
-                    values,
-                )
+            slices.map(|(placed, values)| NamedSlice {
+                name: state_name(placed, state),
+                extent: placed.extent.clone(),
+                values,
             })
         })
     }
 
     /// The state, to restore a checkpoint into.
-    pub fn named_tensors_mut(&mut self) -> impl Iterator<Item = NamedTensorMut<'_>> {
+    pub fn named_slices_mut(&mut self) -> impl Iterator<Item = NamedSliceMut<'_>> {
         let layout = &self.layout;
         self.state.iter_mut().flat_map(|(state, arena)| {
             let slices = layout.slices_mut(arena.f32_mut());
-            slices.map(|(placed, values)| {
-                (
-                    state_name(placed, state),
-                    placed.parameter.shape.clone(),
-                    values,
-                )
+            slices.map(|(placed, values)| NamedSliceMut {
+                name: state_name(placed, state),
+                extent: placed.extent.clone(),
+                values,
             })
         })
     }
@@ -191,6 +199,7 @@ fn runs(layout: &ParameterLayout, weight_decay: f64, groups: &Groups<'_>) -> Vec
             arena: placed.arena.clone(),
             learning_rate_scale: groups.learning_rate_scale(name),
             weight_decay: groups.weight_decay(name).unwrap_or(weight_decay),
+            shared: !placed.extent.is_whole(),
         };
         if run.learning_rate_scale == 0.0 {
             continue;
@@ -200,6 +209,7 @@ fn runs(layout: &ParameterLayout, weight_decay: f64, groups: &Groups<'_>) -> Vec
                 if last.bucket == run.bucket
                     && last.learning_rate_scale == run.learning_rate_scale
                     && last.weight_decay == run.weight_decay
+                    && last.shared == run.shared
                     && is_next(layout, last, &run) =>
             {
                 last.in_bucket.end = run.in_bucket.end;

@@ -1,9 +1,12 @@
+use std::sync::Arc;
+
 use streamrec_kernels::{Context, sparse_optimizer::SparseGradient};
 
 use super::{DenseOptimizer, OptimError, Schedule, SparseOptimizer, groups::Groups};
 use crate::{
+    comm::Communicator,
     config::optimizer::OptimizerConfig,
-    model::{NamedTensor, NamedTensorMut, ParameterStore, TableId},
+    model::{NamedSlice, NamedSliceMut, ParameterStore, TableId},
 };
 
 /// Everything that updates a model's parameters.
@@ -15,6 +18,7 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// The optimiser of a checked config, with fresh state, for the parameters of a store.
+    /// `group` joins the ranks of the tensor-parallel group.
     ///
     /// # Errors
     /// When a group matches no parameter.
@@ -22,11 +26,12 @@ impl Optimizer {
         context: &Context,
         config: &OptimizerConfig,
         parameters: &ParameterStore,
+        group: Arc<dyn Communicator>,
     ) -> Result<Self, OptimError> {
         let groups = Groups::new(&config.groups, parameters)?;
         Ok(Self {
             schedule: Schedule::new(config.schedule),
-            dense: DenseOptimizer::new(context, config, &groups, parameters),
+            dense: DenseOptimizer::new(context, config, &groups, parameters, group),
             sparse: SparseOptimizer::new(context, config, &groups, parameters),
         })
     }
@@ -81,16 +86,14 @@ impl Optimizer {
     }
 
     /// All state, for checkpoints: `optimizer.<parameter>.<state>`.
-    pub fn named_tensors(&self) -> impl Iterator<Item = NamedTensor<'_>> {
-        self.dense
-            .named_tensors()
-            .chain(self.sparse.named_tensors())
+    pub fn named_slices(&self) -> impl Iterator<Item = NamedSlice<'_>> {
+        self.dense.named_slices().chain(self.sparse.named_slices())
     }
 
     /// All state, to restore a checkpoint into.
-    pub fn named_tensors_mut(&mut self) -> impl Iterator<Item = NamedTensorMut<'_>> {
+    pub fn named_slices_mut(&mut self) -> impl Iterator<Item = NamedSliceMut<'_>> {
         self.dense
-            .named_tensors_mut()
-            .chain(self.sparse.named_tensors_mut())
+            .named_slices_mut()
+            .chain(self.sparse.named_slices_mut())
     }
 }

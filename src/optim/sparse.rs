@@ -6,7 +6,7 @@ use streamrec_kernels::{
 use super::{OptimError, groups::Groups};
 use crate::{
     config::optimizer::{OptimizerConfig, SparseOptimizerConfig},
-    model::{NamedTensor, NamedTensorMut, ParameterStore, TableId},
+    model::{Extent, NamedSlice, NamedSliceMut, ParameterStore, TableId},
 };
 
 /// Updates the embedding tables, each with its own rule and state.
@@ -18,6 +18,7 @@ pub struct SparseOptimizer {
 struct TableOptimizer {
     /// Of the table's weights.
     name: String,
+    extent: Extent,
     learning_rate_scale: f64,
     rule: SparseRule,
     state: SparseState,
@@ -37,6 +38,7 @@ impl SparseOptimizer {
             let learning_rate_scale = groups.learning_rate_scale(&name);
             TableOptimizer {
                 name,
+                extent: table.extent.clone(),
                 learning_rate_scale,
                 rule,
                 state,
@@ -87,32 +89,39 @@ impl SparseOptimizer {
     }
 
     /// The state, for checkpoints: `optimizer.embedding.<table>.<state>`.
-    pub fn named_tensors(&self) -> impl Iterator<Item = NamedTensor<'_>> {
-        self.tables
-            .iter()
-            .flat_map(|TableOptimizer { name, state, .. }| {
-                state.tensors().map(move |(of, tensor)| {
-                    (
-                        format!("optimizer.{name}.{of}"),
-                        tensor.shape().to_vec(),
-                        tensor.f32(),
-                    )
-                })
+    pub fn named_slices(&self) -> impl Iterator<Item = NamedSlice<'_>> {
+        self.tables.iter().flat_map(|table| {
+            let tensors = table.state.tensors();
+            tensors.map(|(state, tensor)| NamedSlice {
+                name: format!("optimizer.{}.{state}", table.name),
+                extent: state_extent(&table.extent, tensor.shape()),
+                values: tensor.f32(),
             })
+        })
     }
 
     /// The state, to restore a checkpoint into.
-    pub fn named_tensors_mut(&mut self) -> impl Iterator<Item = NamedTensorMut<'_>> {
-        self.tables
-            .iter_mut()
-            .flat_map(|TableOptimizer { name, state, .. }| {
-                let name = &*name;
-                state.tensors_mut().map(move |(of, tensor)| {
-                    let shape = tensor.shape().to_vec();
-                    (format!("optimizer.{name}.{of}"), shape, tensor.f32_mut())
-                })
+    pub fn named_slices_mut(&mut self) -> impl Iterator<Item = NamedSliceMut<'_>> {
+        self.tables.iter_mut().flat_map(|table| {
+            let (name, extent) = (&table.name, &table.extent);
+            let tensors = table.state.tensors_mut();
+            tensors.map(move |(state, tensor)| NamedSliceMut {
+                name: format!("optimizer.{name}.{state}"),
+                extent: state_extent(extent, tensor.shape()),
+                values: tensor.f32_mut(),
             })
+        })
     }
+}
+
+/// The part of a table's state that is here: the table's rows, and its columns unless a row has one
+/// value.
+fn state_extent(table: &Extent, local_shape: &[usize]) -> Extent {
+    let mut extent = table.clone();
+    if local_shape[1] != table.columns.len() {
+        (extent.shape[1], extent.columns) = (1, 0..1);
+    }
+    extent
 }
 
 fn rule(config: &SparseOptimizerConfig, group_decay: Option<f64>) -> SparseRule {

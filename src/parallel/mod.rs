@@ -1,16 +1,24 @@
-//! Data parallelism: how the gradients of all ranks become one.
+//! How ranks share the work: the mesh of ranks, the layers that a tensor-parallel group shares, and how
+//! the gradients of all ranks become one.
 //!
 //! ```text
+//! Mesh        world = dp x tp
+//! TensorPlan  which layers a tp group shares, and how; the layers exchange what that needs
+//!
 //! backward ─► GradientBuckets ─► all-reduce in flight, bucket by bucket ─► dense update
 //!          └► SparseSync ─► (row, gradient) of all ranks, merged by row ─► table update
 //! ```
 //!
 //! Every gradient is already divided by the weight of the global batch, so ranks only add. Dense
-//! parameters and replicated tables stay identical on all ranks, to the bit: each rank adds the
-//! same numbers in rank order. The module never updates a weight.
+//! parameters and replicated tables stay identical, to the bit, on all ranks that hold them: each adds
+//! the same numbers in rank order. The module never updates a weight.
 
 mod buckets;
+mod mesh;
 mod sparse_sync;
+mod tensor_plan;
 
 pub use buckets::GradientBuckets;
+pub use mesh::{Mesh, MeshError};
 pub use sparse_sync::SparseSync;
+pub use tensor_plan::TensorPlan;

@@ -10,6 +10,8 @@ use crate::comm::CommError;
 use crate::config::ConfigError;
 use crate::data::Error as DataError;
 use crate::model::ModelError;
+use crate::parallel::MeshError;
+use crate::train::TrainError;
 
 /// A command that could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,9 @@ pub enum RunError {
     /// The ranks lost one another.
     #[error(transparent)]
     Comm(#[from] CommError),
+    /// The ranks do not form the mesh that the experiment asks for.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
     /// A checkpoint could not be written or read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -41,7 +46,7 @@ pub enum RunError {
     Kernel(#[from] streamrec_kernels::Error),
     /// A step or an evaluation failed.
     #[error(transparent)]
-    Train(#[from] crate::train::TrainError),
+    Train(#[from] TrainError),
     /// The launch environment is contradictory.
     #[error(transparent)]
     Environment(#[from] streamrec_launcher::EnvironmentError),
@@ -125,7 +130,13 @@ impl RunError {
                 | CheckpointError::Mismatch { .. }
                 | CheckpointError::Missing { .. },
             ) => 2,
-            Self::Model(ModelError::Build { .. } | ModelError::Graph { .. }) => 2,
+            Self::Mesh(MeshError::Product { .. }) => 2,
+            Self::Model(error) | Self::Train(TrainError::Model(error)) => match error {
+                ModelError::Build { .. }
+                | ModelError::Graph { .. }
+                | ModelError::Partition { .. } => 2,
+                _ => 1,
+            },
             _ => 1,
         }
     }

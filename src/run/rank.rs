@@ -10,6 +10,7 @@ use streamrec_launcher::{LostLauncher, RankEnvironment, Reporter, Store, bind_to
 use super::RunError;
 use crate::comm::{CommError, Communicator, Observer, Settings, SharedMemory, SingleRank};
 use crate::config::Experiment;
+use crate::parallel::Mesh;
 
 /// How long ranks wait for one another before the first step.
 const MEETING_TIMEOUT: Duration = Duration::from_secs(120);
@@ -19,6 +20,7 @@ pub(super) struct Rank {
     pub(super) environment: RankEnvironment,
     pub(super) reporter: Reporter,
     pub(super) comm: Arc<dyn Communicator>,
+    pub(super) mesh: Mesh,
     pub(super) threads: usize,
 }
 
@@ -51,10 +53,13 @@ impl Rank {
         reporter.set_phase("meet");
         let timeout = Duration::from_secs_f64(experiment.parallel.timeout_s);
         let comm = connect(&environment, &reporter, timeout)?;
+        let mesh = Mesh::new(Arc::clone(&comm), experiment.parallel.tp)?;
         let threads = threads(experiment, &environment)?;
         tracing::info!(
             rank = environment.rank,
             world = environment.world_size,
+            dp = mesh.dp.size(),
+            tp = mesh.tp.size(),
             threads,
             source = ?environment.source,
             attempt = environment.restart_count,
@@ -64,6 +69,7 @@ impl Rank {
             environment,
             reporter,
             comm,
+            mesh,
             threads,
         })
     }

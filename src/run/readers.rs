@@ -13,7 +13,8 @@ use crate::train::EvaluationPlan;
 /// Threads that gather and encode beside the one that reads: the step needs the cores.
 const READER_THREADS: usize = 1;
 
-/// Opens a reader of the training split, shuffled. Each rank reads its part.
+/// Opens a reader of the training split, shuffled. Each rank of `comm`, the data-parallel axis, reads
+/// its part.
 pub(super) fn training(
     experiment: &Experiment,
     dataset: &Dataset,

@@ -270,7 +270,7 @@ impl<'a> Session<'a> {
 
     /// Collective: the AUC is of all ranks.
     fn write_window(&mut self, outcome: &StepOutcome) -> Result<(), RunError> {
-        let auc = auc(self.rank.comm.as_ref(), &self.window.predictions)?;
+        let auc = auc(self.rank.mesh.dp.as_ref(), &self.window.predictions)?;
         let window = std::mem::take(&mut self.window);
         self.window.auc = Some(auc);
         let record = TrainRecord {
@@ -309,7 +309,7 @@ impl<'a> Session<'a> {
         };
         self.rank.reporter.set_phase("evaluate");
         let reporter = &self.rank.reporter;
-        let comm = self.rank.comm.as_ref();
+        let comm = self.rank.mesh.dp.as_ref();
         let tick = |_| reporter.tick();
         let evaluation = Evaluation::run(&mut self.trainer, comm, reader, plan, tick)?;
         for (label, found) in &evaluation.labels {
@@ -344,11 +344,9 @@ impl<'a> Session<'a> {
         if !(due || last || stop || best_loss.is_some()) {
             return Ok(());
         }
-        let (rank, size) = (self.rank.comm.rank(), self.rank.comm.size());
-        let tensors = self.trainer.named_tensors();
-        let mut snapshot =
-            Snapshot::of_replicated(self.state.step, &self.state, tensors, rank, size)
-                .map_err(RunError::other("the state of the run has no JSON form"))?;
+        let slices = self.trainer.named_slices();
+        let mut snapshot = Snapshot::of(self.state.step, &self.state, slices)
+            .map_err(RunError::other("the state of the run has no JSON form"))?;
         if let Some(loss) = best_loss {
             snapshot = snapshot.with_best_loss(loss);
         }

@@ -120,13 +120,18 @@ fn train_rank(
         Ok(())
     })?;
 
-    let training = readers::training(experiment, &dataset, &features.encoder, rank.comm.as_ref())?;
+    let training = readers::training(
+        experiment,
+        &dataset,
+        &features.encoder,
+        rank.mesh.dp.as_ref(),
+    )?;
     let validation = dataset
         .splits
         .get(&Split::Valid)
         .filter(|split| split.rows > 0)
         .map(|_| {
-            let comm = rank.comm.as_ref();
+            let comm = rank.mesh.dp.as_ref();
             let encoder = &features.encoder;
             readers::evaluation(experiment, &dataset, &[Split::Valid], encoder, comm, None)
         })

@@ -1,13 +1,16 @@
 //! A run's model: built from its experiment, and restored from its checkpoints.
 
+use std::collections::BTreeMap;
+
 use streamrec_artifact::{Artifact, FeatureSchema, Graph, Weights};
 use streamrec_kernels::Context;
 
 use super::RunError;
 use super::rank::Rank;
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
-use crate::config::{Experiment, ModelConfig};
-use crate::model::{BucketSettings, ModelError, ParameterStore, models};
+use crate::config::{Experiment, ModelConfig, Partition};
+use crate::model::{BucketSettings, ModelError, NamedSliceMut, ParameterStore, models};
+use crate::parallel::TensorPlan;
 use crate::train::{Trainer, TrainerSettings};
 
 /// Where a run's graph comes from: `model` of its experiment, or a user's own code.
@@ -44,20 +47,33 @@ pub(super) fn trainer(
         batch_rows,
         accumulate: experiment.train.accumulate,
         label_weights,
+        partitions: partitions(rank, experiment, graph),
         buckets: BucketSettings {
             first_bucket_bytes: experiment.parallel.first_bucket_bytes,
             bucket_bytes: experiment.parallel.bucket_bytes,
         },
     };
-    let comm = std::sync::Arc::clone(&rank.comm);
     Ok(Trainer::new(
         context,
-        comm,
+        rank.mesh.clone(),
         graph,
         schema,
         &experiment.optimizer,
         settings,
     )?)
+}
+
+/// How a tensor-parallel group shares the layers.
+fn partitions(rank: &Rank, experiment: &Experiment, graph: &Graph) -> BTreeMap<String, Partition> {
+    let ranks = rank.mesh.tp.size();
+    if ranks == 1 {
+        return BTreeMap::new();
+    }
+    let plan = TensorPlan::new(graph, &experiment.parallel.layers);
+    if rank.is_first() {
+        tracing::info!("{ranks} ranks share each layer:\n{plan}");
+    }
+    plan.partitions()
 }
 
 /// The checkpoint to use of a run: that of `step`, else the best, else the latest.
@@ -76,8 +92,8 @@ pub(super) fn chosen(folder: &CheckpointFolder, step: Option<u64>) -> Result<Che
 
 /// Restores weights and optimiser state.
 pub(super) fn restore(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<(), RunError> {
-    for (name, shape, into) in trainer.named_tensors_mut() {
-        checkpoint.read(&name, &shape, into)?;
+    for slice in trainer.named_slices_mut() {
+        checkpoint.read(&slice.name, &slice.extent, slice.values)?;
     }
     Ok(())
 }
@@ -87,8 +103,8 @@ pub(super) fn restore_weights(
     parameters: &mut ParameterStore,
     checkpoint: &Checkpoint,
 ) -> Result<(), RunError> {
-    for (name, shape, into) in parameters.named_tensors_mut() {
-        checkpoint.read(&name, &shape, into)?;
+    for slice in parameters.named_slices_mut() {
+        checkpoint.read(&slice.name, &slice.extent, slice.values)?;
     }
     Ok(())
 }
@@ -100,11 +116,23 @@ pub(super) fn warm_start(
     artifact: &Artifact,
 ) -> Result<usize, RunError> {
     let mut new_rows = 0;
-    for (name, shape, into) in parameters.named_tensors_mut() {
-        let values = fitting(&artifact.weights, &name, &shape)?;
-        into[..values.len()].copy_from_slice(values);
-        let width: usize = shape.iter().skip(1).product();
-        new_rows += (into.len() - values.len()) / width.max(1);
+    for NamedSliceMut {
+        name,
+        extent,
+        values,
+    } in parameters.named_slices_mut()
+    {
+        let earlier = fitting(&artifact.weights, &name, &extent.shape)?;
+        let width = extent.width();
+        let earlier_rows = earlier.len().checked_div(width).unwrap_or(0);
+        new_rows += extent.shape.first().map_or(0, |rows| rows - earlier_rows);
+        let own = values.chunks_exact_mut(extent.columns.len().max(1));
+        for (row, into) in extent.rows.clone().zip(own) {
+            if row < earlier_rows {
+                let from = &earlier[row * width..(row + 1) * width];
+                into.copy_from_slice(&from[extent.columns.clone()]);
+            }
+        }
     }
     Ok(new_rows)
 }

@@ -8,6 +8,7 @@ use crate::comm::SingleRank;
 use crate::data::Batch;
 use crate::model::{
     BatchInput, BucketSettings, ModelError, Network, ParameterBuilder, ParameterStore,
+    TensorParallel,
 };
 
 /// Whatever gives the probabilities of a batch.
@@ -43,9 +44,16 @@ impl Predictor {
     ) -> Result<Self, TrainError> {
         let shapes = graph.validate(schema).map_err(ModelError::from)?;
         let buckets = BucketSettings::default();
-        let builder = ParameterBuilder::new(0).graph(graph, &shapes);
+        let builder = ParameterBuilder::new(0).graph(graph, &shapes, &TensorParallel::none());
         let parameters = builder.build(&context, &SingleRank, buckets)?;
-        let network = Network::new(&context, graph, schema, &parameters, batch_rows)?;
+        let network = Network::new(
+            &context,
+            graph,
+            schema,
+            &parameters,
+            &TensorParallel::none(),
+            batch_rows,
+        )?;
         let features = [schema.dense.len(), schema.categorical.len()];
         Ok(Self {
             context,

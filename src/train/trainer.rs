@@ -1,5 +1,6 @@
 //! One rank's training step and its predictions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,15 +8,15 @@ use streamrec_artifact::{FeatureSchema, Graph};
 use streamrec_kernels::Context;
 
 use super::{Predict, TrainError};
-use crate::comm::{CommBuffer, Communicator, ReduceOp};
-use crate::config::OptimizerConfig;
+use crate::comm::{CommBuffer, ReduceOp};
+use crate::config::{OptimizerConfig, Partition};
 use crate::data::Batch;
 use crate::model::{
     BatchInput, BucketSettings, GradientSink, KeepGradients, Loss, MicroBatch, ModelError,
-    NamedTensor, NamedTensorMut, Network, ParameterBuilder, ParameterStore,
+    NamedSlice, NamedSliceMut, Network, ParameterBuilder, ParameterStore, TensorParallel,
 };
 use crate::optim::Optimizer;
-use crate::parallel::{GradientBuckets, SparseSync};
+use crate::parallel::{GradientBuckets, Mesh, SparseSync};
 
 /// What decides how a [`Trainer`] trains.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct TrainerSettings {
     pub accumulate: usize,
     /// Weight of each label's loss.
     pub label_weights: Vec<f32>,
+    /// How a tensor-parallel group shares layers, by name.
+    pub partitions: BTreeMap<String, Partition>,
     /// Sizes of the gradient buckets.
     pub buckets: BucketSettings,
 }
@@ -41,7 +44,7 @@ pub struct TrainerSettings {
 /// ```
 pub struct Trainer {
     context: Context,
-    comm: Arc<dyn Communicator>,
+    mesh: Mesh,
     parameters: ParameterStore,
     network: Network,
     loss: Loss,
@@ -50,7 +53,7 @@ pub struct Trainer {
     optimizer: Optimizer,
     micro_batch: MicroBatch,
     accumulate: usize,
-    /// `[loss, ranks that were asked to stop]`; away while it is reduced.
+    /// `[loss, ranks that were asked to stop]`, of the world; away while it is reduced.
     status: Option<CommBuffer>,
     features: [usize; 2],
     heads: usize,
@@ -73,43 +76,48 @@ impl Trainer {
     /// A fresh model. Collective.
     ///
     /// # Errors
-    /// When the graph is not valid, or an optimiser's group matches no parameter.
+    /// When the graph is not valid, a layer cannot be shared as planned, or an optimiser's group
+    /// matches no parameter.
     pub fn new(
         context: Context,
-        comm: Arc<dyn Communicator>,
+        mesh: Mesh,
         graph: &Graph,
         schema: &FeatureSchema,
         optimizer: &OptimizerConfig,
         settings: TrainerSettings,
     ) -> Result<Self, TrainError> {
         let shapes = graph.validate(schema).map_err(ModelError::from)?;
+        let tp = Arc::clone(&mesh.tp);
+        let shared = TensorParallel::new(tp, graph, settings.partitions)?;
         let parameters = ParameterBuilder::new(settings.seed)
-            .graph(graph, &shapes)
-            .build(&context, comm.as_ref(), settings.buckets)?;
-        let network = Network::new(&context, graph, schema, &parameters, settings.batch_rows)?;
-        let optimizer = Optimizer::new(&context, optimizer, &parameters)?;
+            .graph(graph, &shapes, &shared)
+            .build(&context, mesh.dp.as_ref(), settings.buckets)?;
+        let rows = settings.batch_rows;
+        let network = Network::new(&context, graph, schema, &parameters, &shared, rows)?;
+        let group = Arc::clone(&mesh.tp);
+        let optimizer = Optimizer::new(&context, optimizer, &parameters, group)?;
         Ok(Self {
             loss: Loss::new(&context, settings.batch_rows, settings.label_weights),
-            buckets: GradientBuckets::new(Arc::clone(&comm), parameters.layout()),
-            tables: SparseSync::new(Arc::clone(&comm), &parameters, |table| {
+            buckets: GradientBuckets::new(Arc::clone(&mesh.dp), parameters.layout()),
+            tables: SparseSync::new(Arc::clone(&mesh.dp), &parameters, |table| {
                 optimizer.is_frozen(table)
             }),
             optimizer,
             micro_batch: MicroBatch::default(),
             accumulate: settings.accumulate,
-            status: Some(comm.allocate(2)?),
+            status: Some(mesh.world.allocate(2)?),
             features: [schema.dense.len(), schema.categorical.len()],
             heads: network.heads(),
             context,
-            comm,
+            mesh,
             parameters,
             network,
         })
     }
 
-    /// The communicator of the ranks that train together.
-    pub fn comm(&self) -> &Arc<dyn Communicator> {
-        &self.comm
+    /// The ranks that train together.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 
     /// The weights.
@@ -128,17 +136,17 @@ impl Trainer {
     }
 
     /// Weights and optimiser state, for checkpoints.
-    pub fn named_tensors(&self) -> impl Iterator<Item = NamedTensor<'_>> {
+    pub fn named_slices(&self) -> impl Iterator<Item = NamedSlice<'_>> {
         self.parameters
-            .named_tensors()
-            .chain(self.optimizer.named_tensors())
+            .named_slices()
+            .chain(self.optimizer.named_slices())
     }
 
     /// Weights and optimiser state, to restore a checkpoint into.
-    pub fn named_tensors_mut(&mut self) -> impl Iterator<Item = NamedTensorMut<'_>> {
+    pub fn named_slices_mut(&mut self) -> impl Iterator<Item = NamedSliceMut<'_>> {
         self.parameters
-            .named_tensors_mut()
-            .chain(self.optimizer.named_tensors_mut())
+            .named_slices_mut()
+            .chain(self.optimizer.named_slices_mut())
     }
 
     /// Trains on this rank's part of a global batch. `step` counts from 1; `stop` tells that this
@@ -175,9 +183,14 @@ impl Trainer {
             )?;
             if last {
                 status = self.status.take().map(|mut buffer| {
-                    buffer[0] = local_loss as f32;
+                    // The ranks of a tensor-parallel group have the same loss: one speaks for all.
+                    buffer[0] = if self.mesh.tp.rank() == 0 {
+                        local_loss as f32
+                    } else {
+                        0.0
+                    };
                     buffer[1] = f32::from(u8::from(stop));
-                    self.comm.all_reduce(buffer, ReduceOp::Sum)
+                    self.mesh.world.all_reduce(buffer, ReduceOp::Sum)
                 });
             }
             let mut keep = KeepGradients;

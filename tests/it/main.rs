@@ -5,6 +5,7 @@ mod bad_input;
 mod configs;
 mod failures;
 mod later_data;
+mod mesh;
 mod oracles;
 mod own_model;
 mod ranks;

@@ -69,6 +69,42 @@ pub fn forward(
     Ok(())
 }
 
+/// `y = activation(sums + bias)`, all `[batch, outputs]`: what [`forward`] does after its product,
+/// for sums that several ranks added up.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn finish(
+    context: &Context,
+    sums: TensorRef<'_>,
+    bias: Option<TensorRef<'_>>,
+    activation: Activation,
+    y: TensorMut<'_>,
+) -> Result<()> {
+    const OPERATION: &str = "linear::finish";
+    let [batch, outputs] = y.shape();
+    expect(OPERATION, "sums", &sums, [batch, outputs])?;
+    expect(OPERATION, "y", &y, [batch, outputs])?;
+    if let Some(bias) = &bias {
+        expect_vector(OPERATION, "bias", bias, outputs)?;
+    }
+    match context.device() {
+        Device::Cpu => {
+            let bias = bias.map(|bias| bias.row(0));
+            context.for_each_panel(batch, PANEL_ROWS, |rows| {
+                // SAFETY: panels are disjoint ranges of rows, one call each.
+                let mut y = unsafe { y.alias_rows(rows.clone()) };
+                let sums = sums.rows(rows);
+                for row in 0..sums.shape()[0] {
+                    y.row_mut(row).copy_from_slice(sums.row(row));
+                }
+                add_bias_and_activate(y, bias, activation);
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Floats that [`transpose_weights`] needs: none where the product reads `w` as it lies.
 fn transposed_len(batch: usize, w: TensorRef<'_>) -> usize {
     let [outputs, inputs] = w.shape();

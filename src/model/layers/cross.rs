@@ -1,29 +1,54 @@
+use streamrec_artifact::Node;
 use streamrec_kernels::{
-    TensorMut, cross,
+    TensorMut, add, cross,
     linear::{self, Activation, LinearBackward},
 };
 
-use super::{Backward, Forward, Layer, LayerContext, ParamId, PassError};
-use crate::model::planned_buffer::PlannedBuffer;
+use super::{
+    Backward, Forward, InputGradient, Layer, LayerContext, ModelError, ParamId, PassError,
+    group_matrix::{GatheredMatrix, SummedMatrix},
+};
+use crate::{config::Partition, model::planned_buffer::PlannedBuffer};
 
 /// A cross layer of DCN-v2, `y = x0 * (x W^T + b) + x`, all `[rows, dim]`:
 /// <https://arxiv.org/abs/2008.13535>.
+///
+/// The ranks of a tensor-parallel group each compute their own columns of the projection.
 pub(super) struct Cross {
-    /// Weight `[dim, dim]`, bias `[dim]`.
+    /// Weight `[dim, dim]` and bias `[dim]`, or own rows of them.
     parameters: Vec<ParamId>,
     dim: usize,
     /// `x W^T + b`, `[batch, dim]`
     projection: PlannedBuffer,
+    group: Option<Group>,
+}
+
+/// What the ranks of a group exchange.
+struct Group {
+    projection: GatheredMatrix,
+    d_x: SummedMatrix,
 }
 
 impl Cross {
-    pub(super) fn new(parameters: Vec<ParamId>, dim: usize, of: &LayerContext<'_>) -> Self {
-        let projection = PlannedBuffer::new(of.context, of.batch * dim);
-        Self {
+    pub(super) fn new(
+        node: &Node,
+        parameters: Vec<ParamId>,
+        dim: usize,
+        of: &LayerContext<'_>,
+    ) -> Result<Self, ModelError> {
+        let group = match of.shared.partition(&node.name) {
+            Partition::Column => Some(Group {
+                projection: GatheredMatrix::new(of.shared.comm(), of.batch, dim)?,
+                d_x: SummedMatrix::new(of.shared.comm(), of.batch, dim)?,
+            }),
+            _ => None,
+        };
+        Ok(Self {
             parameters,
             dim,
-            projection,
-        }
+            projection: PlannedBuffer::new(of.context, of.batch * dim),
+            group,
+        })
     }
 }
 
@@ -40,17 +65,24 @@ impl Layer for Cross {
         let (x0, x) = (pass.inputs.get(0), pass.inputs.get(1));
         let mut projection = self.projection.view_mut(x.shape()[0], self.dim);
         let [weight, bias] = [0, 1].map(|index| pass.parameters.weight(self.parameters[index]));
-        let activation = Activation::None;
-        linear::forward(
-            pass.context,
-            x,
-            weight,
-            Some(bias),
-            activation,
-            projection.reborrow(),
-        )?;
+        let (context, bias, activation) = (pass.context, Some(bias), Activation::None);
+        match &mut self.group {
+            None => linear::forward(context, x, weight, bias, activation, projection.reborrow())?,
+            Some(Group {
+                projection: own, ..
+            }) => {
+                let part = own.own(x.shape()[0])?;
+                linear::forward(context, x, weight, bias, activation, part)?;
+                let event = own.start()?;
+                let whole = InputGradient {
+                    view: projection.reborrow(),
+                    accumulate: false,
+                };
+                own.finish(context, event, whole)?;
+            }
+        }
         Ok(cross::combine_forward(
-            pass.context,
+            context,
             x0,
             projection.as_ref(),
             x,
@@ -67,6 +99,7 @@ impl Layer for Cross {
         let shape = [rows, self.dim];
         let mut d_projection = TensorMut::from_f32(&mut pass.workspace[..rows * self.dim], &shape);
         let projection = self.projection.view(rows, self.dim);
+        let group = &mut self.group;
         pass.d_inputs.two(context, |d_x0, mut d_x| {
             cross::combine_backward(
                 context,
@@ -79,7 +112,7 @@ impl Layer for Cross {
                 d_x.view.reborrow(),
                 d_x.accumulate,
             )?;
-            let operands = LinearBackward {
+            let mut own = LinearBackward {
                 x,
                 w: weights.get(self.parameters[0]),
                 y: projection,
@@ -88,10 +121,22 @@ impl Layer for Cross {
                 dw,
                 db: Some(db),
                 accumulate_weights: pass.accumulate,
-                dx: Some(d_x.view),
+                dx: None,
                 accumulate_dx: true,
             };
-            Ok(linear::backward(context, operands)?)
+            let Some(Group {
+                projection,
+                d_x: sum,
+            }) = group
+            else {
+                own.dx = Some(d_x.view);
+                return Ok(linear::backward(context, own)?);
+            };
+            own.y = own.y.columns(projection.own_columns());
+            own.dy = own.dy.columns(projection.own_columns());
+            (own.dx, own.accumulate_dx) = (Some(sum.summand(rows)?), false);
+            linear::backward(context, own)?;
+            Ok(add::accumulate(context, sum.sum(rows)?, d_x.view)?)
         })
     }
 }

@@ -1,13 +1,20 @@
+use streamrec_artifact::Node;
 use streamrec_kernels::{
-    TensorMut, cross,
+    TensorMut, add, cross,
     linear::{self, Activation, LinearBackward},
 };
 
-use super::{Backward, Forward, Layer, LayerContext, ParamId, PassError};
-use crate::model::planned_buffer::PlannedBuffer;
+use super::{
+    Backward, Forward, Layer, LayerContext, ModelError, ParamId, PassError,
+    group_matrix::SummedMatrix,
+};
+use crate::{config::Partition, model::planned_buffer::PlannedBuffer};
 
 /// A cross layer of DCN-v2 with a matrix of low rank, `y = x0 * ((x V^T) W^T + b) + x`; nothing
 /// stands between the two products. `x0, x, y: [rows, dim]`.
+///
+/// The ranks of a tensor-parallel group share the columns between V and W: `rank` is the number of
+/// those that are here, and both `(x V^T) W^T` and the gradient of `x` are sums over the ranks.
 pub(super) struct CrossLowRank {
     /// V `[rank, dim]`, W `[dim, rank]`, bias `[dim]`.
     parameters: Vec<ParamId>,
@@ -17,24 +24,30 @@ pub(super) struct CrossLowRank {
     inner: PlannedBuffer,
     /// `(x V^T) W^T + b`, `[batch, dim]`
     projection: PlannedBuffer,
+    /// What a group adds up: `(x V^T) W^T`, then the gradient of `x`.
+    sums: Option<SummedMatrix>,
 }
 
 impl CrossLowRank {
     pub(super) fn new(
+        node: &Node,
         parameters: Vec<ParamId>,
         dim: usize,
-        rank: usize,
         of: &LayerContext<'_>,
-    ) -> Self {
-        let inner = PlannedBuffer::new(of.context, of.batch * rank);
-        let projection = PlannedBuffer::new(of.context, of.batch * dim);
-        Self {
+    ) -> Result<Self, ModelError> {
+        let rank = of.parameters.layout().get(parameters[0]).extent.rows.len();
+        let sums = match of.shared.partition(&node.name) {
+            Partition::Rank => Some(SummedMatrix::new(of.shared.comm(), of.batch, dim)?),
+            _ => None,
+        };
+        Ok(Self {
             parameters,
             dim,
             rank,
-            inner,
-            projection,
-        }
+            inner: PlannedBuffer::new(of.context, of.batch * rank),
+            projection: PlannedBuffer::new(of.context, of.batch * dim),
+            sums,
+        })
     }
 }
 
@@ -55,7 +68,15 @@ impl Layer for CrossLowRank {
         let [v, w, bias] = [0, 1, 2].map(|index| pass.parameters.weight(self.parameters[index]));
         linear::forward(context, x, v, None, Activation::None, inner.reborrow())?;
         let (u, bias) = (inner.as_ref(), Some(bias));
-        linear::forward(context, u, w, bias, Activation::None, projection.reborrow())?;
+        let none = Activation::None;
+        match &mut self.sums {
+            None => linear::forward(context, u, w, bias, none, projection.reborrow())?,
+            Some(sums) => {
+                linear::forward(context, u, w, None, none, sums.summand(rows)?)?;
+                let sums = sums.sum(rows)?;
+                linear::finish(context, sums, bias, none, projection.reborrow())?;
+            }
+        }
         Ok(cross::combine_forward(
             context,
             x0,
@@ -76,6 +97,7 @@ impl Layer for CrossLowRank {
         let mut d_inner = TensorMut::from_f32(&mut two[..rows * self.rank], &[rows, self.rank]);
         let inner = self.inner.view(rows, self.rank);
         let projection = self.projection.view(rows, self.dim);
+        let sums = &mut self.sums;
         pass.d_inputs.two(context, |d_x0, mut d_x| {
             cross::combine_backward(
                 context,
@@ -102,7 +124,7 @@ impl Layer for CrossLowRank {
                 accumulate_dx: false,
             };
             linear::backward(context, outer)?;
-            let first = LinearBackward {
+            let mut first = LinearBackward {
                 x,
                 w: weights.get(v),
                 y: inner,
@@ -111,10 +133,16 @@ impl Layer for CrossLowRank {
                 dw: gradients.get_mut(v)?,
                 db: None,
                 accumulate_weights: pass.accumulate,
-                dx: Some(d_x.view),
+                dx: None,
                 accumulate_dx: true,
             };
-            Ok(linear::backward(context, first)?)
+            let Some(sums) = sums else {
+                first.dx = Some(d_x.view);
+                return Ok(linear::backward(context, first)?);
+            };
+            (first.dx, first.accumulate_dx) = (Some(sums.summand(rows)?), false);
+            linear::backward(context, first)?;
+            Ok(add::accumulate(context, sums.sum(rows)?, d_x.view)?)
         })
     }
 }

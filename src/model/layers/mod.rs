@@ -3,9 +3,11 @@
 //! A layer computes a node's value from its inputs' values, and later, from the value's gradient,
 //! the gradients of its inputs and parameters. It owns what it must remember in between, sized for
 //! the planned batch; views of everything else come with each call. Matrices are `[rows, columns]`,
-//! a row a sample.
+//! a row a sample. Layers that a tensor-parallel group shares add up or gather matrices
+//! inside their passes; all others know nothing of ranks.
 
 mod add;
+mod column_parallel;
 mod concat;
 mod cross;
 mod cross_low_rank;
@@ -13,17 +15,22 @@ mod dense;
 mod dot_interaction;
 mod embedding_bag;
 mod factorization_machine;
+mod group_matrix;
 mod linear;
 mod pass;
+mod row_parallel;
 mod sum_features;
 
 use streamrec_artifact::{Activation, Graph, Node, Op};
 use streamrec_kernels::{Context, linear as kernel};
 
 pub(super) use embedding_bag::{EmbeddingBag, TableBag};
-pub(super) use pass::{Backward, Forward, GradientBuffers, InputGradients, Inputs, value};
+pub(super) use pass::{
+    Backward, Forward, GradientBuffers, InputGradient, InputGradients, Inputs, value,
+};
 
-use super::{ModelError, ParamId, ParameterStore, TableId};
+use super::{ModelError, ParamId, ParameterStore, TableId, TensorParallel};
+use crate::config::Partition;
 use streamrec_artifact::FeatureSchema;
 
 /// A node's computation.
@@ -71,6 +78,7 @@ pub(super) struct LayerContext<'a> {
     pub(super) graph: &'a Graph,
     pub(super) schema: &'a FeatureSchema,
     pub(super) parameters: &'a ParameterStore,
+    pub(super) shared: &'a TensorParallel,
     /// The most samples of a batch.
     pub(super) batch: usize,
 }
@@ -121,18 +129,26 @@ pub(super) fn build(node: &Node, of: &LayerContext<'_>) -> Result<Box<dyn Layer>
     Ok(match &node.op {
         Op::Dense => Box::new(dense::Dense),
         Op::EmbeddingBag { lookups } => Box::new(EmbeddingBag::new(lookups, of)?),
-        Op::Linear { activation, .. } => Box::new(linear::Linear::new(
-            parameters,
-            kernel_activation(*activation),
-        )),
+        Op::Linear { activation, .. } => {
+            let activation = kernel_activation(*activation);
+            match of.shared.partition(&node.name) {
+                Partition::Column => Box::new(column_parallel::ColumnParallel::new(
+                    node, parameters, activation, of,
+                )?),
+                Partition::Row => Box::new(row_parallel::RowParallel::new(
+                    node, parameters, activation, of,
+                )?),
+                _ => Box::new(linear::Linear::new(parameters, activation)),
+            }
+        }
         Op::DotInteraction { features, dim } => Box::new(dot_interaction::DotInteraction {
             features: *features,
             dim: *dim,
         }),
-        Op::Cross { dim } => Box::new(cross::Cross::new(parameters, *dim, of)),
-        Op::CrossLowRank { dim, rank } => Box::new(cross_low_rank::CrossLowRank::new(
-            parameters, *dim, *rank, of,
-        )),
+        Op::Cross { dim } => Box::new(cross::Cross::new(node, parameters, *dim, of)?),
+        Op::CrossLowRank { dim, .. } => Box::new(cross_low_rank::CrossLowRank::new(
+            node, parameters, *dim, of,
+        )?),
         Op::FactorizationMachine { features, dim } => {
             Box::new(factorization_machine::FactorizationMachine {
                 features: *features,

@@ -39,7 +39,7 @@ impl Gradients {
         &self.layout
     }
 
-    /// A parameter's gradient, in the parameter's shape.
+    /// The gradient of what is here of a parameter, row-major.
     ///
     /// # Errors
     /// When its bucket is in flight.
@@ -50,7 +50,7 @@ impl Gradients {
         Ok(&bucket[placed.in_bucket.clone()])
     }
 
-    /// A parameter's gradient to write to, as a matrix in the parameter's shape.
+    /// The gradient of what is here of a parameter, to write to as a matrix.
     ///
     /// # Errors
     /// When its bucket is in flight.
@@ -153,7 +153,7 @@ impl Gradients {
 }
 
 fn view<'a>(placed: &Placed, elements: &'a mut [f32]) -> TensorMut<'a> {
-    TensorMut::from_f32(elements, &placed.parameter.shape)
+    TensorMut::from_f32(elements, &placed.extent.local_shape())
 }
 
 fn in_flight(placed: &Placed) -> ModelError {

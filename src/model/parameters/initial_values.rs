@@ -5,31 +5,45 @@ use streamrec_artifact::Parameter;
 use streamrec_kernels::Context;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Elements of one parallel task.
+use super::Extent;
+
+/// Elements of one parallel task, about.
 const CHUNK: usize = 1 << 14;
 /// The increment of SplitMix64: the golden ratio in 64 bits.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Fills `values` uniformly in `[-bound, bound)`, `bound` being the parameter's.
+/// Fills `values`, the part `extent` of a parameter, uniformly in `[-bound, bound)`, `bound` being the
+/// parameter's.
 ///
-/// Element `i` is output `i` of SplitMix64 started from a hash of seed and name, so it depends
-/// neither on the world, nor on the order in which parameters are made, nor on threads.
-pub(super) fn fill(context: &Context, seed: u64, parameter: &Parameter, values: &mut [f32]) {
+/// Element `i` of the whole parameter is output `i` of SplitMix64 started from a hash of seed and name, so it depends
+/// neither on the world, nor on how ranks share the parameter, nor on the order in which parameters are made, nor on threads.
+pub(super) fn fill(
+    context: &Context,
+    seed: u64,
+    parameter: &Parameter,
+    extent: &Extent,
+    values: &mut [f32],
+) {
     let bound = parameter.init_bound();
-    if bound == 0.0 {
+    if bound == 0.0 || values.is_empty() {
         values.fill(0.0);
         return;
     }
     let key = xxh3_64_with_seed(parameter.name.as_bytes(), seed);
+    let (width, columns) = (extent.width(), extent.columns.len());
+    let rows_per_chunk = (CHUNK / columns).max(1);
+    let first = |row: usize| (extent.rows.start + row) * width + extent.columns.start;
     context.install(|| {
-        values
-            .par_chunks_mut(CHUNK)
-            .enumerate()
-            .for_each(|(chunk, values)| {
-                for (value, index) in values.iter_mut().zip((chunk * CHUNK) as u64..) {
+        let chunks = values.par_chunks_mut(rows_per_chunk * columns).enumerate();
+        chunks.for_each(|(chunk, values)| {
+            let rows = values.chunks_exact_mut(columns).enumerate();
+            for (row, values) in rows {
+                let first = first(chunk * rows_per_chunk + row) as u64;
+                for (value, index) in values.iter_mut().zip(first..) {
                     *value = (bound * symmetric(random(key, index))) as f32;
                 }
-            });
+            }
+        });
     });
 }
 
@@ -64,6 +78,7 @@ mod tests {
             &Context::cpu(threads, false).unwrap(),
             seed,
             &parameter,
+            &Extent::whole(&parameter.shape),
             &mut values,
         );
         values
@@ -86,6 +101,30 @@ mod tests {
         assert_eq!(all[..100], values(1, "a.weight", 100, 1));
         assert_ne!(all[..100], values(2, "a.weight", 100, 1));
         assert_ne!(all[..100], values(1, "b.weight", 100, 1));
+    }
+
+    #[test]
+    fn a_part_has_the_values_of_the_whole() {
+        let (rows, columns) = (301, 64);
+        let parameter = Parameter {
+            name: "a.weight".into(),
+            shape: vec![rows, columns],
+            fan_in: 2,
+            fan_out: 4,
+            init: Init::GlorotUniform,
+        };
+        let context = Context::cpu(2, false).unwrap();
+        let part = |extent: &Extent| {
+            let mut values = vec![f32::NAN; extent.len()];
+            fill(&context, 1, &parameter, extent, &mut values);
+            values
+        };
+        let whole = Extent::whole(&parameter.shape);
+        let all = part(&whole);
+        assert_eq!(part(&whole.clone().row_part(1, 2)), all[150 * columns..]);
+        let own = part(&whole.column_part(2, 4));
+        let expected = all.chunks(columns).flat_map(|row| &row[32..48]).copied();
+        assert_eq!(own, expected.collect::<Vec<_>>());
     }
 
     #[test]

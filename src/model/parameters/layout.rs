@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use streamrec_artifact::Parameter;
 
+use super::Extent;
+
 /// Each parameter begins at a multiple of 64 bytes.
 const ALIGNMENT: usize = 64 / size_of::<f32>();
 
@@ -40,8 +42,10 @@ impl Default for BucketSettings {
 /// A dense parameter's place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placed {
-    /// Its name, shape and first values.
+    /// Its name, whole shape and first values.
     pub parameter: Parameter,
+    /// The part of it that is here.
+    pub extent: Extent,
     /// Its bucket.
     pub bucket: usize,
     /// Its elements in the arena of weights, and in those of optimiser state.
@@ -67,15 +71,16 @@ pub struct ParameterLayout {
 
 impl ParameterLayout {
     /// Places parameters, given in forward order. A bucket is closed once it has reached its size.
-    pub(super) fn new(parameters: Vec<Parameter>, settings: BucketSettings) -> Self {
+    pub(super) fn new(parameters: Vec<(Parameter, Extent)>, settings: BucketSettings) -> Self {
         let mut placed = Vec::with_capacity(parameters.len());
         let mut buckets = Vec::new();
         let (mut start, mut end) = (0, 0);
-        for parameter in parameters.into_iter().rev() {
-            let arena = end..end + parameter.len();
+        for (parameter, extent) in parameters.into_iter().rev() {
+            let arena = end..end + extent.len();
             let in_bucket = arena.start - start..arena.end - start;
             placed.push(Placed {
                 parameter,
+                extent,
                 bucket: buckets.len(),
                 arena: arena.clone(),
                 in_bucket,
@@ -177,6 +182,10 @@ mod tests {
             fan_in: len,
             fan_out: 1,
             init: Init::Zeros,
+        });
+        let parameters = parameters.map(|parameter| {
+            let extent = Extent::whole(&parameter.shape);
+            (parameter, extent)
         });
         let settings = BucketSettings {
             first_bucket_bytes: first,

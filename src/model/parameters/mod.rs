@@ -1,15 +1,17 @@
 //! The parameters of a model: weights, gradients, and where each lies.
 
+mod extent;
 mod gradients;
 mod initial_values;
 mod layout;
+mod named_slice;
 mod store;
 
+pub use extent::Extent;
 pub use gradients::Gradients;
 pub use layout::{BucketSettings, ParamId, ParameterLayout, Placed};
-pub use store::{
-    NamedTensor, NamedTensorMut, ParameterBuilder, ParameterStore, Table, TableId, Weights,
-};
+pub use named_slice::{NamedSlice, NamedSliceMut};
+pub use store::{ParameterBuilder, ParameterStore, Table, TableId, Weights};
 
 #[cfg(test)]
 mod tests;

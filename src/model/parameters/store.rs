@@ -3,8 +3,14 @@ use std::sync::Arc;
 use streamrec_artifact::{Graph, Parameter, Shapes};
 use streamrec_kernels::{Context, DType, Tensor, TensorMut, TensorRef};
 
-use super::{BucketSettings, Gradients, ParamId, ParameterLayout, initial_values};
-use crate::{comm::Communicator, model::ModelError};
+use super::{
+    BucketSettings, Extent, Gradients, NamedSlice, NamedSliceMut, ParamId, ParameterLayout, Placed,
+    initial_values,
+};
+use crate::{
+    comm::Communicator,
+    model::{ModelError, TensorParallel},
+};
 
 /// An embedding table of a [`ParameterStore`]: its place among the graph's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,8 +26,10 @@ impl TableId {
 /// An embedding table.
 #[derive(Debug)]
 pub struct Table {
-    /// Its name (`embedding.<table>`), shape and first values.
+    /// Its name (`embedding.<table>`), whole shape and first values.
     pub parameter: Parameter,
+    /// The part of it that is here.
+    pub extent: Extent,
     /// `[rows, dim]`
     weights: Tensor,
 }
@@ -34,31 +42,28 @@ impl Table {
 
     /// The weights to write to, `[rows, dim]`.
     pub fn view_mut(&mut self) -> TensorMut<'_> {
-        TensorMut::from_f32(self.weights.f32_mut(), &self.parameter.shape)
+        TensorMut::from_f32(self.weights.f32_mut(), &self.extent.local_shape())
     }
 
-    /// The number of rows.
+    /// The number of rows that are here.
     pub fn rows(&self) -> usize {
-        self.parameter.shape[0]
+        self.extent.rows.len()
     }
 
-    /// The width of its vectors.
+    /// The columns that are here.
     pub fn dim(&self) -> usize {
-        self.parameter.shape[1]
+        self.extent.columns.len()
     }
 }
-
-/// A named tensor: name, shape, elements.
-pub type NamedTensor<'a> = (String, Vec<usize>, &'a [f32]);
-/// A named tensor to write to: name, shape, elements.
-pub type NamedTensorMut<'a> = (String, Vec<usize>, &'a mut [f32]);
 
 /// Collects parameters, then makes their [`ParameterStore`].
 #[derive(Debug)]
 pub struct ParameterBuilder {
     seed: u64,
-    dense: Vec<Parameter>,
+    dense: Vec<(Parameter, Extent)>,
     tables: Vec<Parameter>,
+    /// This rank and the ranks of its tensor-parallel group.
+    tensor_parallel: (usize, usize),
 }
 
 impl ParameterBuilder {
@@ -68,12 +73,19 @@ impl ParameterBuilder {
             seed,
             dense: Vec::new(),
             tables: Vec::new(),
+            tensor_parallel: (0, 1),
         }
     }
 
     /// Adds a dense parameter. Add them in forward order.
     pub fn dense(&mut self, parameter: Parameter) -> ParamId {
-        self.dense.push(parameter);
+        let extent = Extent::whole(&parameter.shape);
+        self.dense_part(parameter, extent)
+    }
+
+    /// Adds the part `extent` of a dense parameter.
+    fn dense_part(&mut self, parameter: Parameter, extent: Extent) -> ParamId {
+        self.dense.push((parameter, extent));
         ParamId(self.dense.len() - 1)
     }
 
@@ -83,18 +95,20 @@ impl ParameterBuilder {
         TableId(self.tables.len() - 1)
     }
 
-    /// Adds all parameters of a graph, whose shapes validation gave.
-    pub fn graph(mut self, graph: &Graph, shapes: &Shapes) -> Self {
-        graph.parameters().into_iter().for_each(|parameter| {
-            self.dense(parameter);
-        });
+    /// Adds all parameters of a graph, whose shapes validation gave, as far as this rank holds them.
+    pub fn graph(mut self, graph: &Graph, shapes: &Shapes, shared: &TensorParallel) -> Self {
+        self.tensor_parallel = (shared.comm().rank(), shared.comm().size());
+        for (parameter, extent) in graph.nodes.iter().flat_map(|node| shared.parameters(node)) {
+            self.dense_part(parameter, extent);
+        }
         for (table, &rows) in graph.tables.iter().zip(&shapes.table_rows) {
             self.table(table.parameter(rows));
         }
         self
     }
 
-    /// Allocates and initialises everything. Waits for all ranks.
+    /// Allocates and initialises everything. `comm` joins the ranks that add up gradients: those that
+    /// hold the same parts. Waits for all of them.
     ///
     /// # Errors
     /// When two parameters have one name, or the communicator has no memory.
@@ -105,16 +119,31 @@ impl ParameterBuilder {
         buckets: BucketSettings,
     ) -> Result<ParameterStore, ModelError> {
         self.check_names()?;
-        let layout = Arc::new(ParameterLayout::new(self.dense, buckets));
+        let (rank, ranks) = self.tensor_parallel;
+        let place = |extent: Extent| match extent.is_whole() {
+            true => extent.replicated(comm.rank() * ranks + rank, comm.size() * ranks),
+            false => extent.replicated(comm.rank(), comm.size()),
+        };
+        let dense = self.dense.into_iter();
+        let dense = dense.map(|(parameter, extent)| (parameter, place(extent)));
+        let layout = Arc::new(ParameterLayout::new(dense.collect(), buckets));
         let mut weights = Tensor::zeros(context, DType::F32, &[layout.len()]);
         for (placed, values) in layout.slices_mut(weights.f32_mut()) {
-            initial_values::fill(context, self.seed, &placed.parameter, values);
+            let Placed {
+                parameter, extent, ..
+            } = placed;
+            initial_values::fill(context, self.seed, parameter, extent, values);
         }
         let gradients = Gradients::new(Arc::clone(&layout), comm)?;
         let tables = self.tables.into_iter().map(|parameter| {
-            let mut weights = Tensor::zeros(context, DType::F32, &parameter.shape);
-            initial_values::fill(context, self.seed, &parameter, weights.f32_mut());
-            Table { parameter, weights }
+            let extent = place(Extent::whole(&parameter.shape));
+            let mut weights = Tensor::zeros(context, DType::F32, &extent.local_shape());
+            initial_values::fill(context, self.seed, &parameter, &extent, weights.f32_mut());
+            Table {
+                parameter,
+                extent,
+                weights,
+            }
         });
         Ok(ParameterStore {
             layout,
@@ -128,6 +157,7 @@ impl ParameterBuilder {
         let mut names: Vec<&str> = self
             .dense
             .iter()
+            .map(|(parameter, _)| parameter)
             .chain(&self.tables)
             .map(|parameter| parameter.name.as_str())
             .collect();
@@ -174,16 +204,16 @@ impl ParameterStore {
             .map(TableId)
     }
 
-    /// A dense parameter's weights, in its shape.
+    /// What is here of a dense parameter's weights.
     pub fn weight(&self, id: ParamId) -> TensorRef<'_> {
         weight(&self.layout, &self.weights, id)
     }
 
-    /// A dense parameter's weights to write to, in its shape.
+    /// What is here of a dense parameter's weights, to write to.
     pub fn weight_mut(&mut self, id: ParamId) -> TensorMut<'_> {
         let placed = self.layout.get(id);
         let elements = &mut self.weights.f32_mut()[placed.arena.clone()];
-        TensorMut::from_f32(elements, &placed.parameter.shape)
+        TensorMut::from_f32(elements, &placed.extent.local_shape())
     }
 
     /// The gradients of the dense parameters.
@@ -235,7 +265,7 @@ impl ParameterStore {
         (0..self.tables.len()).map(TableId)
     }
 
-    /// The number of weights, tables included.
+    /// The number of weights of the whole model, tables included.
     pub fn count(&self) -> usize {
         let dense = self
             .layout
@@ -247,50 +277,40 @@ impl ParameterStore {
             .sum()
     }
 
-    /// All weights, for checkpoint and export: dense ones, then tables.
-    pub fn named_tensors(&self) -> impl Iterator<Item = NamedTensor<'_>> {
-        let dense = self
-            .layout
-            .slices(self.weights.f32())
-            .map(|(placed, elements)| {
-                (
-                    placed.parameter.name.clone(),
-                    placed.parameter.shape.clone(),
-                    elements,
-                )
-            });
-        dense.chain(self.tables.iter().map(|Table { parameter, weights }| {
-            (
-                parameter.name.clone(),
-                parameter.shape.clone(),
-                weights.f32(),
-            )
-        }))
-    }
-
-    /// All weights, to load into.
-    pub fn named_tensors_mut(&mut self) -> impl Iterator<Item = NamedTensorMut<'_>> {
-        let slices = self.layout.slices_mut(self.weights.f32_mut());
-        let dense = slices.map(|(placed, elements)| {
-            (
-                placed.parameter.name.clone(),
-                placed.parameter.shape.clone(),
-                elements,
-            )
+    /// All weights that are here, for checkpoint and export: dense ones, then tables.
+    pub fn named_slices(&self) -> impl Iterator<Item = NamedSlice<'_>> {
+        let dense = self.layout.slices(self.weights.f32());
+        let dense = dense.map(|(placed, values)| NamedSlice {
+            name: placed.parameter.name.clone(),
+            extent: placed.extent.clone(),
+            values,
         });
-        dense.chain(self.tables.iter_mut().map(|Table { parameter, weights }| {
-            (
-                parameter.name.clone(),
-                parameter.shape.clone(),
-                weights.f32_mut(),
-            )
+        dense.chain(self.tables.iter().map(|table| NamedSlice {
+            name: table.parameter.name.clone(),
+            extent: table.extent.clone(),
+            values: table.weights.f32(),
         }))
     }
 
-    /// Replaces the weights of one parameter.
+    /// All weights that are here, to load into.
+    pub fn named_slices_mut(&mut self) -> impl Iterator<Item = NamedSliceMut<'_>> {
+        let dense = self.layout.slices_mut(self.weights.f32_mut());
+        let dense = dense.map(|(placed, values)| NamedSliceMut {
+            name: placed.parameter.name.clone(),
+            extent: placed.extent.clone(),
+            values,
+        });
+        dense.chain(self.tables.iter_mut().map(|table| NamedSliceMut {
+            name: table.parameter.name.clone(),
+            extent: table.extent.clone(),
+            values: table.weights.f32_mut(),
+        }))
+    }
+
+    /// Replaces what is here of the weights of one parameter.
     ///
     /// # Errors
-    /// When there is no such parameter, or its shape is another.
+    /// When there is no such parameter, or what is here has another shape.
     pub fn load_named(
         &mut self,
         name: &str,
@@ -301,16 +321,17 @@ impl ParameterStore {
             parameter: name.into(),
             problem,
         };
-        let mut tensors = self.named_tensors_mut();
-        let (_, expected, into) = tensors
-            .find(|(known, ..)| known == name)
+        let mut slices = self.named_slices_mut();
+        let slice = slices
+            .find(|slice| slice.name == name)
             .ok_or_else(|| refuse("the model has no parameter of this name".into()))?;
-        if expected != shape || into.len() != elements.len() {
+        let expected = slice.extent.local_shape();
+        if expected != shape || slice.values.len() != elements.len() {
             return Err(refuse(format!(
                 "the model's shape is {expected:?}, got {shape:?}"
             )));
         }
-        into.copy_from_slice(elements);
+        slice.values.copy_from_slice(elements);
         Ok(())
     }
 }
@@ -323,7 +344,7 @@ pub struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// A parameter's weights, in its shape.
+    /// What is here of a parameter's weights.
     pub fn get(&self, id: ParamId) -> TensorRef<'a> {
         weight(self.layout, self.arena, id)
     }
@@ -331,5 +352,8 @@ impl<'a> Weights<'a> {
 
 fn weight<'a>(layout: &ParameterLayout, arena: &'a Tensor, id: ParamId) -> TensorRef<'a> {
     let placed = layout.get(id);
-    TensorRef::from_f32(&arena.f32()[placed.arena.clone()], &placed.parameter.shape)
+    TensorRef::from_f32(
+        &arena.f32()[placed.arena.clone()],
+        &placed.extent.local_shape(),
+    )
 }

@@ -18,13 +18,15 @@ mod place;
 
 use streamrec_artifact::{Graph, Op, Shapes};
 
+use super::TensorParallel;
+
 pub(super) use gradient::{GradientPlan, GradientWrite};
 pub(super) use place::{Place, Places};
 
 /// What the planner needs to know of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PlannedNode {
-    /// Columns of its value.
+    /// Columns of its value on this rank.
     pub(super) width: usize,
     /// The nodes it reads.
     pub(super) inputs: Vec<usize>,
@@ -50,7 +52,7 @@ pub(super) enum Role {
 }
 
 /// The nodes of a graph, as the planner sees them.
-pub(super) fn nodes(graph: &Graph, shapes: &Shapes) -> Vec<PlannedNode> {
+pub(super) fn nodes(graph: &Graph, shapes: &Shapes, shared: &TensorParallel) -> Vec<PlannedNode> {
     let role = |op: &Op| match op {
         Op::Dense => Role::Dense,
         Op::EmbeddingBag { .. } => Role::Embeddings,
@@ -60,7 +62,7 @@ pub(super) fn nodes(graph: &Graph, shapes: &Shapes) -> Vec<PlannedNode> {
         _ => Role::Other,
     };
     let node = |(index, node): (usize, &streamrec_artifact::Node)| PlannedNode {
-        width: shapes.widths[index],
+        width: shared.local_width(&node.name, shapes.widths[index]),
         inputs: shapes.inputs[index].clone(),
         role: role(&node.op),
     };

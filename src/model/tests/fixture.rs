@@ -9,8 +9,8 @@ use streamrec_kernels::Context;
 use crate::{
     comm::{Communicator, SingleRank},
     model::{
-        BatchInput, BucketSettings, GradientSink, Loss, ModelError, Network, ParameterBuilder,
-        ParameterStore,
+        BatchInput, BucketSettings, Extent, GradientSink, Loss, ModelError, Network,
+        ParameterBuilder, ParameterStore, TensorParallel,
     },
 };
 
@@ -201,21 +201,38 @@ impl Model {
         comm: &dyn Communicator,
         threads: usize,
     ) -> Self {
+        let shared = TensorParallel::none();
+        Self::sharing(graph, schema, batch, comm, &shared, threads)
+    }
+
+    /// The part of the same model that this rank of a tensor-parallel group holds.
+    pub(crate) fn sharing(
+        graph: &Graph,
+        schema: &FeatureSchema,
+        batch: usize,
+        comm: &dyn Communicator,
+        shared: &TensorParallel,
+        threads: usize,
+    ) -> Self {
         let context = Context::cpu(threads, false).unwrap();
         let shapes = graph.validate(schema).unwrap();
-        let builder = ParameterBuilder::new(3).graph(graph, &shapes);
+        let builder = ParameterBuilder::new(3).graph(graph, &shapes, shared);
         let buckets = BucketSettings {
             first_bucket_bytes: 64,
             bucket_bytes: 512,
         };
         let mut parameters = builder.build(&context, comm, buckets).unwrap();
         let mut random = Random(11);
-        for (_, _, weights) in parameters.named_tensors_mut() {
-            weights
-                .iter_mut()
-                .for_each(|weight| *weight = random.symmetric(0.7));
+        for slice in parameters.named_slices_mut() {
+            let Extent { rows, columns, .. } = &slice.extent;
+            let all: Vec<f32> = (0..slice.extent.shape.iter().product())
+                .map(|_| random.symmetric(0.7))
+                .collect();
+            let of_row = |row| &all[row * slice.extent.width()..][columns.clone()];
+            let own: Vec<f32> = rows.clone().flat_map(of_row).copied().collect();
+            slice.values.copy_from_slice(&own);
         }
-        let network = Network::new(&context, graph, schema, &parameters, batch).unwrap();
+        let network = Network::new(&context, graph, schema, &parameters, shared, batch).unwrap();
         let heads = (0..schema.labels.len())
             .map(|head| 1.0 + head as f32 / 2.0)
             .collect();

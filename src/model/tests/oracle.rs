@@ -22,10 +22,11 @@ impl<'a> Oracle<'a> {
         schema: &'a FeatureSchema,
         parameters: &ParameterStore,
     ) -> Self {
-        let weights = parameters.named_tensors().map(|(name, _, elements)| {
+        let weights = parameters.named_slices().map(|slice| {
+            let values = slice.values.iter();
             (
-                name,
-                elements.iter().map(|&weight| f64::from(weight)).collect(),
+                slice.name,
+                values.map(|&weight| f64::from(weight)).collect(),
             )
         });
         Self {

@@ -9,7 +9,7 @@ use streamrec_artifact::{FeatureSchema, Graph};
 
 use super::Optimizer;
 use crate::{
-    comm::Communicator,
+    comm::{Communicator, SingleRank},
     config::optimizer::OptimizerConfig,
     model::{
         GraphBuilder, KeepGradients,
@@ -53,7 +53,13 @@ impl Rank {
     fn new(config: &OptimizerConfig, comm: Arc<dyn Communicator>, batch: usize) -> Self {
         let (graph, schema) = model();
         let model = Model::on(&graph, &schema, batch, comm.as_ref(), 1);
-        let optimizer = Optimizer::new(&model.context, config, &model.parameters).unwrap();
+        let optimizer = Optimizer::new(
+            &model.context,
+            config,
+            &model.parameters,
+            Arc::new(SingleRank),
+        )
+        .unwrap();
         let buckets = GradientBuckets::new(Arc::clone(&comm), model.parameters.layout());
         let tables = SparseSync::new(comm, &model.parameters, |table| optimizer.is_frozen(table));
         Self {
@@ -114,9 +120,9 @@ impl Rank {
 
     /// All weights and all state, by name.
     fn tensors(&self) -> Vec<(String, Vec<f32>)> {
-        let weights = self.model.parameters.named_tensors();
-        let all = weights.chain(self.optimizer.named_tensors());
-        all.map(|(name, _, values)| (name, values.to_vec()))
+        let weights = self.model.parameters.named_slices();
+        let all = weights.chain(self.optimizer.named_slices());
+        all.map(|slice| (slice.name, slice.values.to_vec()))
             .collect()
     }
 }

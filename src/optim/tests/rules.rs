@@ -9,7 +9,7 @@ use crate::{
     comm::SingleRank,
     config::optimizer::{DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig},
     model::{
-        KeepGradients, SumScratch,
+        KeepGradients, NamedSlice, SumScratch,
         tests::fixture::{Batch, Model},
     },
     optim::{OptimError, Optimizer},
@@ -62,8 +62,8 @@ impl Reference {
                 _ => 0.0,
             }
         };
-        let shadow = |(name, _, weights): (String, Vec<usize>, &[f32])| {
-            let weights: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
+        let shadow = |NamedSlice { name, values, .. }: NamedSlice<'_>| {
+            let weights: Vec<f64> = values.iter().map(|&w| f64::from(w)).collect();
             let first = vec![accumulator(&name); weights.len()];
             let second = vec![0.0; weights.len()];
             (
@@ -75,7 +75,7 @@ impl Reference {
                 },
             )
         };
-        let shadows = model.parameters.named_tensors().map(shadow).collect();
+        let shadows = model.parameters.named_slices().map(shadow).collect();
         Self { config, shadows }
     }
 
@@ -189,9 +189,9 @@ impl Reference {
     }
 
     fn check(&self, model: &Model) {
-        for (name, _, weights) in model.parameters.named_tensors() {
+        for NamedSlice { name, values, .. } in model.parameters.named_slices() {
             for (index, (&got, expected)) in
-                weights.iter().zip(&self.shadows[&name].weights).enumerate()
+                values.iter().zip(&self.shadows[&name].weights).enumerate()
             {
                 let error = (f64::from(got) - expected).abs();
                 assert!(
@@ -337,9 +337,14 @@ fn a_group_that_matches_nothing_is_an_error() {
     }];
     let (graph, schema) = model();
     let model = Model::new(&graph, &schema, 4);
-    let error = Optimizer::new(&model.context, &config, &model.parameters)
-        .err()
-        .unwrap();
+    let error = Optimizer::new(
+        &model.context,
+        &config,
+        &model.parameters,
+        Arc::new(SingleRank),
+    )
+    .err()
+    .unwrap();
     assert!(
         matches!(&error, OptimError::Group { pattern, .. } if pattern == "botom.*"),
         "{error}"
@@ -355,7 +360,13 @@ fn dense_gradients_are_clipped_to_the_global_norm() {
     );
     let (graph, schema) = model();
     let mut model = Model::new(&graph, &schema, 9);
-    let mut optimizer = Optimizer::new(&model.context, &config, &model.parameters).unwrap();
+    let mut optimizer = Optimizer::new(
+        &model.context,
+        &config,
+        &model.parameters,
+        Arc::new(SingleRank),
+    )
+    .unwrap();
     let batch = Batch::random(&schema, 9, 1);
     model
         .pass(&batch, batch.weight_sum(), false, &mut KeepGradients)
@@ -390,7 +401,13 @@ fn gradients_that_are_not_finite_update_nothing() {
     let config = config("kind = 'sgd'\nlearning_rate = 1.0", ROW_WISE, "");
     let (graph, schema) = model();
     let mut model = Model::new(&graph, &schema, 9);
-    let mut optimizer = Optimizer::new(&model.context, &config, &model.parameters).unwrap();
+    let mut optimizer = Optimizer::new(
+        &model.context,
+        &config,
+        &model.parameters,
+        Arc::new(SingleRank),
+    )
+    .unwrap();
     let id = model.parameters.find("top.0.bias").unwrap();
     model
         .parameters
@@ -419,7 +436,13 @@ fn frozen_parameters_do_not_count_in_the_norm() {
     }];
     let (graph, schema) = model();
     let mut model = Model::new(&graph, &schema, 9);
-    let mut optimizer = Optimizer::new(&model.context, &config, &model.parameters).unwrap();
+    let mut optimizer = Optimizer::new(
+        &model.context,
+        &config,
+        &model.parameters,
+        Arc::new(SingleRank),
+    )
+    .unwrap();
     let id = model.parameters.find("top.0.bias").unwrap();
     let mut gradient = model.parameters.gradients_mut().get_mut(id).unwrap();
     gradient.row_mut(0).fill(f32::INFINITY);
@@ -445,9 +468,9 @@ fn state_is_restored_by_name() {
     }
     let mut restored = Rank::new(&config, Arc::new(SingleRank), 9);
     restored.step = 3;
-    let weights = restored.model.parameters.named_tensors_mut();
-    for (name, _, values) in weights.chain(restored.optimizer.named_tensors_mut()) {
-        values.copy_from_slice(&saved[&name]);
+    let weights = restored.model.parameters.named_slices_mut();
+    for slice in weights.chain(restored.optimizer.named_slices_mut()) {
+        slice.values.copy_from_slice(&saved[&slice.name]);
     }
     for step in 4..=6 {
         rank.train(&[batch(step)], batch(step).weight_sum());

@@ -1,0 +1,130 @@
+use std::sync::Arc;
+
+use streamrec_kernels::{Context, TensorMut, TensorRef, add};
+
+use super::{InputGradient, ModelError, PassError};
+use crate::comm::{CommBuffer, CommError, Communicator, Event, ReduceOp};
+
+/// A matrix that the ranks of a tensor-parallel group add up: `[batch, width]` on each.
+pub(super) struct SummedMatrix {
+    comm: Arc<dyn Communicator>,
+    /// Away while it is in flight; gone after an error.
+    buffer: Option<CommBuffer>,
+    width: usize,
+}
+
+impl SummedMatrix {
+    /// Collective in the group.
+    pub(super) fn new(
+        comm: &Arc<dyn Communicator>,
+        batch: usize,
+        width: usize,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            buffer: Some(comm.allocate(batch * width)?),
+            comm: Arc::clone(comm),
+            width,
+        })
+    }
+
+    /// This rank's summand, to write to.
+    pub(super) fn summand(&mut self, rows: usize) -> Result<TensorMut<'_>, ModelError> {
+        let width = self.width;
+        let buffer = self.buffer.as_mut().ok_or(lost())?;
+        Ok(TensorMut::from_f32(
+            &mut buffer[..rows * width],
+            &[rows, width],
+        ))
+    }
+
+    /// Adds up the summands of all ranks. Collective in the group.
+    pub(super) fn sum(&mut self, rows: usize) -> Result<TensorRef<'_>, ModelError> {
+        let buffer = self.buffer.take().ok_or(lost())?;
+        let buffer = self.comm.all_reduce(buffer, ReduceOp::Sum).wait()?;
+        let buffer = self.buffer.insert(buffer);
+        Ok(TensorRef::from_f32(
+            &buffer[..rows * self.width],
+            &[rows, self.width],
+        ))
+    }
+}
+
+/// A matrix of which each rank of a tensor-parallel group computes its own columns:
+/// `[batch, width / ranks]` on each, in the order of ranks.
+pub(super) struct GatheredMatrix {
+    comm: Arc<dyn Communicator>,
+    /// `[ranks, batch, own width]`; gone after an error.
+    buffer: Option<CommBuffer>,
+    batch: usize,
+    own_width: usize,
+}
+
+impl GatheredMatrix {
+    /// Collective in the group. `width` is that of all ranks together.
+    pub(super) fn new(
+        comm: &Arc<dyn Communicator>,
+        batch: usize,
+        width: usize,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            buffer: Some(comm.allocate(batch * width)?),
+            own_width: width / comm.size(),
+            comm: Arc::clone(comm),
+            batch,
+        })
+    }
+
+    /// The columns of the whole that are this rank's own.
+    pub(super) fn own_columns(&self) -> std::ops::Range<usize> {
+        let start = self.comm.rank() * self.own_width;
+        start..start + self.own_width
+    }
+
+    /// This rank's columns, to write to.
+    pub(super) fn own(&mut self, rows: usize) -> Result<TensorMut<'_>, ModelError> {
+        let (start, width) = (
+            self.comm.rank() * self.batch * self.own_width,
+            self.own_width,
+        );
+        let buffer = self.buffer.as_mut().ok_or(lost())?;
+        Ok(TensorMut::from_f32(
+            &mut buffer[start..start + rows * width],
+            &[rows, width],
+        ))
+    }
+
+    /// Starts to give every rank the columns of all. Collective in the group.
+    pub(super) fn start(&mut self) -> Result<Event<CommBuffer>, ModelError> {
+        let buffer = self.buffer.take().ok_or(lost())?;
+        Ok(self.comm.all_gather(buffer))
+    }
+
+    /// Waits for what [`start`](Self::start) began, and writes the columns of all ranks into `whole`,
+    /// or adds them to it.
+    pub(super) fn finish(
+        &mut self,
+        context: &Context,
+        event: Event<CommBuffer>,
+        mut whole: InputGradient<'_>,
+    ) -> Result<(), PassError> {
+        let buffer = self.buffer.insert(event.wait().map_err(ModelError::Comm)?);
+        let (rows, width) = (whole.view.shape()[0], self.own_width);
+        for rank in 0..self.comm.size() {
+            let start = rank * self.batch * width;
+            let part = TensorRef::from_f32(&buffer[start..start + rows * width], &[rows, width]);
+            let columns = rank * width..(rank + 1) * width;
+            let into = whole.view.reborrow().columns(columns);
+            if whole.accumulate {
+                add::accumulate(context, part, into)?;
+            } else {
+                add::copy(context, part, into)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An earlier collective failed and took the buffer with it.
+fn lost() -> ModelError {
+    ModelError::Comm(CommError::Abandoned)
+}

@@ -1,0 +1,117 @@
+use std::ops::Range;
+
+use streamrec_artifact::Node;
+use streamrec_kernels::linear::{self, Activation, LinearBackward};
+
+use super::{
+    Backward, Forward, Layer, LayerContext, ModelError, ParamId, PassError,
+    group_matrix::{GatheredMatrix, SummedMatrix},
+};
+
+/// A linear layer of which each rank of a tensor-parallel group has its own inputs:
+/// `y = activation(sum over ranks of x W^T, + b)`, own columns of `x: [rows, inputs / ranks]`,
+/// `y: [rows, outputs]` on every rank.
+pub(super) struct RowParallel {
+    /// Own columns of the weight, `[outputs, inputs / ranks]`, then perhaps all of the bias.
+    parameters: Vec<ParamId>,
+    activation: Activation,
+    /// Own columns of an input that every rank has in whole, and the gradient of all of them;
+    /// `None` after a column-parallel layer, which leaves its ranks' columns apart.
+    cut: Option<(Range<usize>, GatheredMatrix)>,
+    sums: SummedMatrix,
+}
+
+impl RowParallel {
+    pub(super) fn new(
+        node: &Node,
+        parameters: Vec<ParamId>,
+        activation: Activation,
+        of: &LayerContext<'_>,
+    ) -> Result<Self, ModelError> {
+        let weight = &of.parameters.layout().get(parameters[0]).extent;
+        let (comm, batch) = (of.shared.comm(), of.batch);
+        let cut = if of.shared.is_apart(&node.inputs[0]) {
+            None
+        } else {
+            let d_input = GatheredMatrix::new(comm, batch, weight.width())?;
+            Some((weight.columns.clone(), d_input))
+        };
+        Ok(Self {
+            sums: SummedMatrix::new(comm, batch, weight.shape[0])?,
+            parameters,
+            activation,
+            cut,
+        })
+    }
+}
+
+impl Layer for RowParallel {
+    fn parameters(&self) -> &[ParamId] {
+        &self.parameters
+    }
+
+    fn forward(&mut self, pass: Forward<'_>) -> Result<(), PassError> {
+        let (context, mut x) = (pass.context, pass.inputs.get(0));
+        if let Some((columns, _)) = &self.cut {
+            x = x.columns(columns.clone());
+        }
+        let rows = x.shape()[0];
+        let weight = pass.parameters.weight(self.parameters[0]);
+        let bias = self.parameters.get(1);
+        let bias = bias.map(|&bias| pass.parameters.weight(bias));
+        let summand = self.sums.summand(rows)?;
+        linear::forward(context, x, weight, None, Activation::None, summand)?;
+        let sums = self.sums.sum(rows)?;
+        Ok(linear::finish(
+            context,
+            sums,
+            bias,
+            self.activation,
+            pass.output,
+        )?)
+    }
+
+    fn backward(&mut self, mut pass: Backward<'_>) -> Result<(), PassError> {
+        let (context, mut x) = (pass.context, pass.inputs.get(0));
+        let rows = x.shape()[0];
+        if let Some((columns, _)) = &self.cut {
+            x = x.columns(columns.clone());
+        }
+        let (weights, gradients) = pass.parameters.weights_and_gradients();
+        let (dw, db) = match self.parameters[..] {
+            [weight, bias] => {
+                let [dw, db] = gradients.get_two_mut(weight, bias)?;
+                (dw, Some(db))
+            }
+            _ => (gradients.get_mut(self.parameters[0])?, None),
+        };
+        let mut d_input = pass.d_inputs.get(0);
+        let mut accumulate_dx = false;
+        let dx = match (&mut self.cut, &mut d_input) {
+            (_, None) => None,
+            (None, Some(gradient)) => {
+                accumulate_dx = gradient.accumulate;
+                Some(gradient.view.reborrow())
+            }
+            (Some((_, gathered)), Some(_)) => Some(gathered.own(rows)?),
+        };
+        let operands = LinearBackward {
+            x,
+            w: weights.get(self.parameters[0]),
+            y: pass.output,
+            activation: self.activation,
+            dy: pass.d_output,
+            dw,
+            db,
+            accumulate_weights: pass.accumulate,
+            dx,
+            accumulate_dx,
+        };
+        linear::backward(context, operands)?;
+        if let (Some((_, gathered)), Some(gradient)) = (&mut self.cut, d_input) {
+            let event = gathered.start()?;
+            gathered.finish(context, event, gradient)?;
+        }
+        Ok(())
+    }
+}

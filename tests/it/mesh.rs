@@ -1,0 +1,134 @@
+//! Ranks in a mesh, dp x tp, train the model that one rank trains.
+
+use crate::workbench::{Workbench, expect_success, said, streamrec};
+
+const SETTINGS: [&str; 4] = [
+    "train.global_batch=509",
+    "train.max_steps=50",
+    "train.log_every_steps=1",
+    "parallel.first_bucket_bytes=4096",
+];
+
+/// A field of each step's record.
+fn curve(bench: &Workbench, run: &str, field: &str) -> Vec<f64> {
+    let records = bench.records(run, "train");
+    let value = |record: &serde_json::Value| record[field].as_f64().expect("a number");
+    records.iter().map(value).collect()
+}
+
+/// Sums in another order differ in their last bits, and each step carries that on.
+fn assert_same_curve(what: &str, one: &[f64], other: &[f64]) {
+    assert_eq!(one.len(), other.len(), "{what}");
+    for (index, (a, b)) in one.iter().zip(other).enumerate() {
+        let (step, difference) = (index + 1, (a - b).abs() / a.abs().max(1.0));
+        let tolerance = 2e-5 * (1.0 + step as f64 / 5.0);
+        assert!(difference < tolerance, "{what}, step {step}: {a} and {b}");
+    }
+}
+
+/// Trains on each mesh, and compares with one rank.
+fn agree(config: &str) {
+    let bench = Workbench::with_events(30_000);
+    bench.launch(1, config, "alone", &SETTINGS);
+    let [alone, norms] = ["loss", "gradient_norm"].map(|field| curve(&bench, "alone", field));
+    assert!(alone.len() == 50 && alone[49] < alone[0], "it learns");
+    for (dp, tp) in [(1, 2), (2, 2), (1, 4)] {
+        let run = format!("{dp}x{tp}");
+        let groups = format!("parallel.tp={tp}");
+        let settings = [&SETTINGS[..], &[&groups]].concat();
+        bench.launch(dp * tp, config, &run, &settings);
+        assert_same_curve(&run, &alone, &curve(&bench, &run, "loss"));
+        // Before rounding adds up: shared weights count once in the norm, replicated ones once.
+        let first = curve(&bench, &run, "gradient_norm")[0];
+        assert!(
+            (first / norms[0] - 1.0).abs() < 1e-5,
+            "{run}: {first}, {norms:?}"
+        );
+        let auc = |run: &str| bench.records(run, "valid/click")[0]["auc"].as_f64();
+        let (one, many) = (auc("alone").expect("AUC"), auc(&run).expect("AUC"));
+        assert!((one - many).abs() < 2e-4, "{run}: AUC {one} and {many}");
+    }
+}
+
+#[test]
+fn meshes_agree_on_dlrm() {
+    agree("synthetic_dlrm.toml");
+}
+
+#[test]
+fn meshes_agree_on_dcn_v2() {
+    agree("synthetic_dcn_v2.toml");
+}
+
+#[test]
+fn meshes_agree_on_deepfm() {
+    agree("synthetic_deepfm.toml");
+}
+
+#[test]
+fn meshes_agree_on_wide_deep_with_two_labels() {
+    agree("synthetic_wide_deep.toml");
+}
+
+#[test]
+fn a_run_goes_on_in_another_mesh_and_becomes_an_artifact() {
+    let bench = Workbench::with_events(30_000);
+    let config = "synthetic_dcn_v2.toml";
+    bench.launch(1, config, "whole", &SETTINGS);
+    let begun = [&SETTINGS[..3], &["parallel.tp=2", "train.max_steps=20"]].concat();
+    bench.launch(4, config, "run", &begun);
+    let go_on = |ranks, settings: &[&str]| {
+        let mut command = bench.launch_command(ranks, config, "run", settings);
+        expect_success(&command.arg("--resume").output().expect("starts"));
+    };
+    go_on(
+        3,
+        &[&SETTINGS[..3], &["parallel.tp=1", "train.max_steps=35"]].concat(),
+    );
+    go_on(2, &[&SETTINGS[..3], &["parallel.tp=2"]].concat());
+    assert_same_curve(
+        "resumed",
+        &curve(&bench, "whole", "loss"),
+        &curve(&bench, "run", "loss"),
+    );
+    let run = bench.path("run");
+    expect_success(&streamrec(&["evaluate", &run]));
+    expect_success(&streamrec(&["export", &run, "--out", &bench.path("out")]));
+}
+
+#[test]
+fn what_does_not_divide_is_refused_with_the_numbers() {
+    let bench = Workbench::with_events(3_000);
+    let refused = |ranks, setting: &str, expected: &[&str]| {
+        let settings = [&SETTINGS[..], &[setting]].concat();
+        let output = bench
+            .launch_command(ranks, "synthetic_dlrm.toml", "run", &settings)
+            .arg("--overwrite")
+            .output()
+            .expect("starts");
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        for text in expected {
+            assert!(said.contains(text), "expected `{text}` in:\n{said}");
+        }
+    };
+    refused(3, "parallel.tp=2", &["`parallel.tp` = 2", "3 ranks"]);
+    refused(2, "parallel.tp=0", &["`parallel.tp`", "at least 1"]);
+    let layers = "parallel.layers={\"top.9\"=\"row\"}";
+    let settings = ["parallel.tp=2", layers];
+    let output = bench
+        .launch_command(2, "synthetic_dlrm.toml", "run", &settings)
+        .arg("--overwrite")
+        .output()
+        .expect("starts");
+    let said = said(&output);
+    assert!(
+        said.contains("layer `top.9`: the model has no such layer"),
+        "{said}"
+    );
+    refused(
+        3,
+        "parallel.tp=3",
+        &["which 3 ranks cannot share equally", "\"replicated\""],
+    );
+}
