@@ -125,6 +125,7 @@ fn trainer(batch: usize, threads: usize) -> Result<Trainer> {
         accumulate: 1,
         label_weights: vec![1.0],
         partitions: BTreeMap::new(),
+        tables: None,
         buckets: BucketSettings::default(),
     };
     let graph = models::build(&model, &schema)?;
@@ -205,7 +206,7 @@ fn main() -> Result<()> {
         (0..steps).try_for_each(|_| {
             step += 1;
             let batch = &batches[step as usize % BATCHES];
-            trainer.step(batch, step, false).map(|_| ())
+            trainer.step(batch, None, step, false).map(|_| ())
         })
     };
     train(WARM_UP_STEPS)?;

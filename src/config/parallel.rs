@@ -14,6 +14,8 @@ pub struct ParallelConfig {
     pub tp: usize,
     /// Layers that a tensor-parallel group shares in another way than the plan would, by name.
     pub layers: BTreeMap<String, Partition>,
+    /// Where embedding tables lie.
+    pub embeddings: EmbeddingsConfig,
     /// A rank that waits longer than this in a collective gives up and names the missing ranks.
     pub timeout_s: f64,
     /// Size of the first gradient bucket: small, so that reduction begins early.
@@ -49,11 +51,82 @@ impl fmt::Display for Partition {
     }
 }
 
+/// Where embedding tables lie, and what ranks exchange of them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EmbeddingsConfig {
+    /// The placement of every table that `tables` does not name.
+    pub placement: Placement,
+    /// Likewise, what travels.
+    pub exchange: Exchange,
+    /// Exceptions, by the name of the table.
+    pub tables: BTreeMap<String, TableConfig>,
+}
+
+/// One table's exception.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TableConfig {
+    /// Where it lies.
+    pub placement: Option<Placement>,
+    /// What travels.
+    pub exchange: Option<Exchange>,
+    /// The rank that holds it, where it is table-wise; else the plan chooses.
+    pub rank: Option<usize>,
+}
+
+/// Where the rows and columns of an embedding table lie. Shards spread over all ranks of the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Placement {
+    /// All of it on every rank.
+    #[default]
+    Replicated,
+    /// All of it on one rank.
+    TableWise,
+    /// Some rows on each rank.
+    RowWise,
+    /// Some columns on each rank.
+    ColumnWise,
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Replicated => "replicated",
+            Self::TableWise => "table-wise",
+            Self::RowWise => "row-wise",
+            Self::ColumnWise => "column-wise",
+        })
+    }
+}
+
+/// What ranks exchange of a table that is not replicated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exchange {
+    /// All ids travel, pooled vectors return.
+    #[default]
+    Pooled,
+    /// Each id travels once, rows return and are pooled where they are used.
+    Unique,
+}
+
+impl fmt::Display for Exchange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Pooled => "pooled",
+            Self::Unique => "unique",
+        })
+    }
+}
+
 impl Default for ParallelConfig {
     fn default() -> Self {
         Self {
             tp: 1,
             layers: BTreeMap::new(),
+            embeddings: EmbeddingsConfig::default(),
             timeout_s: 300.0,
             first_bucket_bytes: 1 << 20,
             bucket_bytes: 25 << 20,

@@ -8,6 +8,9 @@ pub struct BatchInput<'a> {
     pub dense: TensorRef<'a>,
     /// The rows that each categorical feature looks up, in the order of the schema.
     pub bags: Bags<'a>,
+    /// The pooled vectors of lookups in sharded tables, `[rows, columns]`, where there are any: see
+    /// [`RemoteLookup`](super::RemoteLookup).
+    pub remote: Option<TensorRef<'a>>,
 }
 
 impl<'a> BatchInput<'a> {
@@ -33,6 +36,16 @@ impl<'a> BatchInput<'a> {
                 batch: rows,
                 features: n_categorical,
             },
+            remote: None,
+        }
+    }
+
+    /// The same batch with the pooled vectors of sharded tables.
+    #[must_use]
+    pub fn with_remote(self, vectors: TensorRef<'a>) -> Self {
+        Self {
+            remote: Some(vectors),
+            ..self
         }
     }
 

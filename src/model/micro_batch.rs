@@ -21,7 +21,7 @@ impl MicroBatch {
         index * rows / count..(index + 1) * rows / count
     }
 
-    /// The batch cut to `rows`.
+    /// The batch cut to `rows`, without vectors of sharded tables.
     ///
     /// # Panics
     /// When the batch has fewer rows, or its offsets point outside its ids.
@@ -59,6 +59,7 @@ impl MicroBatch {
                 batch: rows.len(),
                 features,
             },
+            remote: None,
         }
     }
 }

@@ -22,6 +22,7 @@ mod network;
 mod parameters;
 mod plan;
 mod planned_buffer;
+mod remote_lookup;
 mod table_gradients;
 mod tensor_parallel;
 
@@ -35,6 +36,7 @@ pub use parameters::{
     BucketSettings, Extent, Gradients, NamedSlice, NamedSliceMut, ParamId, ParameterBuilder,
     ParameterLayout, ParameterStore, Placed, Table, TableId, Weights,
 };
+pub use remote_lookup::RemoteLookup;
 pub use table_gradients::{BagGradient, SumScratch, TableGradients};
 pub use tensor_parallel::TensorParallel;
 

@@ -4,10 +4,11 @@ use streamrec_artifact::{FeatureSchema, Graph, Op};
 use streamrec_kernels::{Context, TensorRef, add};
 
 use super::{
-    BatchInput, Gradients, ModelError, ParamId, ParameterStore, TableGradients, TensorParallel,
+    BatchInput, Gradients, ModelError, ParamId, ParameterStore, RemoteLookup, TableGradients,
+    TensorParallel,
     layers::{
         self, Backward, Forward, GradientBuffers, InputGradients, Inputs, Layer, LayerContext,
-        PassError, value,
+        PassError, TableBag, value,
     },
     plan::{self, GradientPlan, Places, PlannedNode},
     planned_buffer::PlannedBuffer,
@@ -56,6 +57,7 @@ pub struct Network {
     gradients: GradientBuffers,
     workspace: PlannedBuffer,
     tables: TableGradients,
+    pub(super) remote: Vec<RemoteLookup>,
     batch: usize,
     dense: usize,
     bags: usize,
@@ -81,18 +83,21 @@ impl Network {
         let nodes = plan::nodes(graph, &shapes, shared);
         let places = Places::new(&nodes);
         let plan = GradientPlan::new(&nodes, &places);
+        let remote = RemoteLookup::of_graph(graph, schema, parameters)?;
         let of = LayerContext {
             context,
             graph,
             schema,
             parameters,
             shared,
+            remote: &remote,
             batch,
         };
-        let build = |node| layers::build(node, &of);
+        let build = |(index, node)| layers::build(index, node, &of);
         let layers = graph
             .nodes
             .iter()
+            .enumerate()
             .map(build)
             .collect::<Result<Vec<_>, _>>()?;
         let bags = graph
@@ -101,7 +106,8 @@ impl Network {
             .enumerate()
             .filter_map(|(index, node)| match &node.op {
                 Op::EmbeddingBag { lookups } => {
-                    Some(layers::EmbeddingBag::bags(lookups, &of).map(|bags| (index, bags)))
+                    let bags = TableBag::all(lookups, graph, schema, parameters);
+                    Some(bags.map(|bags| (index, bags)))
                 }
                 _ => None,
             });
@@ -133,6 +139,7 @@ impl Network {
             places,
             plan,
             tables,
+            remote,
             batch,
             dense: schema.dense.len(),
             bags: schema.categorical.len(),

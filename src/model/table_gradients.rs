@@ -69,7 +69,13 @@ impl TableGradients {
             grouped: Vec::new(),
         };
         for (table, weights) in parameters.tables() {
-            for (node, bags) in &nodes {
+            // Those of sharded tables leave with an exchange.
+            let nodes = if weights.is_sharded() {
+                &[]
+            } else {
+                nodes.as_slice()
+            };
+            for (node, bags) in nodes {
                 let of_table = bags.iter().filter(|bag| bag.table == table);
                 let sources: Vec<BagSource> = of_table.map(|bag| bag.source).collect();
                 if !sources.is_empty() {

@@ -4,9 +4,9 @@ use streamrec_kernels::{Context, sparse_optimizer::SparseGradient};
 
 use super::{DenseOptimizer, OptimError, Schedule, SparseOptimizer, groups::Groups};
 use crate::{
-    comm::Communicator,
     config::optimizer::OptimizerConfig,
     model::{NamedSlice, NamedSliceMut, ParameterStore, TableId},
+    parallel::Mesh,
 };
 
 /// Everything that updates a model's parameters.
@@ -18,7 +18,7 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// The optimiser of a checked config, with fresh state, for the parameters of a store.
-    /// `group` joins the ranks of the tensor-parallel group.
+    /// The ranks of the mesh share what the store holds parts of.
     ///
     /// # Errors
     /// When a group matches no parameter.
@@ -26,13 +26,19 @@ impl Optimizer {
         context: &Context,
         config: &OptimizerConfig,
         parameters: &ParameterStore,
-        group: Arc<dyn Communicator>,
+        mesh: &Mesh,
     ) -> Result<Self, OptimError> {
         let groups = Groups::new(&config.groups, parameters)?;
         Ok(Self {
             schedule: Schedule::new(config.schedule),
-            dense: DenseOptimizer::new(context, config, &groups, parameters, group),
-            sparse: SparseOptimizer::new(context, config, &groups, parameters),
+            dense: DenseOptimizer::new(context, config, &groups, parameters, Arc::clone(&mesh.tp)),
+            sparse: SparseOptimizer::new(
+                context,
+                config,
+                &groups,
+                parameters,
+                Arc::clone(&mesh.world),
+            ),
         })
     }
 

@@ -1,18 +1,23 @@
+use std::sync::Arc;
+
 use streamrec_kernels::{
     Context,
-    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState},
+    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState, WholeRows, row_products},
 };
 
 use super::{OptimError, groups::Groups};
 use crate::{
+    comm::{Communicator, all_reduce_f64},
     config::optimizer::{OptimizerConfig, SparseOptimizerConfig},
-    model::{Extent, NamedSlice, NamedSliceMut, ParameterStore, TableId},
+    model::{Extent, ModelError, NamedSlice, NamedSliceMut, ParameterStore, TableId},
 };
 
 /// Updates the embedding tables, each with its own rule and state.
 pub struct SparseOptimizer {
     learning_rate: f64,
     tables: Vec<TableOptimizer>,
+    /// The ranks that hold the columns of column-wise tables.
+    world: Arc<dyn Communicator>,
 }
 
 struct TableOptimizer {
@@ -22,6 +27,8 @@ struct TableOptimizer {
     learning_rate_scale: f64,
     rule: SparseRule,
     state: SparseState,
+    /// Whether other ranks hold columns that take part in the update of a row.
+    needs_whole_rows: bool,
 }
 
 impl SparseOptimizer {
@@ -30,22 +37,27 @@ impl SparseOptimizer {
         config: &OptimizerConfig,
         groups: &Groups<'_>,
         parameters: &ParameterStore,
+        world: Arc<dyn Communicator>,
     ) -> Self {
         let table = |(_, table): (TableId, &crate::model::Table)| {
             let name = table.parameter.name.clone();
             let rule = rule(&config.sparse, groups.weight_decay(&name));
             let state = SparseState::new(context, &rule, table.rows(), table.dim());
             let learning_rate_scale = groups.learning_rate_scale(&name);
+            let needs_whole_rows =
+                table.extent.columns.len() < table.extent.width() && rule.couples_columns();
             TableOptimizer {
                 name,
                 extent: table.extent.clone(),
                 learning_rate_scale,
                 rule,
                 state,
+                needs_whole_rows,
             }
         };
         let tables = parameters.tables().map(table).collect();
         Self {
+            world,
             learning_rate: config.sparse.learning_rate(),
             tables,
         }
@@ -60,7 +72,8 @@ impl SparseOptimizer {
     /// counts from 1.
     ///
     /// # Errors
-    /// When the gradient does not fit the table, or that of a row is not finite.
+    /// When the gradient does not fit the table, that of a row is not finite, or ranks that hold the
+    /// columns of a row cannot communicate.
     pub fn update(
         &mut self,
         context: &Context,
@@ -72,20 +85,30 @@ impl SparseOptimizer {
     ) -> Result<(), OptimError> {
         let own = &mut self.tables[table.index()];
         let rate = (self.learning_rate * factor * own.learning_rate_scale) as f32;
-        let weights = parameters.table_mut(table).view_mut();
-        sparse_optimizer::update(
-            context,
-            &own.rule,
-            rate,
-            step,
-            weights,
-            &mut own.state,
-            gradient,
-        )
-        .map_err(|source| OptimError::Kernel {
+        let failed = |source| OptimError::Kernel {
             what: format!("`{}`", own.name),
             source: Box::new(source),
-        })
+        };
+        let parameter = parameters.table_mut(table);
+        let state = &mut own.state;
+        match gradient {
+            SparseGradient::Rows(gradient) if own.needs_whole_rows => {
+                let products = row_products(context, parameter.view(), gradient).map_err(failed)?;
+                let mut products: Vec<f64> = products.into_flattened();
+                all_reduce_f64(self.world.as_ref(), &mut products).map_err(ModelError::Comm)?;
+                let dim = own.extent.width();
+                let whole = WholeRows::new(&own.rule, products.as_chunks().0, dim);
+                let weights = parameter.view_mut();
+                sparse_optimizer::update_columns(
+                    context, &own.rule, rate, step, weights, state, gradient, &whole,
+                )
+            }
+            gradient => {
+                let weights = parameter.view_mut();
+                sparse_optimizer::update(context, &own.rule, rate, step, weights, state, gradient)
+            }
+        }
+        .map_err(failed)
     }
 
     /// The state, for checkpoints: `optimizer.embedding.<table>.<state>`.
@@ -94,7 +117,7 @@ impl SparseOptimizer {
             let tensors = table.state.tensors();
             tensors.map(|(state, tensor)| NamedSlice {
                 name: format!("optimizer.{}.{state}", table.name),
-                extent: state_extent(&table.extent, tensor.shape()),
+                extent: table.state_extent(self.world.as_ref()),
                 values: tensor.f32(),
             })
         })
@@ -103,25 +126,32 @@ impl SparseOptimizer {
     /// The state, to restore a checkpoint into.
     pub fn named_slices_mut(&mut self) -> impl Iterator<Item = NamedSliceMut<'_>> {
         self.tables.iter_mut().flat_map(|table| {
-            let (name, extent) = (&table.name, &table.extent);
+            let name = &table.name;
+            let extent = table.state_extent(self.world.as_ref());
             let tensors = table.state.tensors_mut();
             tensors.map(move |(state, tensor)| NamedSliceMut {
                 name: format!("optimizer.{name}.{state}"),
-                extent: state_extent(extent, tensor.shape()),
+                extent: extent.clone(),
                 values: tensor.f32_mut(),
             })
         })
     }
 }
 
-/// The part of a table's state that is here: the table's rows, and its columns unless a row has one
-/// value.
-fn state_extent(table: &Extent, local_shape: &[usize]) -> Extent {
-    let mut extent = table.clone();
-    if local_shape[1] != table.columns.len() {
-        (extent.shape[1], extent.columns) = (1, 0..1);
+impl TableOptimizer {
+    /// The part of each state tensor that is here: the table's rows, and its columns unless a row has
+    /// one value. That is the same on all ranks that hold columns of the row.
+    fn state_extent(&self, world: &dyn Communicator) -> Extent {
+        let mut extent = self.extent.clone();
+        if matches!(self.rule, SparseRule::RowWiseAdagrad { .. }) {
+            let apart = extent.columns.len() < extent.width();
+            (extent.shape[1], extent.columns) = (1, 0..1);
+            if apart {
+                extent = extent.replicated(world.rank(), world.size());
+            }
+        }
+        extent
     }
-    extent
 }
 
 fn rule(config: &SparseOptimizerConfig, group_decay: Option<f64>) -> SparseRule {

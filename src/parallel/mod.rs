@@ -4,9 +4,11 @@
 //! ```text
 //! Mesh        world = dp x tp
 //! TensorPlan  which layers a tp group shares, and how; the layers exchange what that needs
+//! TablePlan   which rank holds which rows and columns of each embedding table
 //!
 //! backward ─► GradientBuckets ─► all-reduce in flight, bucket by bucket ─► dense update
-//!          └► SparseSync ─► (row, gradient) of all ranks, merged by row ─► table update
+//!          ├► SparseSync ─► (row, gradient) of all ranks, merged by row ─► replicated tables
+//!          └► EmbeddingExchange ─► gradients to the owners of rows and columns ─► sharded tables
 //! ```
 //!
 //! Every gradient is already divided by the weight of the global batch, so ranks only add. Dense
@@ -14,11 +16,16 @@
 //! the same numbers in rank order. The module never updates a weight.
 
 mod buckets;
+mod embedding_exchange;
 mod mesh;
+mod row_sum;
 mod sparse_sync;
+mod table_plan;
 mod tensor_plan;
 
 pub use buckets::GradientBuckets;
+pub use embedding_exchange::{EmbeddingExchange, PendingIds};
 pub use mesh::{Mesh, MeshError};
 pub use sparse_sync::SparseSync;
+pub use table_plan::{PlacementError, PlannedTable, TablePlan};
 pub use tensor_plan::TensorPlan;

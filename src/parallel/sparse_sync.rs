@@ -6,9 +6,11 @@ use std::{
 
 use streamrec_kernels::{
     Context,
-    embedding_bag::{RowGradients, RowGradientsRef, merge},
+    embedding_bag::{RowGradients, RowGradientsRef},
     sparse_optimizer::SparseGradient,
 };
+
+use super::row_sum::RowSum;
 
 use crate::{
     comm::{CommError, Communicator, Event},
@@ -40,33 +42,19 @@ pub struct SparseSync {
 #[derive(Default)]
 struct TableSum {
     dim: usize,
-    /// Nobody needs the gradient.
-    frozen: bool,
+    /// Nobody needs the gradient, or an exchange brings it.
+    left_out: bool,
     /// Whether the network's own gradient is all there is.
     fused: bool,
-    /// The sum so far; at last that of all ranks.
-    sum: RowGradients,
-    /// What is added next.
-    next: RowGradients,
-    merged: RowGradients,
+    /// At last that of all ranks.
+    own: RowSum,
     /// Of each rank.
     received: Vec<RowGradients>,
 }
 
-impl TableSum {
-    /// `sum += next`
-    fn add_next(&mut self, context: &Context) -> Result<(), ModelError> {
-        let parts = [self.sum.view(), self.next.view()];
-        merge(context, &parts, self.dim, &mut self.merged)
-            .map_err(ModelError::kernel("the sum of micro-batches"))?;
-        mem::swap(&mut self.sum, &mut self.merged);
-        Ok(())
-    }
-}
-
 impl SparseSync {
-    /// For the tables of a store; nothing is summed or sent for those that are `frozen`, on every
-    /// rank the same.
+    /// For the replicated tables of a store; nothing is summed or sent for those that are `frozen`, on
+    /// every rank the same.
     pub fn new(
         comm: Arc<dyn Communicator>,
         parameters: &ParameterStore,
@@ -74,7 +62,8 @@ impl SparseSync {
     ) -> Self {
         let tables = parameters.tables().map(|(id, table)| TableSum {
             dim: table.dim(),
-            frozen: frozen(id),
+            left_out: table.is_sharded() || frozen(id),
+            own: RowSum::new(table.dim()),
             ..TableSum::default()
         });
         let tables = tables.collect();
@@ -104,22 +93,17 @@ impl SparseSync {
         let alone = self.comm.size() == 1 && self.collected == 0 && last;
         for (id, _) in parameters.tables() {
             let table = &mut self.tables[id.index()];
-            if table.frozen {
+            if table.left_out {
                 continue;
             }
             table.fused = alone && network.bag_gradient(id).is_some();
             if table.fused {
                 continue;
             }
-            let into = if self.collected == 0 {
-                &mut table.sum
-            } else {
-                &mut table.next
-            };
-            network.sum_table_gradient(context, parameters, id, &mut self.scratch, into)?;
-            if self.collected > 0 {
-                table.add_next(context)?;
-            }
+            let scratch = &mut self.scratch;
+            table.own.add(context, self.collected, |into| {
+                network.sum_table_gradient(context, parameters, id, scratch, into)
+            })?;
         }
         self.collected += 1;
         Ok(())
@@ -157,9 +141,7 @@ impl SparseSync {
         for table in &mut self.tables {
             let parts: Vec<RowGradientsRef<'_>> =
                 table.received.iter().map(RowGradients::view).collect();
-            merge(context, &parts, table.dim, &mut table.sum).map_err(ModelError::kernel(
-                "the sum of a table's gradients over the ranks",
-            ))?;
+            table.own.merge(context, &parts)?;
         }
         Ok(waited)
     }
@@ -173,7 +155,7 @@ impl SparseSync {
                 sources: bags.sources,
                 dout: bags.dout,
             },
-            _ => SparseGradient::Rows(&sum.sum),
+            _ => SparseGradient::Rows(&sum.own.sum),
         }
     }
 }
@@ -182,13 +164,13 @@ impl SparseSync {
 /// table. Ranks share one host or one architecture, so numbers are in its byte order.
 fn write_message(tables: &[TableSum], message: &mut Vec<u8>) {
     for table in tables {
-        message.extend_from_slice(&(table.sum.ids.len() as u64).to_ne_bytes());
+        message.extend_from_slice(&(table.own.sum.ids.len() as u64).to_ne_bytes());
     }
     for table in tables {
-        message.extend_from_slice(bytemuck::cast_slice(&table.sum.ids));
+        message.extend_from_slice(bytemuck::cast_slice(&table.own.sum.ids));
     }
     for table in tables {
-        message.extend_from_slice(bytemuck::cast_slice(&table.sum.rows));
+        message.extend_from_slice(bytemuck::cast_slice(&table.own.sum.rows));
     }
 }
 
@@ -259,9 +241,11 @@ mod tests {
                 ids: ids.to_vec(),
                 rows,
             };
+            let mut own = RowSum::new(dim);
+            own.sum = sum;
             TableSum {
                 dim,
-                sum,
+                own,
                 ..TableSum::default()
             }
         };
@@ -276,7 +260,7 @@ mod tests {
         read_message(&message, 1, &mut sent).unwrap();
         for table in &sent {
             assert_eq!(table.received.len(), 2);
-            assert_eq!(table.received[1], table.sum);
+            assert_eq!(table.received[1], table.own.sum);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::comm::CommError;
 use crate::config::ConfigError;
 use crate::data::Error as DataError;
 use crate::model::ModelError;
-use crate::parallel::MeshError;
+use crate::parallel::{MeshError, PlacementError};
 use crate::train::TrainError;
 
 /// A command that could not do what it was asked to.
@@ -35,6 +35,9 @@ pub enum RunError {
     /// The ranks do not form the mesh that the experiment asks for.
     #[error(transparent)]
     Mesh(#[from] MeshError),
+    /// An embedding table cannot lie where the experiment asks.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
     /// A checkpoint could not be written or read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -130,7 +133,7 @@ impl RunError {
                 | CheckpointError::Mismatch { .. }
                 | CheckpointError::Missing { .. },
             ) => 2,
-            Self::Mesh(MeshError::Product { .. }) => 2,
+            Self::Mesh(MeshError::Product { .. }) | Self::Placement(_) => 2,
             Self::Model(error) | Self::Train(TrainError::Model(error)) => match error {
                 ModelError::Build { .. }
                 | ModelError::Graph { .. }

@@ -203,8 +203,11 @@ impl<'a> Session<'a> {
             self.training
                 .start(self.state.epoch, self.state.epoch_step)?;
             self.rank.reporter.set_phase("train");
-            while let Some(batch) = self.training.next()? {
-                let stop = self.step(batch, signal)?;
+            // One batch ahead, whose ids travel while this one computes.
+            let mut coming = self.training.next()?;
+            while let Some(batch) = coming {
+                coming = self.training.next()?;
+                let stop = self.step(batch, coming.as_ref(), signal)?;
                 let evaluated = self.evaluate_if_due()?;
                 self.save_if_due(evaluated, stop)?;
                 if stop {
@@ -239,12 +242,17 @@ impl<'a> Session<'a> {
         self.state.epoch_step = 0;
     }
 
-    fn step(&mut self, batch: Batch, signal: &StopSignal) -> Result<bool, RunError> {
+    fn step(
+        &mut self,
+        batch: Batch,
+        next: Option<&Batch>,
+        signal: &StopSignal,
+    ) -> Result<bool, RunError> {
         let (began, step) = (Instant::now(), self.state.step + 1);
         self.rank.reporter.set_step(step);
         let outcome = self
             .trainer
-            .step(&batch, step, signal.received().is_some())?;
+            .step(&batch, next, step, signal.received().is_some())?;
         self.state.step = step;
         self.state.epoch_step += 1;
         let left =

@@ -10,7 +10,7 @@ use super::rank::Rank;
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
 use crate::config::{Experiment, ModelConfig, Partition};
 use crate::model::{BucketSettings, ModelError, NamedSliceMut, ParameterStore, models};
-use crate::parallel::TensorPlan;
+use crate::parallel::{TablePlan, TensorPlan};
 use crate::train::{Trainer, TrainerSettings};
 
 /// Where a run's graph comes from: `model` of its experiment, or a user's own code.
@@ -48,6 +48,7 @@ pub(super) fn trainer(
         accumulate: experiment.train.accumulate,
         label_weights,
         partitions: partitions(rank, experiment, graph),
+        tables: Some(tables(rank, experiment, graph, schema)?),
         buckets: BucketSettings {
             first_bucket_bytes: experiment.parallel.first_bucket_bytes,
             bucket_bytes: experiment.parallel.bucket_bytes,
@@ -74,6 +75,22 @@ fn partitions(rank: &Rank, experiment: &Experiment, graph: &Graph) -> BTreeMap<S
         tracing::info!("{ranks} ranks share each layer:\n{plan}");
     }
     plan.partitions()
+}
+
+/// Where the embedding tables lie.
+fn tables(
+    rank: &Rank,
+    experiment: &Experiment,
+    graph: &Graph,
+    schema: &FeatureSchema,
+) -> Result<TablePlan, RunError> {
+    let shapes = graph.validate(schema).map_err(ModelError::from)?;
+    let config = &experiment.parallel.embeddings;
+    let plan = TablePlan::new(graph, &shapes, config, rank.mesh.world.size())?;
+    if rank.is_first() && !plan.is_replicated() {
+        tracing::info!("{} ranks share the embedding tables:\n{plan}", plan.ranks());
+    }
+    Ok(plan)
 }
 
 /// The checkpoint to use of a run: that of `step`, else the best, else the latest.

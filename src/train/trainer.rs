@@ -8,7 +8,7 @@ use streamrec_artifact::{FeatureSchema, Graph};
 use streamrec_kernels::Context;
 
 use super::{Predict, TrainError};
-use crate::comm::{CommBuffer, ReduceOp};
+use crate::comm::{CommBuffer, Event, ReduceOp};
 use crate::config::{OptimizerConfig, Partition};
 use crate::data::Batch;
 use crate::model::{
@@ -16,7 +16,9 @@ use crate::model::{
     NamedSlice, NamedSliceMut, Network, ParameterBuilder, ParameterStore, TensorParallel,
 };
 use crate::optim::Optimizer;
-use crate::parallel::{GradientBuckets, Mesh, SparseSync};
+use crate::parallel::{
+    EmbeddingExchange, GradientBuckets, Mesh, PendingIds, SparseSync, TablePlan,
+};
 
 /// What decides how a [`Trainer`] trains.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub struct TrainerSettings {
     pub label_weights: Vec<f32>,
     /// How a tensor-parallel group shares layers, by name.
     pub partitions: BTreeMap<String, Partition>,
+    /// Where tables lie; replicated where none is given.
+    pub tables: Option<TablePlan>,
     /// Sizes of the gradient buckets.
     pub buckets: BucketSettings,
 }
@@ -41,6 +45,7 @@ pub struct TrainerSettings {
 /// forward ▸ loss ──────► status in flight ──────────────────────────────► loss of all ranks, stop
 ///           backward ──► buckets in flight ──► dense update
 ///           tables ────► (row, gradient) in flight ──► each touched row once
+///           sharded ───► gradients to the owners ────► each touched row once
 /// ```
 pub struct Trainer {
     context: Context,
@@ -50,6 +55,10 @@ pub struct Trainer {
     loss: Loss,
     buckets: GradientBuckets,
     tables: SparseSync,
+    /// Of sharded tables, where there are any.
+    exchange: Option<EmbeddingExchange>,
+    /// The ids of the next batch.
+    ahead: Option<PendingIds>,
     optimizer: Optimizer,
     micro_batch: MicroBatch,
     accumulate: usize,
@@ -89,13 +98,27 @@ impl Trainer {
         let shapes = graph.validate(schema).map_err(ModelError::from)?;
         let tp = Arc::clone(&mesh.tp);
         let shared = TensorParallel::new(tp, graph, settings.partitions)?;
+        let plan = match &settings.tables {
+            Some(plan) => plan.clone(),
+            None => TablePlan::replicated(graph, &shapes),
+        };
         let parameters = ParameterBuilder::new(settings.seed)
             .graph(graph, &shapes, &shared)
+            .shard_tables(plan.extents(mesh.world.rank()))
             .build(&context, mesh.dp.as_ref(), settings.buckets)?;
         let rows = settings.batch_rows;
         let network = Network::new(&context, graph, schema, &parameters, &shared, rows)?;
-        let group = Arc::clone(&mesh.tp);
-        let optimizer = Optimizer::new(&context, optimizer, &parameters, group)?;
+        let exchange = match plan.is_replicated() {
+            true => None,
+            false => Some(EmbeddingExchange::new(
+                &mesh,
+                &plan,
+                &parameters,
+                &network,
+                rows,
+            )?),
+        };
+        let optimizer = Optimizer::new(&context, optimizer, &parameters, &mesh)?;
         Ok(Self {
             loss: Loss::new(&context, settings.batch_rows, settings.label_weights),
             buckets: GradientBuckets::new(Arc::clone(&mesh.dp), parameters.layout()),
@@ -103,6 +126,8 @@ impl Trainer {
                 optimizer.is_frozen(table)
             }),
             optimizer,
+            exchange,
+            ahead: None,
             micro_batch: MicroBatch::default(),
             accumulate: settings.accumulate,
             status: Some(mesh.world.allocate(2)?),
@@ -149,8 +174,9 @@ impl Trainer {
             .chain(self.optimizer.named_slices_mut())
     }
 
-    /// Trains on this rank's part of a global batch. `step` counts from 1; `stop` tells that this
-    /// rank was asked to stop. Collective.
+    /// Trains on this rank's part of a global batch. `next` is the batch after it, if there is one, so
+    /// that its ids can travel meanwhile; `step` counts from 1; `stop` tells that this rank was asked to
+    /// stop. Collective.
     ///
     /// # Errors
     /// When the batch does not fit the model, ranks cannot communicate, or the loss or a gradient is
@@ -158,56 +184,29 @@ impl Trainer {
     pub fn step(
         &mut self,
         batch: &Batch,
+        next: Option<&Batch>,
         step: u64,
         stop: bool,
     ) -> Result<StepOutcome, TrainError> {
-        let whole = BatchInput::of(&batch.encoded, self.features);
-        let mut local_loss = 0.0;
+        let (mut local_loss, mut waited) = (0.0, Duration::ZERO);
         let mut status = None;
         for piece in 0..self.accumulate {
             let last = piece + 1 == self.accumulate;
-            let rows = MicroBatch::rows(piece, self.accumulate, batch.rows);
-            let input = match self.accumulate {
-                1 => whole,
-                _ => self.micro_batch.cut(&whole, rows.clone()),
+            let after = if last {
+                next.map(|next| (next, 0))
+            } else {
+                Some((batch, piece + 1))
             };
-            let logits = self
-                .network
-                .forward(&self.context, &self.parameters, &input)?;
-            local_loss += self.loss.compute(
-                &self.context,
-                logits,
-                &batch.labels[rows.start * self.heads..rows.end * self.heads],
-                &batch.weights[rows],
-                batch.weight_sum,
-            )?;
+            let (loss, waited_for_vectors) = self.forward(batch, piece, after)?;
+            local_loss += loss;
+            waited += waited_for_vectors;
             if last {
-                status = self.status.take().map(|mut buffer| {
-                    // The ranks of a tensor-parallel group have the same loss: one speaks for all.
-                    buffer[0] = if self.mesh.tp.rank() == 0 {
-                        local_loss as f32
-                    } else {
-                        0.0
-                    };
-                    buffer[1] = f32::from(u8::from(stop));
-                    self.mesh.world.all_reduce(buffer, ReduceOp::Sum)
-                });
+                status = self.send_status(local_loss, stop);
             }
-            let mut keep = KeepGradients;
-            let sink: &mut dyn GradientSink = if last { &mut self.buckets } else { &mut keep };
-            self.network.backward(
-                &self.context,
-                &mut self.parameters,
-                &input,
-                self.loss.d_logits(),
-                piece > 0,
-                sink,
-            )?;
-            self.tables
-                .collect(&self.context, &self.parameters, &self.network, last)?;
+            waited += self.backward(batch, piece)?;
         }
         self.tables.start();
-        let mut waited = self.buckets.finish(self.parameters.gradients_mut())?;
+        waited += self.buckets.finish(self.parameters.gradients_mut())?;
         // The status went first, so it is there by now.
         let (loss, stop) = match status {
             Some(event) => {
@@ -222,12 +221,87 @@ impl Trainer {
             return Err(TrainError::NotFinite { step, loss });
         }
         let (gradient_norm, waited_for_tables) = self.update(step)?;
-        waited += waited_for_tables;
         Ok(StepOutcome {
             loss,
             stop,
             gradient_norm,
-            waited,
+            waited: waited + waited_for_tables,
+        })
+    }
+
+    /// The loss of a piece of a batch, and how long it waited for vectors of sharded tables; ids of the
+    /// piece `after` it travel from then on.
+    fn forward(
+        &mut self,
+        batch: &Batch,
+        piece: usize,
+        after: Option<(&Batch, usize)>,
+    ) -> Result<(f64, Duration), TrainError> {
+        let (features, accumulate) = (self.features, self.accumulate);
+        let mut input = piece_of(batch, features, piece, accumulate, &mut self.micro_batch);
+        let mut waited = Duration::ZERO;
+        if let Some(exchange) = &mut self.exchange {
+            let ids = match self.ahead.take() {
+                Some(ids) => ids,
+                None => exchange.send_ids(&input)?,
+            };
+            if let Some((batch, piece)) = after {
+                let mut cut = MicroBatch::default();
+                let after = piece_of(batch, features, piece, accumulate, &mut cut);
+                self.ahead = Some(exchange.send_ids(&after)?);
+            }
+            let vectors;
+            (vectors, waited) = exchange.fetch(&self.context, &self.parameters, ids)?;
+            input = input.with_remote(vectors);
+        }
+        let logits = self
+            .network
+            .forward(&self.context, &self.parameters, &input)?;
+        let rows = MicroBatch::rows(piece, accumulate, batch.rows);
+        let loss = self.loss.compute(
+            &self.context,
+            logits,
+            &batch.labels[rows.start * self.heads..rows.end * self.heads],
+            &batch.weights[rows],
+            batch.weight_sum,
+        )?;
+        Ok((loss, waited))
+    }
+
+    /// Sends this rank's loss, and whether it was asked to stop, to all ranks.
+    fn send_status(&mut self, loss: f64, stop: bool) -> Option<Event<CommBuffer>> {
+        self.status.take().map(|mut buffer| {
+            // The ranks of a tensor-parallel group have the same loss: one speaks for all.
+            buffer[0] = if self.mesh.tp.rank() == 0 {
+                loss as f32
+            } else {
+                0.0
+            };
+            buffer[1] = f32::from(u8::from(stop));
+            self.mesh.world.all_reduce(buffer, ReduceOp::Sum)
+        })
+    }
+
+    /// The gradients of the piece whose forward pass was last. Returns how long it waited for others'.
+    fn backward(&mut self, batch: &Batch, piece: usize) -> Result<Duration, TrainError> {
+        let (features, accumulate) = (self.features, self.accumulate);
+        let input = piece_of(batch, features, piece, accumulate, &mut self.micro_batch);
+        let last = piece + 1 == accumulate;
+        let mut keep = KeepGradients;
+        let sink: &mut dyn GradientSink = if last { &mut self.buckets } else { &mut keep };
+        self.network.backward(
+            &self.context,
+            &mut self.parameters,
+            &input,
+            self.loss.d_logits(),
+            piece > 0,
+            sink,
+        )?;
+        self.tables
+            .collect(&self.context, &self.parameters, &self.network, last)?;
+        Ok(match &mut self.exchange {
+            Some(exchange) => exchange.collect(&self.context, &self.network, last)?,
+            None => Duration::ZERO,
         })
     }
 
@@ -236,8 +310,13 @@ impl Trainer {
         let (context, parameters) = (&self.context, &mut self.parameters);
         let norm = self.optimizer.update_dense(context, parameters, step)?;
         let waited = self.tables.finish(context)?;
-        let (tables, network) = (&self.tables, &self.network);
-        let gradient = |table| tables.gradient(network, table);
+        let (tables, network, exchange) = (&self.tables, &self.network, &self.exchange);
+        let gradient = |table| {
+            let sharded = exchange
+                .as_ref()
+                .and_then(|exchange| exchange.gradient(table));
+            sharded.unwrap_or_else(|| tables.gradient(network, table))
+        };
         self.optimizer
             .update_tables(context, parameters, step, gradient)?;
         Ok((norm, waited))
@@ -259,8 +338,31 @@ impl Predict for Trainer {
         probabilities.resize(batch.rows * self.heads, 0.0);
         let input = BatchInput::of(&batch.encoded, self.features);
         let (context, parameters) = (&self.context, &self.parameters);
+        let input = match &mut self.exchange {
+            Some(exchange) => {
+                let ids = exchange.send_ids(&input)?;
+                let (vectors, _) = exchange.fetch(context, parameters, ids)?;
+                input.with_remote(vectors)
+            }
+            None => input,
+        };
         Ok(self
             .network
             .scores(context, parameters, &input, probabilities)?)
+    }
+}
+
+/// The `piece`-th of `accumulate` pieces of a batch.
+fn piece_of<'a>(
+    batch: &'a Batch,
+    features: [usize; 2],
+    piece: usize,
+    accumulate: usize,
+    cut: &'a mut MicroBatch,
+) -> BatchInput<'a> {
+    let whole = BatchInput::of(&batch.encoded, features);
+    match accumulate {
+        1 => whole,
+        _ => cut.cut(&whole, MicroBatch::rows(piece, accumulate, batch.rows)),
     }
 }

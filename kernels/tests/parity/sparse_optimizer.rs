@@ -1,7 +1,9 @@
 use streamrec_kernels::{
-    Error, TensorMut,
+    Error, TensorMut, TensorRef,
     embedding_bag::{BagSource, Groups, Pooling, RowGradients, segment_sum},
-    sparse_optimizer::{SparseGradient, SparseRule, SparseState, update},
+    sparse_optimizer::{
+        SparseGradient, SparseRule, SparseState, WholeRows, row_products, update, update_columns,
+    },
 };
 
 use crate::{
@@ -355,4 +357,77 @@ fn a_gradient_whose_square_overflows_is_clipped() {
     let gradient = SparseGradient::Rows(&gradient);
     update(&context, &rule, 1.0, 1, view, &mut state, gradient).unwrap();
     assert_close("clipped", &table, &[-3.0, 4.0]);
+}
+
+#[test]
+fn columns_apart_are_updated_as_the_whole_row() {
+    let (context, dim) = (context(), 7);
+    let mut random = Random(5);
+    let weights = random.floats(ROWS * dim);
+    let gradient = RowGradients {
+        ids: vec![0, 3, 120, 299],
+        rows: random.floats(4 * dim),
+    };
+    for rule in rules(Some(0.9), 0.03) {
+        let mut whole = weights.clone();
+        let mut state = SparseState::new(&context, &rule, ROWS, dim);
+        for step in 1..=2 {
+            let view = TensorMut::from_f32(&mut whole, &[ROWS, dim]);
+            let gradient = SparseGradient::Rows(&gradient);
+            update(
+                &context,
+                &rule,
+                LEARNING_RATE,
+                step,
+                view,
+                &mut state,
+                gradient,
+            )
+            .unwrap();
+        }
+        let cut = |rows: &[f32], columns: &std::ops::Range<usize>| -> Vec<f32> {
+            let rows = rows.chunks(dim);
+            rows.flat_map(|row| row[columns.clone()].to_vec()).collect()
+        };
+        let columns = [0..2, 2..7];
+        let mut parts: Vec<_> = columns
+            .iter()
+            .map(|columns| {
+                let state = SparseState::new(&context, &rule, ROWS, columns.len());
+                let own = RowGradients {
+                    ids: gradient.ids.clone(),
+                    rows: cut(&gradient.rows, columns),
+                };
+                (cut(&weights, columns), own, state)
+            })
+            .collect();
+        for step in 1..=2 {
+            let mut products = vec![[0.0; 3]; 4];
+            for ((w, own, _), columns) in parts.iter().zip(&columns) {
+                let view = TensorRef::from_f32(w, &[ROWS, columns.len()]);
+                let own = row_products(&context, view, own).unwrap();
+                for (sum, own) in products.iter_mut().zip(own) {
+                    sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+                }
+            }
+            let rows = WholeRows::new(&rule, &products, dim);
+            for ((w, own, state), columns) in parts.iter_mut().zip(&columns) {
+                let view = TensorMut::from_f32(w, &[ROWS, columns.len()]);
+                update_columns(
+                    &context,
+                    &rule,
+                    LEARNING_RATE,
+                    step,
+                    view,
+                    state,
+                    own,
+                    &rows,
+                )
+                .unwrap();
+            }
+        }
+        for ((w, ..), columns) in parts.iter().zip(&columns) {
+            assert_close("columns", w, &widen(&cut(&whole, columns)));
+        }
+    }
 }

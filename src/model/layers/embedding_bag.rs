@@ -1,12 +1,21 @@
-use streamrec_artifact::{LookupSpec, Pooling};
-use streamrec_kernels::embedding_bag::{self as kernel, BagSource, Lookup};
+use streamrec_artifact::{FeatureSchema, Graph, LookupSpec, Pooling};
+use streamrec_kernels::{
+    add,
+    embedding_bag::{self as kernel, BagSource, Lookup},
+};
 
-use super::{Backward, Forward, Layer, LayerContext, ModelError, PassError, TableId};
+use super::{
+    Backward, Forward, Layer, LayerContext, ModelError, ParameterStore, PassError, TableId,
+};
+use crate::model::RemoteLookup;
 
 /// Pooled embedding vectors side by side, `[rows, sum of dims]`. Its gradient stays where it is:
 /// tables are updated from it after the pass.
 pub(in crate::model) struct EmbeddingBag {
+    /// Lookups in tables that are here.
     bags: Vec<TableBag>,
+    /// Lookups in sharded tables, whose vectors come with the batch.
+    remote: Vec<RemoteLookup>,
     /// Empty between passes; keeps its memory.
     lookups: Vec<Lookup<'static>>,
 }
@@ -19,27 +28,18 @@ pub(in crate::model) struct TableBag {
     pub(in crate::model) source: BagSource,
 }
 
-impl EmbeddingBag {
-    pub(in crate::model) fn new(
-        lookups: &[LookupSpec],
-        of: &LayerContext<'_>,
-    ) -> Result<Self, ModelError> {
-        let bags = Self::bags(lookups, of)?;
-        Ok(Self {
-            lookups: Vec::with_capacity(bags.len()),
-            bags,
-        })
-    }
-
+impl TableBag {
     /// The lookups of a node, each with its columns.
-    pub(in crate::model) fn bags(
+    pub(in crate::model) fn all(
         lookups: &[LookupSpec],
-        of: &LayerContext<'_>,
-    ) -> Result<Vec<TableBag>, ModelError> {
+        graph: &Graph,
+        schema: &FeatureSchema,
+        parameters: &ParameterStore,
+    ) -> Result<Vec<Self>, ModelError> {
         let mut column = 0;
         let bag = |lookup: &LookupSpec| {
-            let table = of.table(&lookup.table)?;
-            let feature = of.schema.categorical(&lookup.feature);
+            let table = super::table(graph, parameters, &lookup.table)?;
+            let feature = schema.categorical(&lookup.feature);
             let feature = feature.ok_or_else(|| super::missing(&lookup.feature))?;
             let pooling = match lookup.pooling {
                 Pooling::Sum => kernel::Pooling::Sum,
@@ -50,15 +50,33 @@ impl EmbeddingBag {
                 pooling,
                 column,
             };
-            column += of.parameters.table(table).dim();
-            Ok(TableBag { table, source })
+            column += parameters.table(table).parameter.shape[1];
+            Ok(Self { table, source })
         };
         lookups.iter().map(bag).collect()
     }
 }
 
+impl EmbeddingBag {
+    /// `remote` are the lookups of all nodes in sharded tables.
+    pub(in crate::model) fn new(
+        node: usize,
+        lookups: &[LookupSpec],
+        of: &LayerContext<'_>,
+    ) -> Result<Self, ModelError> {
+        let mut bags = TableBag::all(lookups, of.graph, of.schema, of.parameters)?;
+        bags.retain(|bag| !of.parameters.table(bag.table).is_sharded());
+        let remote = of.remote.iter().filter(|lookup| lookup.node == node);
+        Ok(Self {
+            remote: remote.copied().collect(),
+            lookups: Vec::with_capacity(bags.len()),
+            bags,
+        })
+    }
+}
+
 impl Layer for EmbeddingBag {
-    fn forward(&mut self, pass: Forward<'_>) -> Result<(), PassError> {
+    fn forward(&mut self, mut pass: Forward<'_>) -> Result<(), PassError> {
         let mut lookups = reuse(std::mem::take(&mut self.lookups));
         lookups.extend(self.bags.iter().map(|&TableBag { table, source }| Lookup {
             feature: source.feature,
@@ -66,9 +84,23 @@ impl Layer for EmbeddingBag {
             pooling: source.pooling,
             column: source.column,
         }));
-        let result = kernel::forward(pass.context, &pass.inputs.batch.bags, &lookups, pass.output);
+        let batch = pass.inputs.batch;
+        let output = pass.output.reborrow();
+        let result = kernel::forward(pass.context, &batch.bags, &lookups, output);
         self.lookups = reuse(lookups);
-        Ok(result?)
+        result?;
+        for lookup in &self.remote {
+            let vectors = batch.remote.ok_or(ModelError::Batch {
+                what: "the vectors of sharded tables",
+                expected: "those of the exchange".into(),
+                got: "none".into(),
+            })?;
+            let (dim, column) = (lookup.dim, lookup.source.column);
+            let vectors = vectors.columns(lookup.column..lookup.column + dim);
+            let into = pass.output.reborrow().columns(column..column + dim);
+            add::copy(pass.context, vectors, into)?;
+        }
+        Ok(())
     }
 
     fn backward(&mut self, _pass: Backward<'_>) -> Result<(), PassError> {

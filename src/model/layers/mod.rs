@@ -29,7 +29,7 @@ pub(super) use pass::{
     Backward, Forward, GradientBuffers, InputGradient, InputGradients, Inputs, value,
 };
 
-use super::{ModelError, ParamId, ParameterStore, TableId, TensorParallel};
+use super::{ModelError, ParamId, ParameterStore, RemoteLookup, TableId, TensorParallel};
 use crate::config::Partition;
 use streamrec_artifact::FeatureSchema;
 
@@ -79,6 +79,8 @@ pub(super) struct LayerContext<'a> {
     pub(super) schema: &'a FeatureSchema,
     pub(super) parameters: &'a ParameterStore,
     pub(super) shared: &'a TensorParallel,
+    /// The lookups of all nodes in sharded tables.
+    pub(super) remote: &'a [RemoteLookup],
     /// The most samples of a batch.
     pub(super) batch: usize,
 }
@@ -104,15 +106,15 @@ impl LayerContext<'_> {
         };
         node.parameters().into_iter().map(find).collect()
     }
+}
 
-    /// The graph's table `name` in the store.
-    fn table(&self, name: &str) -> Result<TableId, ModelError> {
-        let table = self.graph.table(name).ok_or_else(|| missing(name))?;
-        let parameter = table.parameter_name();
-        self.parameters
-            .find_table(&parameter)
-            .ok_or_else(|| missing(&parameter))
-    }
+/// The graph's table `name` in the store.
+fn table(graph: &Graph, parameters: &ParameterStore, name: &str) -> Result<TableId, ModelError> {
+    let table = graph.table(name).ok_or_else(|| missing(name))?;
+    let parameter = table.parameter_name();
+    parameters
+        .find_table(&parameter)
+        .ok_or_else(|| missing(&parameter))
 }
 
 fn missing(parameter: &str) -> ModelError {
@@ -123,12 +125,16 @@ fn missing(parameter: &str) -> ModelError {
     }
 }
 
-/// The layer of a node of a valid graph.
-pub(super) fn build(node: &Node, of: &LayerContext<'_>) -> Result<Box<dyn Layer>, ModelError> {
+/// The layer of a node of a valid graph, which stands at `index`.
+pub(super) fn build(
+    index: usize,
+    node: &Node,
+    of: &LayerContext<'_>,
+) -> Result<Box<dyn Layer>, ModelError> {
     let parameters = of.parameters(node)?;
     Ok(match &node.op {
         Op::Dense => Box::new(dense::Dense),
-        Op::EmbeddingBag { lookups } => Box::new(EmbeddingBag::new(lookups, of)?),
+        Op::EmbeddingBag { lookups } => Box::new(EmbeddingBag::new(index, lookups, of)?),
         Op::Linear { activation, .. } => {
             let activation = kernel_activation(*activation);
             match of.shared.partition(&node.name) {

@@ -30,6 +30,8 @@ pub struct Table {
     pub parameter: Parameter,
     /// The part of it that is here.
     pub extent: Extent,
+    /// Whether ranks hold parts of it.
+    sharded: bool,
     /// `[rows, dim]`
     weights: Tensor,
 }
@@ -43,6 +45,11 @@ impl Table {
     /// The weights to write to, `[rows, dim]`.
     pub fn view_mut(&mut self) -> TensorMut<'_> {
         TensorMut::from_f32(self.weights.f32_mut(), &self.extent.local_shape())
+    }
+
+    /// Whether ranks hold parts of it, so that its vectors come from an exchange.
+    pub fn is_sharded(&self) -> bool {
+        self.sharded
     }
 
     /// The number of rows that are here.
@@ -61,7 +68,8 @@ impl Table {
 pub struct ParameterBuilder {
     seed: u64,
     dense: Vec<(Parameter, Extent)>,
-    tables: Vec<Parameter>,
+    /// With the part of a sharded table that is here.
+    tables: Vec<(Parameter, Option<Extent>)>,
     /// This rank and the ranks of its tensor-parallel group.
     tensor_parallel: (usize, usize),
 }
@@ -91,7 +99,7 @@ impl ParameterBuilder {
 
     /// Adds an embedding table.
     pub fn table(&mut self, parameter: Parameter) -> TableId {
-        self.tables.push(parameter);
+        self.tables.push((parameter, None));
         TableId(self.tables.len() - 1)
     }
 
@@ -103,6 +111,15 @@ impl ParameterBuilder {
         }
         for (table, &rows) in graph.tables.iter().zip(&shapes.table_rows) {
             self.table(table.parameter(rows));
+        }
+        self
+    }
+
+    /// Shards tables: `extents` are the parts of them that are here, `None` for replicated ones, in the
+    /// order of the tables.
+    pub fn shard_tables(mut self, extents: impl IntoIterator<Item = Option<Extent>>) -> Self {
+        for ((_, own), extent) in self.tables.iter_mut().zip(extents) {
+            *own = extent;
         }
         self
     }
@@ -135,13 +152,15 @@ impl ParameterBuilder {
             initial_values::fill(context, self.seed, parameter, extent, values);
         }
         let gradients = Gradients::new(Arc::clone(&layout), comm)?;
-        let tables = self.tables.into_iter().map(|parameter| {
-            let extent = place(Extent::whole(&parameter.shape));
+        let tables = self.tables.into_iter().map(|(parameter, own)| {
+            let sharded = own.is_some();
+            let extent = own.unwrap_or_else(|| place(Extent::whole(&parameter.shape)));
             let mut weights = Tensor::zeros(context, DType::F32, &extent.local_shape());
             initial_values::fill(context, self.seed, &parameter, &extent, weights.f32_mut());
             Table {
                 parameter,
                 extent,
+                sharded,
                 weights,
             }
         });
@@ -158,7 +177,7 @@ impl ParameterBuilder {
             .dense
             .iter()
             .map(|(parameter, _)| parameter)
-            .chain(&self.tables)
+            .chain(self.tables.iter().map(|(parameter, _)| parameter))
             .map(|parameter| parameter.name.as_str())
             .collect();
         names.sort_unstable();

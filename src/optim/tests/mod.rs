@@ -9,13 +9,13 @@ use streamrec_artifact::{FeatureSchema, Graph};
 
 use super::Optimizer;
 use crate::{
-    comm::{Communicator, SingleRank},
+    comm::Communicator,
     config::optimizer::OptimizerConfig,
     model::{
         GraphBuilder, KeepGradients,
         tests::fixture::{Batch, Model, schema},
     },
-    parallel::{GradientBuckets, SparseSync},
+    parallel::{GradientBuckets, Mesh, SparseSync},
 };
 
 /// A model with dense layers of several buckets, a shared table, and one that two nodes look up.
@@ -53,13 +53,8 @@ impl Rank {
     fn new(config: &OptimizerConfig, comm: Arc<dyn Communicator>, batch: usize) -> Self {
         let (graph, schema) = model();
         let model = Model::on(&graph, &schema, batch, comm.as_ref(), 1);
-        let optimizer = Optimizer::new(
-            &model.context,
-            config,
-            &model.parameters,
-            Arc::new(SingleRank),
-        )
-        .unwrap();
+        let optimizer =
+            Optimizer::new(&model.context, config, &model.parameters, &Mesh::single()).unwrap();
         let buckets = GradientBuckets::new(Arc::clone(&comm), model.parameters.layout());
         let tables = SparseSync::new(comm, &model.parameters, |table| optimizer.is_frozen(table));
         Self {

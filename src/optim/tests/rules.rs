@@ -13,6 +13,7 @@ use crate::{
         tests::fixture::{Batch, Model},
     },
     optim::{OptimError, Optimizer},
+    parallel::Mesh,
 };
 
 const STEPS: u64 = 4;
@@ -337,14 +338,9 @@ fn a_group_that_matches_nothing_is_an_error() {
     }];
     let (graph, schema) = model();
     let model = Model::new(&graph, &schema, 4);
-    let error = Optimizer::new(
-        &model.context,
-        &config,
-        &model.parameters,
-        Arc::new(SingleRank),
-    )
-    .err()
-    .unwrap();
+    let error = Optimizer::new(&model.context, &config, &model.parameters, &Mesh::single())
+        .err()
+        .unwrap();
     assert!(
         matches!(&error, OptimError::Group { pattern, .. } if pattern == "botom.*"),
         "{error}"
@@ -360,13 +356,8 @@ fn dense_gradients_are_clipped_to_the_global_norm() {
     );
     let (graph, schema) = model();
     let mut model = Model::new(&graph, &schema, 9);
-    let mut optimizer = Optimizer::new(
-        &model.context,
-        &config,
-        &model.parameters,
-        Arc::new(SingleRank),
-    )
-    .unwrap();
+    let mut optimizer =
+        Optimizer::new(&model.context, &config, &model.parameters, &Mesh::single()).unwrap();
     let batch = Batch::random(&schema, 9, 1);
     model
         .pass(&batch, batch.weight_sum(), false, &mut KeepGradients)
@@ -401,13 +392,8 @@ fn gradients_that_are_not_finite_update_nothing() {
     let config = config("kind = 'sgd'\nlearning_rate = 1.0", ROW_WISE, "");
     let (graph, schema) = model();
     let mut model = Model::new(&graph, &schema, 9);
-    let mut optimizer = Optimizer::new(
-        &model.context,
-        &config,
-        &model.parameters,
-        Arc::new(SingleRank),
-    )
-    .unwrap();
+    let mut optimizer =
+        Optimizer::new(&model.context, &config, &model.parameters, &Mesh::single()).unwrap();
     let id = model.parameters.find("top.0.bias").unwrap();
     model
         .parameters
@@ -436,13 +422,8 @@ fn frozen_parameters_do_not_count_in_the_norm() {
     }];
     let (graph, schema) = model();
     let mut model = Model::new(&graph, &schema, 9);
-    let mut optimizer = Optimizer::new(
-        &model.context,
-        &config,
-        &model.parameters,
-        Arc::new(SingleRank),
-    )
-    .unwrap();
+    let mut optimizer =
+        Optimizer::new(&model.context, &config, &model.parameters, &Mesh::single()).unwrap();
     let id = model.parameters.find("top.0.bias").unwrap();
     let mut gradient = model.parameters.gradients_mut().get_mut(id).unwrap();
     gradient.row_mut(0).fill(f32::INFINITY);

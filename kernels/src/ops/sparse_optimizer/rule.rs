@@ -54,6 +54,12 @@ pub enum SparseRule {
 }
 
 impl SparseRule {
+    /// Whether all columns of a row take part in the update of each: through its norm, or the mean of
+    /// its squares.
+    pub fn couples_columns(&self) -> bool {
+        matches!(self, Self::RowWiseAdagrad { .. }) || self.max_row_norm().is_some()
+    }
+
     pub(super) fn max_row_norm(&self) -> Option<f32> {
         match *self {
             Self::Sgd { max_row_norm, .. }

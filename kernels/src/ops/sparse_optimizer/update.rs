@@ -3,14 +3,14 @@ use std::{
     sync::atomic::{AtomicI64, Ordering},
 };
 
-use super::{SparseRule, SparseState};
+use super::{SparseRule, SparseState, WholeRows};
 use crate::{
     device::{Context, Device, DisjointMut},
     error::{Error, Result},
     ops::{
         dense_optimizer::BiasCorrection,
         embedding_bag::{BagSource, Groups, RowGradients, RowGradientsRef, Segments},
-        operand::expect,
+        operand::{expect, expect_len},
     },
     simd::{LANES, Simd, multiversion, prefetch_row, sum_lanes},
     tensor::{TensorMut, TensorRef},
@@ -51,9 +51,63 @@ pub fn update(
     rule: &SparseRule,
     learning_rate: f32,
     step: u64,
+    table: TensorMut<'_>,
+    state: &mut SparseState,
+    gradient: SparseGradient<'_>,
+) -> Result<()> {
+    apply(
+        context,
+        rule,
+        learning_rate,
+        step,
+        table,
+        state,
+        gradient,
+        None,
+    )
+}
+
+/// As [`update`], for a table that is some columns of a larger one; `whole` tells of all of them, for
+/// each row of the gradient.
+///
+/// # Errors
+/// As [`update`], or when `whole` has another number of rows.
+#[allow(clippy::too_many_arguments)] // Those of `update` and one more.
+pub fn update_columns(
+    context: &Context,
+    rule: &SparseRule,
+    learning_rate: f32,
+    step: u64,
+    table: TensorMut<'_>,
+    state: &mut SparseState,
+    gradient: &RowGradients,
+    whole: &WholeRows,
+) -> Result<()> {
+    let (rows, expected) = (whole.squares.len(), gradient.ids.len());
+    expect_len(OPERATION, "whole rows", rows, expected)?;
+    let gradient = SparseGradient::Rows(gradient);
+    apply(
+        context,
+        rule,
+        learning_rate,
+        step,
+        table,
+        state,
+        gradient,
+        Some(whole),
+    )
+}
+
+#[allow(clippy::too_many_arguments)] // Those of `update_columns`.
+fn apply(
+    context: &Context,
+    rule: &SparseRule,
+    learning_rate: f32,
+    step: u64,
     mut table: TensorMut<'_>,
     state: &mut SparseState,
     gradient: SparseGradient<'_>,
+    whole: Option<&WholeRows>,
 ) -> Result<()> {
     let [rows, dim] = table.shape();
     expect(OPERATION, "table", &table, [rows, dim])?;
@@ -78,6 +132,7 @@ pub fn update(
         },
         state: state_rows(rule, state, rows, dim)?,
         gradient,
+        whole,
         not_finite: AtomicI64::new(i64::MAX),
     };
     match context.device() {
@@ -227,6 +282,8 @@ struct Task<'a> {
     table: DisjointRows<'a>,
     state: Vec<DisjointRows<'a>>,
     gradient: Gradient<'a>,
+    /// Of rows of which the table holds some columns.
+    whole: Option<&'a WholeRows>,
     /// The first row whose gradient is not finite; `i64::MAX` while there is none.
     not_finite: AtomicI64,
 }
@@ -240,7 +297,10 @@ multiversion! {
                 task.state.iter().for_each(|state| state.prefetch(next));
             }
             task.gradient.write_row::<S>(index, g);
-            let squares = squares_in_f64(g);
+            let squares = match task.whole {
+                Some(whole) => whole.squares[index],
+                None => squares_in_f64(g),
+            };
             if !squares.is_finite() {
                 task.not_finite.fetch_min(ids[index], Ordering::Relaxed);
                 continue;
@@ -249,7 +309,8 @@ multiversion! {
             // and no other iteration refers to this row.
             let w = unsafe { task.table.row(ids[index]) };
             clip_and_decay(task.rule, squares, w, g);
-            update_row(task, ids[index], w, g);
+            let mean_square = task.whole.map(|whole| whole.mean_squares[index]);
+            update_row(task, ids[index], mean_square, w, g);
         }
     }
 }
@@ -302,7 +363,7 @@ fn sum_of_squares(g: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn update_row(task: &Task<'_>, id: i64, w: &mut [f32], g: &[f32]) {
+fn update_row(task: &Task<'_>, id: i64, mean_square: Option<f32>, w: &mut [f32], g: &[f32]) {
     let learning_rate = task.learning_rate;
     // SAFETY: as for the row of the table, in `update_panel`; each state tensor is one of its own.
     let state = |index: usize| unsafe { task.state[index].row(id) };
@@ -314,7 +375,10 @@ fn update_row(task: &Task<'_>, id: i64, w: &mut [f32], g: &[f32]) {
         }
         SparseRule::RowWiseAdagrad { eps, .. } => {
             let s = &mut state(0)[0];
-            *s += sum_of_squares(g) / task.dim as f32;
+            *s += match mean_square {
+                Some(mean) => mean,
+                None => sum_of_squares(g) / task.dim as f32,
+            };
             let rate = learning_rate / (s.sqrt() + eps);
             w.iter_mut().zip(g).for_each(|(w, g)| *w -= rate * g);
         }

@@ -1,0 +1,175 @@
+use std::ops::Range;
+
+use streamrec_kernels::embedding_bag::{Bags, Pooling};
+
+use super::{layout::Layout, wire::put};
+use crate::model::{BatchInput, ModelError};
+
+/// What a rank asks the owners for, of its share of a batch.
+#[derive(Debug, Default)]
+pub(super) struct RequestedIds {
+    /// The samples of the share.
+    pub(super) samples: Range<usize>,
+    /// 1 / ids of each bag, `[samples]`, for lookups that pool the mean at several owners; else empty.
+    pub(super) inverse_lengths: Vec<Vec<f32>>,
+    /// Of each table whose ids travel once.
+    pub(super) unique: Vec<UniqueIds>,
+}
+
+/// The distinct ids of a table, and its bags as positions among them.
+#[derive(Debug, Default)]
+pub(super) struct UniqueIds {
+    /// Ascending, each once.
+    pub(super) ids: Vec<i64>,
+    /// As [`Bags::ids`], positions in `ids`.
+    positions: Vec<i64>,
+    /// As [`Bags::offsets`], the table's lookups being the features.
+    offsets: Vec<i64>,
+    features: usize,
+}
+
+impl UniqueIds {
+    /// The bags over the distinct rows.
+    pub(super) fn bags(&self, samples: usize) -> Bags<'_> {
+        Bags {
+            ids: &self.positions,
+            offsets: &self.offsets,
+            weights: None,
+            batch: samples,
+            features: self.features,
+        }
+    }
+
+    /// Which of the distinct ids lie in a shard's rows.
+    pub(super) fn within(&self, rows: &Range<usize>) -> Range<usize> {
+        let start = self.ids.partition_point(|&id| (id as usize) < rows.start);
+        start..self.ids.partition_point(|&id| (id as usize) < rows.end)
+    }
+}
+
+impl RequestedIds {
+    /// Collects the ids of `samples` of a batch.
+    ///
+    /// # Errors
+    /// When an id is outside its table.
+    pub(super) fn new(
+        layout: &Layout,
+        batch: &BatchInput<'_>,
+        samples: Range<usize>,
+    ) -> Result<Self, ModelError> {
+        for table in &layout.tables {
+            for &lookup in &table.lookups {
+                let feature = layout.lookups[lookup].source.feature;
+                let mut ids = samples
+                    .clone()
+                    .flat_map(|sample| bag(batch, feature, sample));
+                if let Some(id) = ids.find(|&&id| id as u64 >= table.rows as u64) {
+                    return Err(ModelError::Batch {
+                        what: "a row id of a sharded table",
+                        expected: format!("a row of `{}`, below {}", table.name, table.rows),
+                        got: id.to_string(),
+                    });
+                }
+            }
+        }
+        let lengths = layout.lookups.iter().map(|lookup| {
+            let inverse = |sample| {
+                let len = bag(batch, lookup.source.feature, sample).len();
+                1.0 / len.max(1) as f32
+            };
+            match lookup.source.pooling {
+                Pooling::Sum => Vec::new(),
+                Pooling::Mean => samples.clone().map(inverse).collect(),
+            }
+        });
+        let unique = layout.unique_tables().map(|(_, table)| {
+            let features = table
+                .lookups
+                .iter()
+                .map(|&lookup| layout.lookups[lookup].source.feature);
+            unique(batch, features, samples.clone())
+        });
+        Ok(Self {
+            inverse_lengths: lengths.collect(),
+            unique: unique.collect(),
+            samples,
+        })
+    }
+
+    /// The message to each owner: the number of samples; for each pooled lookup the lengths of the bags
+    /// inside the shard, then their ids; for each table whose ids travel once their number, then the
+    /// ids. Ids count from the shard's first row.
+    pub(super) fn messages(&self, layout: &Layout, batch: &BatchInput<'_>) -> Vec<Vec<u8>> {
+        let samples = self.samples.clone();
+        let message = |owner: &super::layout::OwnerLayout| {
+            let mut message = Vec::new();
+            put(&mut message, &[samples.len() as u32]);
+            let (mut lengths, mut ids) = (Vec::new(), Vec::new());
+            for part in &owner.pooled {
+                lengths.clear();
+                ids.clear();
+                for sample in samples.clone() {
+                    let before = ids.len();
+                    let bag = bag(batch, layout.lookups[part.lookup].source.feature, sample);
+                    let inside = bag.iter().filter(|&&id| part.rows.contains(&(id as usize)));
+                    ids.extend(inside.map(|&id| (id as usize - part.rows.start) as u32));
+                    lengths.push((ids.len() - before) as u32);
+                }
+                put(&mut message, &lengths);
+                put(&mut message, &ids);
+            }
+            for part in &owner.unique {
+                let own = self.unique_of(layout, part.table);
+                let inside = &own.ids[own.within(&part.rows)];
+                ids.clear();
+                ids.extend(
+                    inside
+                        .iter()
+                        .map(|&id| (id as usize - part.rows.start) as u32),
+                );
+                put(&mut message, &[ids.len() as u32]);
+                put(&mut message, &ids);
+            }
+            message
+        };
+        layout.owners.iter().map(message).collect()
+    }
+
+    /// The distinct ids of a table whose ids travel once.
+    pub(super) fn unique_of(&self, layout: &Layout, table: usize) -> &UniqueIds {
+        let before = layout.unique_tables().filter(|&(index, _)| index < table);
+        &self.unique[before.count()]
+    }
+}
+
+fn bag<'a>(batch: &BatchInput<'a>, feature: usize, sample: usize) -> &'a [i64] {
+    let Bags { ids, offsets, .. } = batch.bags;
+    let bag = feature * batch.rows() + sample;
+    &ids[offsets[bag] as usize..offsets[bag + 1] as usize]
+}
+
+fn unique(
+    batch: &BatchInput<'_>,
+    features: impl Iterator<Item = usize> + Clone,
+    samples: Range<usize>,
+) -> UniqueIds {
+    let mut own = UniqueIds {
+        offsets: vec![0],
+        ..UniqueIds::default()
+    };
+    for feature in features {
+        own.features += 1;
+        for sample in samples.clone() {
+            own.positions.extend_from_slice(bag(batch, feature, sample));
+            own.offsets.push(own.positions.len() as i64);
+        }
+    }
+    own.ids.clone_from(&own.positions);
+    own.ids.sort_unstable();
+    own.ids.dedup();
+    for position in &mut own.positions {
+        // Every id is among the distinct ones.
+        *position = own.ids.partition_point(|id| id < position) as i64;
+    }
+    own
+}
