@@ -8,6 +8,7 @@ use streamrec_launcher::job::THREADS_VARIABLE;
 use streamrec_launcher::{LostLauncher, RankEnvironment, Reporter, Store, bind_to_parent};
 
 use super::RunError;
+use crate::checkpoint::CheckpointError;
 use crate::comm::{CommError, Communicator, Observer, Settings, SharedMemory, SingleRank};
 use crate::config::Experiment;
 use crate::parallel::Mesh;
@@ -165,20 +166,50 @@ impl Observer for Reports {
 
 /// The ranks whose loss an error names, so that the launcher blames them and not this one.
 pub(super) fn lost_ranks(error: &RunError) -> Vec<usize> {
-    let comm = match error {
-        RunError::OtherRank { rank, .. } => return vec![*rank],
-        RunError::Comm(error) => error,
-        RunError::Train(error) => match error.comm() {
-            Some(error) => error,
-            None => return Vec::new(),
-        },
-        RunError::Checkpoint(crate::checkpoint::CheckpointError::Comm(error)) => error,
-        _ => return Vec::new(),
-    };
-    match comm {
+    match error {
+        RunError::OtherRank { rank, .. }
+        | RunError::Checkpoint(CheckpointError::OtherRank { rank, .. }) => vec![*rank],
+        RunError::Comm(error) | RunError::Checkpoint(CheckpointError::Comm(error)) => lost(error),
+        RunError::Train(error) => error.comm().map(lost).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+fn lost(error: &CommError) -> Vec<usize> {
+    match error {
         CommError::Timeout { missing, .. } => missing.clone(),
         CommError::Lost { ranks, .. } => ranks.clone(),
         CommError::PeerFailed { rank, .. } => vec![*rank],
+        // The first failure is often met by a collective that nobody waits for yet.
+        CommError::Poisoned { cause } => lost(cause),
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::TrainError;
+
+    #[test]
+    fn a_lost_rank_is_named_whoever_met_the_loss_first() {
+        let cause = CommError::Lost {
+            collective: "all_reduce",
+            sequence: 7,
+            ranks: vec![2],
+        };
+        let later = CommError::Poisoned {
+            cause: Box::new(cause.clone()),
+        };
+        let reason = "the disk is full".to_owned();
+        let saving = CheckpointError::OtherRank { rank: 2, reason };
+        for error in [
+            RunError::Comm(cause),
+            RunError::Train(TrainError::Comm(later.clone())),
+            RunError::Checkpoint(CheckpointError::Comm(later)),
+            RunError::Checkpoint(saving),
+        ] {
+            assert_eq!(lost_ranks(&error), [2], "{error:?}");
+        }
     }
 }
