@@ -25,8 +25,12 @@ const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) enum Outcome {
     /// Every rank exited with code 0.
     Finished,
-    /// The launcher was told to stop by this signal, and all ranks have ended.
-    Stopped(i32),
+    /// The launcher or a rank was told to stop by this signal, and all ranks have ended.
+    Stopped {
+        signal: i32,
+        /// Why the attempt was about to end when the signal came.
+        cause: Option<Cause>,
+    },
     /// A rank failed, and all ranks have ended.
     Failed(Cause),
 }
@@ -96,6 +100,9 @@ impl<'a> Attempt<'a> {
             if let Some(blame) = self.judge() {
                 return self.fail(&blame, interrupts);
             }
+            if let Some(signal) = self.ranks.iter().find_map(RankProcess::stopped_by) {
+                return self.stop(signal, interrupts);
+            }
             if self.all_ended() {
                 self.ranks
                     .iter_mut()
@@ -149,13 +156,18 @@ impl<'a> Attempt<'a> {
         }
         let stopped = self.wait_for_end(self.timing.failure_grace, interrupts);
         self.kill();
+        let cause = self.cause(blame, &views);
         match stopped {
-            Some(signal) => Outcome::Stopped(signal),
-            None => Outcome::Failed(self.cause(blame, &views)),
+            Some(signal) => Outcome::Stopped {
+                signal,
+                cause: Some(cause),
+            },
+            None => Outcome::Failed(cause),
         }
     }
 
-    /// Passes a signal on and gives the ranks time to save and leave; a second signal ends them at once.
+    /// Passes a signal on and gives the ranks time to save and leave; a second signal to the launcher ends them at
+    /// once. Where a rank was asked and not the launcher, the job stops all the same.
     fn stop(mut self, signal: i32, interrupts: &mut Interrupts) -> Outcome {
         let grace = self.timing.stop_grace;
         tracing::info!(signal = %crate::signals::name_of(signal), ?grace, "stopping: the ranks may save and leave");
@@ -172,7 +184,10 @@ impl<'a> Attempt<'a> {
             );
         }
         self.kill();
-        Outcome::Stopped(signal)
+        Outcome::Stopped {
+            signal,
+            cause: None,
+        }
     }
 
     fn signal(&self, signal: Signal) {

@@ -13,6 +13,7 @@ use crate::cause::Fault;
 use crate::control::board::Seen;
 use crate::control::{Collective, Ending};
 use crate::job::Timing;
+use crate::signals::STOP_SIGNALS;
 
 /// How a rank ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,14 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
+    /// Whether this is how a process ends that was asked to: with 128 + SIGTERM or SIGINT, after it saved.
+    pub(crate) fn stopped_by(self) -> Option<i32> {
+        match self {
+            Self::Code(code) if STOP_SIGNALS.contains(&(code - 128)) => Some(code - 128),
+            _ => None,
+        }
+    }
+
     pub(crate) fn fault(self) -> Fault {
         match self {
             Self::Code(code) => Fault::Exited(code),
@@ -81,7 +90,9 @@ pub(crate) fn blame_exit(ranks: &[View]) -> Option<Blame> {
         .iter()
         .enumerate()
         .filter_map(|(rank, view)| match view.exit {
-            Some((exit, when)) if exit != Exit::Code(0) => Some((rank, exit, when)),
+            Some((exit, when)) if exit != Exit::Code(0) && exit.stopped_by().is_none() => {
+                Some((rank, exit, when))
+            }
             _ => None,
         });
     let weight = |exit| match exit {

@@ -82,9 +82,9 @@ impl LaunchError {
 /// What became of a job that finished or was stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobReport {
-    /// Why each earlier attempt failed; its length is the number of restarts.
+    /// Why each attempt that failed did so: all but the last, and the last too where it failed as it was stopped.
     pub failures: Vec<Cause>,
-    /// The signal to the launcher that stopped the job before its end.
+    /// The signal, to the launcher or a rank, that stopped the job before its end.
     pub stopped_by: Option<i32>,
 }
 
@@ -136,7 +136,11 @@ pub fn launch(job: &Job) -> Result<JobReport, LaunchError> {
                         stopped_by: None,
                     });
                 }
-                Outcome::Stopped(signal) => {
+                Outcome::Stopped { signal, cause } => {
+                    if let Some(cause) = cause {
+                        tracing::warn!("stopped after a failure: {cause}");
+                        failures.push(cause);
+                    }
                     return Ok(JobReport {
                         failures,
                         stopped_by: Some(signal),

@@ -115,9 +115,15 @@ impl RankProcess {
         }
     }
 
-    /// Whether it ended other than with code 0.
+    /// Whether it ended other than with code 0, or because it was asked to.
     pub(crate) fn has_failed(&self) -> bool {
-        self.exit.is_some_and(|(exit, _)| exit != Exit::Code(0))
+        self.exit
+            .is_some_and(|(exit, _)| exit != Exit::Code(0) && exit.stopped_by().is_none())
+    }
+
+    /// The signal that asked it to save and leave, when it has done so.
+    pub(crate) fn stopped_by(&self) -> Option<i32> {
+        self.exit.and_then(|(exit, _)| exit.stopped_by())
     }
 
     /// Signals the rank and all that it started, unless it has ended.

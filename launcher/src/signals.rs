@@ -5,12 +5,15 @@ use std::io;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+/// What asks a process to save and leave.
+pub(crate) const STOP_SIGNALS: [i32; 2] = [SIGTERM, SIGINT];
+
 /// Collects SIGTERM and SIGINT from now on; the process no longer dies of them, nor after this value is dropped.
 pub(crate) struct Interrupts(Signals);
 
 impl Interrupts {
     pub(crate) fn watch() -> io::Result<Self> {
-        Signals::new([SIGTERM, SIGINT]).map(Self)
+        Signals::new(STOP_SIGNALS).map(Self)
     }
 
     /// A signal that came since the last call.

@@ -232,6 +232,19 @@ fn is_alive(pid: &str) -> bool {
 }
 
 #[test]
+fn a_rank_that_was_asked_to_stop_stops_the_job_and_uses_up_no_restart() {
+    let logs = tempfile::tempdir().unwrap();
+    let text =
+        "if [ $RANK = 1 ]; then exit 143; fi; trap 'echo left; exit 143' TERM; sleep 600 & wait";
+    let mut two = script(text, 2, logs.path());
+    two.max_restarts = 1;
+    let report = launch(&two).unwrap();
+    assert_eq!((report.stopped_by, report.failures.len()), (Some(15), 0));
+    assert_eq!(log(logs.path(), 0, 0), "left\n");
+    assert!(!logs.path().join("attempt-1").exists());
+}
+
+#[test]
 fn a_program_that_does_not_exist_is_named() {
     let logs = tempfile::tempdir().unwrap();
     let message = launch(&job("/nonexistent/program", &[], 1, logs.path()))

@@ -66,7 +66,7 @@ fn rank_arguments(train: &TrainArgs) -> Vec<OsString> {
 fn finish(job: &Job) -> ExitCode {
     match launch(job) {
         Ok(report) => {
-            if !report.failures.is_empty() {
+            if !report.failures.is_empty() && report.stopped_by.is_none() {
                 tracing::info!(restarts = report.failures.len(), "the job ended well");
             }
             exit_code(report.exit_code())

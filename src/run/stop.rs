@@ -1,10 +1,15 @@
-//! SIGTERM and SIGINT: save and leave. A second one ends the process at once.
+//! SIGTERM and SIGINT: save and leave.
+//!
+//! A rank that nobody launched ends at once on a second one, for whoever presses Ctrl-C twice. A
+//! launched rank does not: a signal to the whole job (systemd, Slurm, Kubernetes) reaches it
+//! directly, and again through its launcher, which kills by itself what does not leave in time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use streamrec_launcher::{RankEnvironment, Source};
 
 use super::RunError;
 
@@ -15,16 +20,19 @@ pub(super) struct StopSignal {
 }
 
 impl StopSignal {
-    /// Starts to watch.
-    pub(super) fn watch() -> Result<Self, RunError> {
+    /// Starts to watch, as the process that `environment` describes.
+    pub(super) fn watch(environment: &RankEnvironment) -> Result<Self, RunError> {
+        let alone = environment.source == Source::Single;
         let (asked, signal) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicUsize::new(0)),
         );
         for number in [SIGTERM, SIGINT] {
             let register = || {
-                // In this order, so that the first signal only asks.
-                flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&asked))?;
+                if alone {
+                    // Before the next line, so that the first signal only asks.
+                    flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&asked))?;
+                }
                 flag::register(number, Arc::clone(&asked))?;
                 flag::register_usize(number, Arc::clone(&signal), number as usize)
             };

@@ -84,10 +84,11 @@ fn start(
     args: &TrainArgs,
     graph: &GraphSource<'_>,
 ) -> Result<TrainOutcome, RunError> {
-    let signal = StopSignal::watch()?;
     let (environment, reporter) = Rank::identify()?;
-    let outcome = Rank::join(environment, reporter.clone(), experiment)
-        .and_then(|rank| train_rank(rank, experiment, args, graph, &signal));
+    let outcome = StopSignal::watch(&environment).and_then(|signal| {
+        let rank = Rank::join(environment, reporter.clone(), experiment)?;
+        train_rank(rank, experiment, args, graph, &signal)
+    });
     if let Err(error) = &outcome {
         reporter.fail(&error.message(), &rank::lost_ranks(error));
     }

@@ -77,6 +77,26 @@ fn a_run_stopped_by_sigterm_saves_and_resumes() {
 }
 
 #[test]
+fn a_signal_to_every_process_of_the_job_saves_too() {
+    let bench = Workbench::with_events(20_000);
+    let mut command = bench.launch_command(2, CONFIG, "all", &SETTINGS);
+    let child = command.stderr(std::process::Stdio::piped()).spawn();
+    let child = child.expect("starts");
+    bench.wait_for_step("all", 100);
+    // As systemd and Slurm do; the launcher passes its own on, so that ranks get two.
+    let ranks = [0, 1].map(|rank| rank_process(child.id(), rank));
+    for pid in ranks.into_iter().chain([child.id() as i32]) {
+        send("TERM", pid);
+    }
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(143), "{}", said(&output));
+    assert!(!said(&output).contains("failed"), "{}", said(&output));
+    let last = bench.records("all", "train").last().cloned();
+    let last = last.and_then(|record| record["step"].as_u64());
+    assert_eq!(Some(bench.newest_shards("all").0), last);
+}
+
+#[test]
 fn a_run_resumes_at_another_world_size_on_the_same_curve() {
     let bench = Workbench::with_events(12_000);
     let half = [&SETTINGS[..], &["train.max_steps=60"]].concat();
