@@ -20,7 +20,7 @@ pub enum CheckpointError {
     },
     /// The file is not what a checkpoint's file must be.
     #[error(
-        "{}: {problem}; the checkpoint is damaged: remove its folder to go on from the one before",
+        "{}: {problem}; the checkpoint is damaged: remove its folder, then --resume goes on from the one before",
         path.display()
     )]
     Damaged {

@@ -73,6 +73,23 @@ impl CheckpointFolder {
             .map_err(|error| CheckpointError::damaged(&path, error.to_string()))
     }
 
+    /// Makes `best.json` tell what the checkpoint tells that a run goes on from. The file may be
+    /// older, after a crash, or newer, where later checkpoints are gone.
+    ///
+    /// # Errors
+    /// When it cannot be read, written or removed.
+    pub fn repair_best(&self, best: Option<&Best>) -> Result<(), CheckpointError> {
+        let path = self.root.join("best.json");
+        match best {
+            Some(best) if self.best()?.as_ref() == Some(best) => Ok(()),
+            Some(best) => self.set_best(best),
+            None if path.exists() => {
+                fs::remove_file(&path).map_err(CheckpointError::file("remove", &path))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Replaces `best.json`.
     ///
     /// # Errors
@@ -83,11 +100,15 @@ impl CheckpointFolder {
         replace(&self.root, "best.json", &text)
     }
 
-    /// Removes complete checkpoints that are neither the `keep` newest nor the best.
+    /// Removes complete checkpoints that are neither the `keep` newest nor the best, once the
+    /// newest is sure to outlive a loss of power.
     ///
     /// # Errors
     /// When one cannot be removed.
     pub fn retain(&self, keep: usize) -> Result<(), CheckpointError> {
+        let root = &self.root;
+        let synced = File::open(root).and_then(|folder| folder.sync_all());
+        synced.map_err(CheckpointError::file("sync", root))?;
         let best = self.best()?.map(|best| best.step);
         let complete = self.complete()?;
         let old = complete.len().saturating_sub(keep);

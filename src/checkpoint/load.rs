@@ -1,20 +1,22 @@
 //! Reads checkpoints, of any world size.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
 use super::shard::Shard;
-use super::{CheckpointError, CheckpointFolder, Index};
+use super::{CheckpointError, CheckpointFolder, Index, Tick};
 use crate::model::Extent;
 
 /// A complete checkpoint, open for reading.
-#[derive(Debug)]
 pub struct Checkpoint {
     folder: PathBuf,
     index: Index,
     shards: Vec<Shard>,
+    tick: Tick,
 }
 
 impl Checkpoint {
@@ -38,7 +40,14 @@ impl Checkpoint {
             folder,
             index,
             shards,
+            tick: Arc::new(|| ()),
         })
+    }
+
+    /// Calls `tick` each time that some more is read.
+    pub fn with_tick(mut self, tick: Tick) -> Self {
+        self.tick = tick;
+        self
     }
 
     /// Its folder.
@@ -111,13 +120,13 @@ impl Checkpoint {
                 && slice.rows == [rows.start, rows.end]
             {
                 let own = (rows.start - first) * width..(rows.end - first) * width;
-                shard.read(slice, &mut into[own])?;
+                shard.read(slice, &mut into[own], self.tick.as_ref())?;
                 continue;
             }
             let [[slice_row, last_row], [slice_column, last_column]] = [slice.rows, slice.columns];
             let slice_width = last_column - slice_column;
             whole_slice.resize((last_row - slice_row) * slice_width, 0.0);
-            shard.read(slice, &mut whole_slice)?;
+            shard.read(slice, &mut whole_slice, self.tick.as_ref())?;
             for row in rows {
                 let from = (row - slice_row) * slice_width + columns.start - slice_column;
                 let to = (row - first) * width + columns.start - extent.columns.start;
@@ -132,4 +141,10 @@ impl Checkpoint {
 fn overlap(wanted: &Range<usize>, [first, end]: [usize; 2]) -> Range<usize> {
     let start = wanted.start.max(first);
     start..wanted.end.min(end).max(start)
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Checkpoint({})", self.folder.display())
+    }
 }

@@ -26,7 +26,7 @@ pub use error::CheckpointError;
 pub use folder::{Best, CheckpointFolder};
 pub use index::{Index, IndexedTensor, Slice};
 pub use load::Checkpoint;
-pub use saver::Saver;
+pub use saver::{Saver, Tick};
 pub use snapshot::{Snapshot, TensorPart};
 
 #[cfg(test)]

@@ -15,8 +15,12 @@ pub struct Saver {
     comm: Arc<dyn Communicator>,
     folder: CheckpointFolder,
     keep: usize,
+    tick: Tick,
     writing: Option<JoinHandle<Result<(), CheckpointError>>>,
 }
+
+/// Hears that a long write or read gets on.
+pub type Tick = Arc<dyn Fn() + Send + Sync>;
 
 impl Saver {
     /// A saver over a communicator of its own (from `split`), since it writes while the step
@@ -39,8 +43,15 @@ impl Saver {
             comm,
             folder,
             keep,
+            tick: Arc::new(|| ()),
             writing: None,
         })
+    }
+
+    /// Calls `tick` each time that some more is on the disk.
+    pub fn with_tick(mut self, tick: Tick) -> Self {
+        self.tick = tick;
+        self
     }
 
     /// Starts to write `snapshot`, after the one before is complete.
@@ -50,11 +61,26 @@ impl Saver {
     pub fn save(&mut self, snapshot: Snapshot) -> Result<(), CheckpointError> {
         self.finish()?;
         let (comm, folder, keep) = (Arc::clone(&self.comm), self.folder.clone(), self.keep);
+        let tick = Arc::clone(&self.tick);
         let thread = std::thread::Builder::new().name("checkpoint".into());
-        let writing = thread.spawn(move || write(comm.as_ref(), &folder, keep, &snapshot));
+        let writing =
+            thread.spawn(move || write(comm.as_ref(), &folder, keep, &snapshot, tick.as_ref()));
         let root = self.folder.root();
         self.writing = Some(writing.map_err(CheckpointError::file("start a thread for", root))?);
         Ok(())
+    }
+
+    /// Notes that the complete checkpoint of `best.step` is the best.
+    ///
+    /// # Errors
+    /// When it cannot be noted, on any rank: then on all ranks.
+    pub fn mark_best(&mut self, best: &Best) -> Result<(), CheckpointError> {
+        self.finish()?;
+        let marked = match self.comm.rank() {
+            0 => self.folder.set_best(best),
+            _ => Ok(()),
+        };
+        agree(self.comm.as_ref(), marked).map(drop)
     }
 
     /// Waits until what was started is complete.
@@ -83,6 +109,7 @@ fn write(
     folder: &CheckpointFolder,
     keep: usize,
     snapshot: &Snapshot,
+    tick: &dyn Fn(),
 ) -> Result<(), CheckpointError> {
     let path = folder.of_step(snapshot.step);
     let made = if comm.rank() == 0 {
@@ -91,7 +118,7 @@ fn write(
         Ok(())
     };
     agree(comm, made)?;
-    let written = shard::write(&path, snapshot, comm.rank(), comm.size());
+    let written = shard::write(&path, snapshot, comm.rank(), comm.size(), tick);
     let shards = agree(comm, written)?;
     let indexed = if comm.rank() == 0 {
         complete(folder, snapshot, &shards, keep)
@@ -119,7 +146,8 @@ fn agree<T: serde::Serialize + serde::de::DeserializeOwned>(
     gathered.iter().enumerate().map(outcome).collect()
 }
 
-/// In this order, a crash leaves at worst a checkpoint more than needed.
+/// In this order, a crash leaves at worst a checkpoint more than needed, and a `best.json` that is
+/// behind: `CheckpointFolder::repair_best` mends it from the state in the index.
 fn complete(
     folder: &CheckpointFolder,
     snapshot: &Snapshot,

@@ -22,17 +22,22 @@ pub(super) struct Written {
     pub(super) slices: Vec<(String, Vec<usize>, Slice)>,
 }
 
+/// Bytes that are written or read between two ticks.
+const CHUNK_BYTES: usize = 16 << 20;
+
 /// Writes the shard of `rank` into `folder` and fsyncs it.
 pub(super) fn write(
     folder: &Path,
     snapshot: &Snapshot,
     rank: usize,
     size: usize,
+    tick: &dyn Fn(),
 ) -> Result<Written, CheckpointError> {
     let file = format!("rank-{rank}-of-{size}.safetensors");
     let path = folder.join(&file);
-    let bytes = write_file(&path, snapshot).map_err(CheckpointError::file("write", &path))?;
+    let bytes = write_file(&path, snapshot, tick).map_err(CheckpointError::file("write", &path))?;
     let slice = |part: &super::TensorPart| {
+        tick();
         let slice = Slice {
             shard: rank,
             key: part.key(),
@@ -49,7 +54,7 @@ pub(super) fn write(
 }
 
 /// The header is the crate's, the body streams: no second copy of the snapshot.
-fn write_file(path: &Path, snapshot: &Snapshot) -> io::Result<u64> {
+fn write_file(path: &Path, snapshot: &Snapshot, tick: &dyn Fn()) -> io::Result<u64> {
     let mut offset = 0;
     let info = |part: &super::TensorPart| {
         let start = offset;
@@ -69,11 +74,24 @@ fn write_file(path: &Path, snapshot: &Snapshot) -> io::Result<u64> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
+    let mut unsynced = 0;
     for part in &snapshot.parts {
-        file.write_all(bytemuck::cast_slice(&part.data))?;
+        for chunk in bytemuck::cast_slice::<f32, u8>(&part.data).chunks(CHUNK_BYTES) {
+            file.write_all(chunk)?;
+            unsynced += chunk.len();
+            // A write alone only fills the page cache: the wait for a slow disk would all come in
+            // one last sync, without a tick.
+            if unsynced >= CHUNK_BYTES {
+                file.flush()?;
+                file.get_ref().sync_data()?;
+                unsynced = 0;
+                tick();
+            }
+        }
     }
     let file = file.into_inner()?;
     file.sync_all()?;
+    tick();
     Ok(8 + header.len() as u64 + offset as u64)
 }
 
@@ -120,7 +138,12 @@ impl Shard {
     }
 
     /// Reads one slice into `into` (`[rows, columns]`) and checks its sum.
-    pub(super) fn read(&self, slice: &Slice, into: &mut [f32]) -> Result<(), CheckpointError> {
+    pub(super) fn read(
+        &self,
+        slice: &Slice,
+        into: &mut [f32],
+        tick: &dyn Fn(),
+    ) -> Result<(), CheckpointError> {
         let damaged = |problem: String| CheckpointError::damaged(&self.path, problem);
         let key = &slice.key;
         let info = self
@@ -137,9 +160,14 @@ impl Shard {
             )));
         }
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(into);
-        self.file
-            .read_exact_at(bytes, self.body + start as u64)
-            .map_err(CheckpointError::file("read", &self.path))?;
+        let mut offset = self.body + start as u64;
+        for chunk in bytes.chunks_mut(CHUNK_BYTES) {
+            self.file
+                .read_exact_at(chunk, offset)
+                .map_err(CheckpointError::file("read", &self.path))?;
+            offset += chunk.len() as u64;
+            tick();
+        }
         if checksum(bytes) == slice.xxh3 {
             Ok(())
         } else {

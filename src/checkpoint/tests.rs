@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::comm::{Communicator, SingleRank};
@@ -97,6 +98,49 @@ fn only_the_newest_and_the_best_stay() {
     let folder = save(folder.root(), &[3, 4, 5], 2);
     assert_eq!(folder.complete().expect("listed"), [1, 4, 5]);
     assert_eq!(folder.latest().expect("listed"), Some(5));
+}
+
+#[test]
+fn best_json_is_mended_from_the_state_of_the_checkpoint() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = save(root.path(), &[1, 2], 2);
+    let (old, new) = (Best { step: 1, loss: 0.5 }, Best { step: 2, loss: 0.4 });
+    folder.set_best(&old).expect("written");
+    // As after a crash between the index and best.json; then as without later checkpoints.
+    for best in [Some(new), Some(old), None] {
+        folder.repair_best(best.as_ref()).expect("repaired");
+        assert_eq!(folder.best().expect("read"), best);
+    }
+}
+
+#[test]
+fn a_long_write_and_read_tell_that_they_get_on() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = CheckpointFolder::new(root.path().to_owned());
+    let counter = || {
+        let ticks = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&ticks);
+        let tick: Tick = Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        (ticks, tick)
+    };
+    let (written, tick) = counter();
+    let comm: Arc<dyn Communicator> = Arc::new(SingleRank);
+    let mut saver = Saver::new(comm, folder.clone(), 1)
+        .expect("made")
+        .with_tick(tick);
+    let rows = 4_000_000; // 48 MB
+    saver.save(snapshot(1, rows, 0, 1)).expect("started");
+    saver.finish().expect("written");
+    let (read, tick) = counter();
+    let checkpoint = Checkpoint::open(&folder, 1)
+        .expect("opened")
+        .with_tick(tick);
+    read_all(&checkpoint, rows);
+    for ticks in [written, read] {
+        assert!(ticks.load(Ordering::Relaxed) >= 3, "{ticks:?}");
+    }
 }
 
 #[test]

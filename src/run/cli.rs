@@ -162,6 +162,9 @@ pub struct LaunchArgs {
     /// Seconds without progress after which a rank counts as stuck.
     #[arg(long, default_value_t = 60.0)]
     pub stuck_after: f64,
+    /// Seconds that ranks have to save and leave after SIGTERM or SIGINT, before they are killed.
+    #[arg(long, default_value_t = 30.0)]
+    pub stop_grace: f64,
     /// Do not bind ranks to cores.
     #[arg(long)]
     pub no_pin: bool,

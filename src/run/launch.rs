@@ -21,12 +21,8 @@ pub(super) fn run(args: &LaunchArgs) -> ExitCode {
 
 /// Checks experiment and dataset once, before any rank starts.
 fn job(args: &LaunchArgs) -> Result<Job, RunError> {
-    if !args.stuck_after.is_finite() || args.stuck_after <= 0.0 {
-        return Err(RunError::Usage(format!(
-            "--stuck-after: expected seconds above 0, got {}",
-            args.stuck_after
-        )));
-    }
+    let stuck_after = seconds("--stuck-after", args.stuck_after)?;
+    let stop_grace = seconds("--stop-grace", args.stop_grace)?;
     let experiment = Experiment::load(&args.train.config, &args.train.set)?;
     Dataset::open(&experiment.data.dataset)?;
     let folder = RunFolder::new(&experiment.output);
@@ -40,10 +36,18 @@ fn job(args: &LaunchArgs) -> Result<Job, RunError> {
     job.max_restarts = args.max_restarts;
     job.pin_cores = !args.no_pin;
     job.first_rank = FirstRankOutput::Direct;
-    job.timing.stuck_after = Duration::from_secs_f64(args.stuck_after);
+    job.timing.stuck_after = stuck_after;
+    job.timing.stop_grace = stop_grace;
     // Ranks that lost a peer have nothing left to save.
     job.timing.failure_grace = Duration::from_secs(2);
     Ok(job)
+}
+
+fn seconds(option: &str, value: f64) -> Result<Duration, RunError> {
+    Duration::try_from_secs_f64(value)
+        .ok()
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| RunError::Usage(format!("{option}: expected seconds above 0, got {value}")))
 }
 
 fn rank_arguments(train: &TrainArgs) -> Vec<OsString> {

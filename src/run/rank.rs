@@ -8,7 +8,7 @@ use streamrec_launcher::job::THREADS_VARIABLE;
 use streamrec_launcher::{LostLauncher, RankEnvironment, Reporter, Store, bind_to_parent};
 
 use super::RunError;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, Tick};
 use crate::comm::{CommError, Communicator, Observer, Settings, SharedMemory, SingleRank};
 use crate::config::Experiment;
 use crate::parallel::Mesh;
@@ -98,6 +98,12 @@ impl Rank {
                 Err(RunError::OtherRank { rank, reason })
             }
         }
+    }
+
+    /// Tells the launcher that this rank gets on.
+    pub(super) fn tick(&self) -> Tick {
+        let reporter = self.reporter.clone();
+        Arc::new(move || reporter.tick())
     }
 
     /// Rank 0 speaks for all: it writes files, shows progress and prints results.

@@ -9,7 +9,7 @@ use super::folder::RunFolder;
 use super::rank::Rank;
 use super::stop::StopSignal;
 use super::train::TrainOutcome;
-use crate::checkpoint::{Checkpoint, CheckpointError, Saver, Snapshot};
+use crate::checkpoint::{Best, Checkpoint, CheckpointError, CheckpointFolder, Saver, Snapshot};
 use crate::config::Experiment;
 use crate::data::{Batch, BatchReader};
 use crate::train::metrics::{Predictions, auc};
@@ -34,8 +34,14 @@ pub(super) struct TrainState {
     pub(super) seed: u64,
     /// The loss of the best evaluation.
     pub(super) best_loss: Option<f64>,
+    /// The step of that evaluation.
+    #[serde(default)]
+    pub(super) best_step: Option<u64>,
     /// Evaluations since then.
     pub(super) evaluations_without_better: u64,
+    /// Whether an evaluation was due after `step`, but left out to stop sooner.
+    #[serde(default)]
+    pub(super) evaluation_owed: bool,
 }
 
 impl TrainState {
@@ -50,13 +56,20 @@ impl TrainState {
             global_batch: experiment.train.global_batch,
             seed: experiment.seed,
             best_loss: None,
+            best_step: None,
             evaluations_without_better: 0,
+            evaluation_owed: false,
         }
     }
 
-    /// The state of `checkpoint`, if this run can go on from it.
-    pub(super) fn resume(self, checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        let saved: Self = checkpoint.state()?;
+    /// The state of `checkpoint`, if this run can go on from it. A best checkpoint that is no
+    /// longer in `folder` is forgotten.
+    pub(super) fn resume(
+        self,
+        checkpoint: &Checkpoint,
+        folder: &CheckpointFolder,
+    ) -> Result<Self, CheckpointError> {
+        let mut saved: Self = checkpoint.state()?;
         if (saved.global_batch, saved.seed) != (self.global_batch, self.seed) {
             return Err(CheckpointError::Mismatch {
                 path: checkpoint.folder().to_owned(),
@@ -66,7 +79,33 @@ impl TrainState {
                 ),
             });
         }
+        let complete = folder.complete()?;
+        if saved
+            .best_step
+            .is_none_or(|step| complete.binary_search(&step).is_err())
+        {
+            (saved.best_step, saved.best_loss) = (None, None);
+        }
         Ok(saved)
+    }
+
+    /// Takes note of an evaluation after the present step; whether it is the best so far. A loss
+    /// that is no number never is.
+    fn note_evaluation(&mut self, loss: f64) -> bool {
+        let best = loss.is_finite() && self.best_loss.is_none_or(|best| loss < best);
+        if best {
+            (self.best_loss, self.best_step) = (Some(loss), Some(self.step));
+            self.evaluations_without_better = 0;
+        } else {
+            self.evaluations_without_better += 1;
+        }
+        best
+    }
+
+    /// The best evaluation so far.
+    pub(super) fn best(&self) -> Option<Best> {
+        let (step, loss) = self.best_step.zip(self.best_loss)?;
+        Some(Best { step, loss })
     }
 }
 
@@ -199,6 +238,12 @@ impl<'a> Session<'a> {
     }
 
     fn train(&mut self, signal: &StopSignal) -> Result<End, RunError> {
+        if std::mem::take(&mut self.state.evaluation_owed)
+            && self.evaluate()?.is_some()
+            && let Some(best) = self.state.best()
+        {
+            self.saver.mark_best(&best)?;
+        }
         while self.state.epoch < self.experiment.train.epochs && !self.is_done() {
             self.training
                 .start(self.state.epoch, self.state.epoch_step)?;
@@ -208,7 +253,7 @@ impl<'a> Session<'a> {
             while let Some(batch) = coming {
                 coming = self.training.next()?;
                 let stop = self.step(batch, coming.as_ref(), signal)?;
-                let evaluated = self.evaluate_if_due()?;
+                let evaluated = self.evaluate_if_due(stop)?;
                 self.save_if_due(evaluated, stop)?;
                 if stop {
                     return Ok(End::Stopped);
@@ -235,6 +280,11 @@ impl<'a> Session<'a> {
         let patience = self.experiment.train.early_stopping.as_ref();
         let bored = patience.is_some_and(|p| self.state.evaluations_without_better > p.patience);
         steps || bored
+    }
+
+    /// Whether the step just taken was the last.
+    fn is_last(&self) -> bool {
+        self.is_done() || self.state.epoch >= self.experiment.train.epochs
     }
 
     fn next_epoch(&mut self) {
@@ -304,15 +354,27 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Evaluates at the steps that the experiment asks for, else at the end of each epoch. Returns
-    /// the loss where one was made and it is the best so far. Collective.
-    fn evaluate_if_due(&mut self) -> Result<Option<f64>, RunError> {
+    /// Evaluates at the steps that the experiment asks for, else at the end of each epoch, and at
+    /// the end. A run that stops only notes it, to do it when it goes on. Returns the loss where
+    /// an evaluation was made and it is the best so far. Collective.
+    fn evaluate_if_due(&mut self, stop: bool) -> Result<Option<f64>, RunError> {
         let due = match self.experiment.train.evaluate_every_steps {
             Some(every) => self.state.step.is_multiple_of(every),
             None => self.state.epoch_step == 0,
         };
-        let due = due || self.is_done();
-        let Some((reader, plan)) = self.validation.as_mut().filter(|_| due) else {
+        if !(due || self.is_last()) {
+            return Ok(None);
+        }
+        if stop {
+            self.state.evaluation_owed = self.validation.is_some();
+            return Ok(None);
+        }
+        self.evaluate()
+    }
+
+    /// Returns the loss if it is the best so far. Collective.
+    fn evaluate(&mut self) -> Result<Option<f64>, RunError> {
+        let Some((reader, plan)) = &mut self.validation else {
             return Ok(None);
         };
         self.rank.reporter.set_phase("evaluate");
@@ -331,27 +393,22 @@ impl<'a> Session<'a> {
             }
         }
         let loss = evaluation.loss();
-        let better = self.state.best_loss.is_none_or(|best| loss < best);
-        if better {
-            self.state.best_loss = Some(loss);
-            self.state.evaluations_without_better = 0;
-        } else {
-            self.state.evaluations_without_better += 1;
-        }
+        let best = self.state.note_evaluation(loss);
         // The evaluation does not count as training time.
         self.window.began = Instant::now();
         self.rank.reporter.set_phase("train");
-        Ok(better.then_some(loss))
+        Ok(best.then_some(loss))
     }
 
     /// Starts a checkpoint where one is due, or where this is the best so far. Collective.
     fn save_if_due(&mut self, best_loss: Option<f64>, stop: bool) -> Result<(), RunError> {
         let every = self.experiment.checkpoint.every_steps;
-        let last = self.is_done() || self.state.epoch >= self.experiment.train.epochs;
         let due = every.is_some_and(|every| self.state.step.is_multiple_of(every));
-        if !(due || last || stop || best_loss.is_some()) {
+        if !(due || self.is_last() || stop || best_loss.is_some()) {
             return Ok(());
         }
+        // Before the next copy of the state is made: one at a time is in memory.
+        self.saver.finish()?;
         let slices = self.trainer.named_slices();
         let mut snapshot = Snapshot::of(self.state.step, &self.state, slices)
             .map_err(RunError::other("the state of the run has no JSON form"))?;
@@ -376,5 +433,23 @@ impl Window {
             let (label, weight) = (batch.labels[row * heads], batch.weights[row]);
             self.predictions.push(probability, label, weight, None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_no_number_is_never_the_best() {
+        let config = std::path::Path::new("configs/synthetic_dlrm.toml");
+        let experiment = Experiment::load(config, &[]).expect("an experiment");
+        let mut state = TrainState::new(&experiment);
+        state.step = 4;
+        assert!(!state.note_evaluation(f64::NAN) && state.best().is_none());
+        assert!(state.note_evaluation(0.7) && !state.note_evaluation(f64::NAN));
+        assert!(!state.note_evaluation(f64::NEG_INFINITY));
+        assert_eq!(state.best(), Some(Best { step: 4, loss: 0.7 }));
+        assert_eq!(state.evaluations_without_better, 2);
     }
 }

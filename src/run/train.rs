@@ -143,7 +143,14 @@ fn train_rank(
     let mut trainer = trainee::trainer(&rank, context, experiment, &graph, schema, rows)?;
     let mut state = TrainState::new(experiment);
     if let Some(checkpoint) = &resumed {
-        state = state.resume(checkpoint)?;
+        let checkpoints = folder.checkpoints();
+        state = state.resume(checkpoint, &checkpoints)?;
+        rank.agree(if rank.is_first() {
+            let repaired = checkpoints.repair_best(state.best().as_ref());
+            repaired.map_err(RunError::from)
+        } else {
+            Ok(())
+        })?;
         trainee::restore(&mut trainer, checkpoint)?;
     } else if let Some(artifact) = &earlier {
         let new_rows = trainee::warm_start(trainer.parameters_mut(), artifact)?;
@@ -164,7 +171,8 @@ fn train_rank(
     }
     // Its own communicator: it writes while the step uses the other.
     let saver_comm = rank.comm.split(0, rank.comm.rank())?;
-    let saver = Saver::new(saver_comm, folder.checkpoints(), experiment.checkpoint.keep)?;
+    let saver = Saver::new(saver_comm, folder.checkpoints(), experiment.checkpoint.keep)?
+        .with_tick(rank.tick());
     Session::new(
         rank, experiment, &folder, trainer, training, validation, saver, state,
     )?
@@ -198,9 +206,8 @@ fn prepare(
     rank.agree(begun)?;
     let checkpoints = folder.checkpoints();
     let latest = if go_on { checkpoints.latest()? } else { None };
-    Ok(latest
-        .map(|step| Checkpoint::open(&checkpoints, step))
-        .transpose()?)
+    let open = |step| Ok(Checkpoint::open(&checkpoints, step)?.with_tick(rank.tick()));
+    latest.map(open).transpose()
 }
 
 /// A run goes on only with the experiment that began it; how long and where it runs may change.

@@ -96,6 +96,14 @@ fn tables(
 /// The checkpoint to use of a run: that of `step`, else the best, else the latest.
 pub(super) fn chosen(folder: &CheckpointFolder, step: Option<u64>) -> Result<Checkpoint, RunError> {
     let best = folder.best()?.map(|best| best.step);
+    let complete = folder.complete()?;
+    if let Some(gone) = best.filter(|step| complete.binary_search(step).is_err()) {
+        tracing::warn!(
+            step = gone,
+            "the best checkpoint is gone; the newest takes its place"
+        );
+    }
+    let best = best.filter(|step| complete.binary_search(step).is_ok());
     let step = match step.or(best) {
         Some(step) => step,
         None => folder

@@ -97,6 +97,56 @@ fn a_signal_to_every_process_of_the_job_saves_too() {
 }
 
 #[test]
+fn a_run_that_stops_leaves_the_evaluation_to_the_one_that_goes_on() {
+    let bench = Workbench::with_events(12_000);
+    let settings = [
+        &SETTINGS[..],
+        &[
+            "train.max_steps=60",
+            "train.evaluate_every_steps=1",
+            "train.early_stopping.patience=1000",
+        ],
+    ]
+    .concat();
+    let child = bench
+        .launch_command(2, CONFIG, "run", &settings)
+        .spawn()
+        .expect("starts");
+    let mut running = Running(child);
+    bench.wait_for_step("run", 10);
+    send("TERM", running.0.id() as i32);
+    assert_eq!(running.0.wait().expect("ends").code(), Some(143));
+    let valid = || -> Vec<u64> {
+        let records = bench.records("run", "valid/click");
+        records
+            .iter()
+            .filter_map(|record| record["step"].as_u64())
+            .collect()
+    };
+    let (stopped_at, _) = bench.newest_shards("run");
+    assert_eq!(valid(), (1..stopped_at).collect::<Vec<_>>());
+    let mut again = bench.launch_command(2, CONFIG, "run", &settings);
+    expect_success(&again.arg("--resume").output().expect("starts"));
+    assert_eq!(valid(), (1..=60).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_run_ends_with_an_evaluation_whatever_ends_it() {
+    let bench = Workbench::with_events(12_000);
+    let settings = [
+        "train.global_batch=1000",
+        "train.epochs=1",
+        "train.evaluate_every_steps=4",
+        "train.log_every_steps=1",
+    ];
+    bench.launch(1, CONFIG, "run", &settings);
+    let last = |kind: &str| bench.records("run", kind).last().expect("a record")["step"].clone();
+    let step = last("train").as_u64().expect("a step");
+    assert!(!step.is_multiple_of(4), "{step} tells nothing");
+    assert_eq!(last("valid/click"), step);
+}
+
+#[test]
 fn a_run_resumes_at_another_world_size_on_the_same_curve() {
     let bench = Workbench::with_events(12_000);
     let half = [&SETTINGS[..], &["train.max_steps=60"]].concat();
@@ -125,6 +175,10 @@ fn a_finished_run_resumes_to_nothing_and_another_experiment_is_refused() {
     let settings = [&SETTINGS[..], &["train.max_steps=20"]].concat();
     bench.launch(1, CONFIG, "run", &settings);
     let (_, before) = bench.newest_shards("run");
+    // As a crash before best.json leaves it.
+    let best = bench.path("run/checkpoints/best.json");
+    let told = std::fs::read_to_string(&best).expect("read");
+    std::fs::write(&best, r#"{"step":1,"loss":9.0}"#).expect("written");
     let resume = |settings: &[&str]| {
         let mut command = command();
         command
@@ -138,6 +192,7 @@ fn a_finished_run_resumes_to_nothing_and_another_experiment_is_refused() {
         bench.newest_shards("run").1 == before,
         "nothing was trained"
     );
+    assert_eq!(std::fs::read_to_string(&best).expect("read"), told);
 
     let other = [&settings[..], &["seed=8"]].concat();
     let output = resume(&other);
