@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use streamrec::config::Reduction;
 use streamrec::config::model::{DlrmConfig, ModelConfig};
 use streamrec::config::optimizer::{
     DenseOptimizerConfig, OptimizerConfig, ScheduleConfig, SparseOptimizerConfig,
@@ -122,7 +123,9 @@ fn trainer(batch: usize, threads: usize) -> Result<Trainer> {
     let settings = TrainerSettings {
         seed: 1,
         batch_rows: batch,
+        global_batch: batch,
         accumulate: 1,
+        reduction: Reduction::Fast,
         label_weights: vec![1.0],
         partitions: BTreeMap::new(),
         tables: None,

@@ -12,7 +12,7 @@
 //! names both calls. A rank that is lost or late is an error on all ranks too. After an error the
 //! communicator is poisoned: later calls fail at once.
 //!
-//! Sums are taken in rank order, `((x0 + x1) + x2) + ...`, so a result is the same on every rank
+//! Sums are taken in rank order (or by halves, [`ReduceOp::TreeSum`]), `((x0 + x1) + x2) + ...`, so a result is the same on every rank
 //! and in every run. Ranks in errors and reports are those of the world, also inside a group.
 //!
 //! Never does: retry, change the membership of a running communicator, or cross a network.
@@ -44,6 +44,9 @@ pub use typed::{all_gather_pod, all_reduce_f64, broadcast_bytes};
 pub enum ReduceOp {
     /// The float32 sum in rank order.
     Sum,
+    /// The float32 sum by halves, `(first half) + (second half)`, each again by halves: for 2, 4, 8, ...
+    /// ranks the tree whose leaves are the ranks.
+    TreeSum,
     /// The largest value; NaN where any rank has NaN.
     Max,
 }

@@ -20,7 +20,9 @@ pub use data::DataConfig;
 pub use error::ConfigError;
 pub use model::ModelConfig;
 pub use optimizer::OptimizerConfig;
-pub use parallel::{EmbeddingsConfig, Exchange, ParallelConfig, Partition, Placement, TableConfig};
+pub use parallel::{
+    EmbeddingsConfig, Exchange, ParallelConfig, Partition, Placement, Reduction, TableConfig,
+};
 pub use train::{DeviceChoice, EarlyStopping, Precision, TrainConfig};
 
 use std::path::{Path, PathBuf};

@@ -12,6 +12,8 @@ pub struct ParallelConfig {
     /// Ranks of a tensor-parallel group: they read the same batch and share layers. The world is
     /// data-parallel groups times this.
     pub tp: usize,
+    /// How gradients are added up.
+    pub reduction: Reduction,
     /// Layers that a tensor-parallel group shares in another way than the plan would, by name.
     pub layers: BTreeMap<String, Partition>,
     /// Where embedding tables lie.
@@ -22,6 +24,18 @@ pub struct ParallelConfig {
     pub first_bucket_bytes: usize,
     /// Size of every other gradient bucket.
     pub bucket_bytes: usize,
+}
+
+/// How gradients are added up over ranks and micro-batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    /// As they come: the model depends on the number of ranks in the last bits of its sums.
+    #[default]
+    Fast,
+    /// In a fixed tree over micro-shards of the global batch: the model does not depend on the number
+    /// of data-parallel ranks (1, 2, 4 or 8), to the bit.
+    Invariant,
 }
 
 /// How the ranks of a tensor-parallel group share the weights of a layer
@@ -125,6 +139,7 @@ impl Default for ParallelConfig {
     fn default() -> Self {
         Self {
             tp: 1,
+            reduction: Reduction::default(),
             layers: BTreeMap::new(),
             embeddings: EmbeddingsConfig::default(),
             timeout_s: 300.0,
@@ -135,9 +150,30 @@ impl Default for ParallelConfig {
 }
 
 impl ParallelConfig {
+    fn check_invariant(&self, errors: &mut Vec<String>) {
+        if self.tp > 1 {
+            errors.push(format!(
+                "`parallel.reduction`: \"invariant\" goes with `parallel.tp` = 1, got {}: row-parallel \
+                 products add in another order; set one of them otherwise",
+                self.tp
+            ));
+        }
+        for (name, table) in &self.embeddings.tables {
+            if table.exchange == Some(Exchange::Pooled) {
+                errors.push(format!(
+                    "`parallel.embeddings.tables.{name}.exchange`: \"pooled\" adds in another order, and \
+                     `parallel.reduction` is \"invariant\"; leave it out, so that each id travels once"
+                ));
+            }
+        }
+    }
+
     pub(super) fn check(&self, errors: &mut Vec<String>) {
         if self.tp == 0 {
             errors.push("`parallel.tp`: expected at least 1, got 0".into());
+        }
+        if self.reduction == Reduction::Invariant {
+            self.check_invariant(errors);
         }
         if !self.timeout_s.is_finite() || self.timeout_s <= 0.0 {
             errors.push(format!(

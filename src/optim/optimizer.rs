@@ -4,7 +4,7 @@ use streamrec_kernels::{Context, sparse_optimizer::SparseGradient};
 
 use super::{DenseOptimizer, OptimError, Schedule, SparseOptimizer, groups::Groups};
 use crate::{
-    config::optimizer::OptimizerConfig,
+    config::{Reduction, optimizer::OptimizerConfig},
     model::{NamedSlice, NamedSliceMut, ParameterStore, TableId},
     parallel::Mesh,
 };
@@ -27,6 +27,7 @@ impl Optimizer {
         config: &OptimizerConfig,
         parameters: &ParameterStore,
         mesh: &Mesh,
+        reduction: Reduction,
     ) -> Result<Self, OptimError> {
         let groups = Groups::new(&config.groups, parameters)?;
         Ok(Self {
@@ -37,6 +38,7 @@ impl Optimizer {
                 config,
                 &groups,
                 parameters,
+                reduction,
                 Arc::clone(&mesh.world),
             ),
         })

@@ -2,20 +2,25 @@ use std::sync::Arc;
 
 use streamrec_kernels::{
     Context,
+    embedding_bag::RowGradients,
     sparse_optimizer::{self, SparseGradient, SparseRule, SparseState, WholeRows, row_products},
 };
 
 use super::{OptimError, groups::Groups};
 use crate::{
-    comm::{Communicator, all_reduce_f64},
-    config::optimizer::{OptimizerConfig, SparseOptimizerConfig},
-    model::{Extent, ModelError, NamedSlice, NamedSliceMut, ParameterStore, TableId},
+    comm::{Communicator, all_gather_pod, all_reduce_f64},
+    config::{
+        Reduction,
+        optimizer::{OptimizerConfig, SparseOptimizerConfig},
+    },
+    model::{Extent, ModelError, NamedSlice, NamedSliceMut, ParameterStore, Table, TableId},
 };
 
 /// Updates the embedding tables, each with its own rule and state.
 pub struct SparseOptimizer {
     learning_rate: f64,
     tables: Vec<TableOptimizer>,
+    reduction: Reduction,
     /// The ranks that hold the columns of column-wise tables.
     world: Arc<dyn Communicator>,
 }
@@ -37,6 +42,7 @@ impl SparseOptimizer {
         config: &OptimizerConfig,
         groups: &Groups<'_>,
         parameters: &ParameterStore,
+        reduction: Reduction,
         world: Arc<dyn Communicator>,
     ) -> Self {
         let table = |(_, table): (TableId, &crate::model::Table)| {
@@ -57,6 +63,7 @@ impl SparseOptimizer {
         };
         let tables = parameters.tables().map(table).collect();
         Self {
+            reduction,
             world,
             learning_rate: config.sparse.learning_rate(),
             tables,
@@ -90,22 +97,41 @@ impl SparseOptimizer {
             source: Box::new(source),
         };
         let parameter = parameters.table_mut(table);
-        let state = &mut own.state;
         match gradient {
             SparseGradient::Rows(gradient) if own.needs_whole_rows => {
-                let products = row_products(context, parameter.view(), gradient).map_err(failed)?;
-                let mut products: Vec<f64> = products.into_flattened();
-                all_reduce_f64(self.world.as_ref(), &mut products).map_err(ModelError::Comm)?;
-                let dim = own.extent.width();
-                let whole = WholeRows::new(&own.rule, products.as_chunks().0, dim);
+                let world = self.world.as_ref();
+                let whole = match self.reduction {
+                    Reduction::Fast => {
+                        let own_sums = row_products(context, parameter.view(), gradient);
+                        let mut sums = own_sums.map_err(failed)?.into_flattened();
+                        all_reduce_f64(world, &mut sums).map_err(ModelError::Comm)?;
+                        WholeRows::new(&own.rule, sums.as_chunks().0, own.extent.width())
+                    }
+                    Reduction::Invariant => own.gathered_rows(world, parameter, gradient)?,
+                };
                 let weights = parameter.view_mut();
                 sparse_optimizer::update_columns(
-                    context, &own.rule, rate, step, weights, state, gradient, &whole,
+                    context,
+                    &own.rule,
+                    rate,
+                    step,
+                    weights,
+                    &mut own.state,
+                    gradient,
+                    &whole,
                 )
             }
             gradient => {
                 let weights = parameter.view_mut();
-                sparse_optimizer::update(context, &own.rule, rate, step, weights, state, gradient)
+                sparse_optimizer::update(
+                    context,
+                    &own.rule,
+                    rate,
+                    step,
+                    weights,
+                    &mut own.state,
+                    gradient,
+                )
             }
         }
         .map_err(failed)
@@ -139,6 +165,36 @@ impl SparseOptimizer {
 }
 
 impl TableOptimizer {
+    /// Gathers the columns of the touched rows and of their gradients from all ranks, so that sums over
+    /// a row are taken in the order of one rank.
+    fn gathered_rows(
+        &self,
+        world: &dyn Communicator,
+        table: &Table,
+        gradient: &RowGradients,
+    ) -> Result<WholeRows, ModelError> {
+        let (touched, dim) = (gradient.ids.len(), self.extent.width());
+        let mut own = gradient.rows.clone();
+        for &id in &gradient.ids {
+            own.extend_from_slice(table.view().row(id as usize));
+        }
+        let parts = all_gather_pod(world, &own)?;
+        let [mut gradients, mut weights] = [(); 2].map(|()| vec![0.0f32; touched * dim]);
+        let mut first = 0;
+        for part in &parts {
+            let width = part.len().checked_div(2 * touched).unwrap_or(0);
+            let (g, w) = part.split_at(part.len() / 2);
+            for (whole, part) in [(&mut gradients, g), (&mut weights, w)] {
+                for row in 0..touched {
+                    whole[row * dim + first..][..width]
+                        .copy_from_slice(&part[row * width..][..width]);
+                }
+            }
+            first += width;
+        }
+        Ok(WholeRows::of_rows(&self.rule, &gradients, &weights, dim))
+    }
+
     /// The part of each state tensor that is here: the table's rows, and its columns unless a row has
     /// one value. That is the same on all ranks that hold columns of the row.
     fn state_extent(&self, world: &dyn Communicator) -> Extent {

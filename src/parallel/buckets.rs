@@ -5,6 +5,7 @@ use std::{
 
 use crate::{
     comm::{CommBuffer, Communicator, Event, ReduceOp},
+    config::Reduction,
     model::{GradientSink, Gradients, ModelError, ParamId, ParameterLayout},
 };
 
@@ -20,6 +21,7 @@ use crate::{
 /// calls in the same order.
 pub struct GradientBuckets {
     comm: Arc<dyn Communicator>,
+    op: ReduceOp,
     /// The parameters of each bucket.
     sizes: Vec<usize>,
     /// Those of them that are not ready yet.
@@ -30,15 +32,24 @@ pub struct GradientBuckets {
 
 impl GradientBuckets {
     /// For the parameters of a store whose gradients `comm` allocated.
-    pub fn new(comm: Arc<dyn Communicator>, layout: &ParameterLayout) -> Self {
+    pub fn new(
+        comm: Arc<dyn Communicator>,
+        layout: &ParameterLayout,
+        reduction: Reduction,
+    ) -> Self {
         let mut sizes = vec![0; layout.buckets().len()];
         layout
             .parameters()
             .iter()
             .for_each(|placed| sizes[placed.bucket] += 1);
         let in_flight = Vec::with_capacity(sizes.len());
+        let op = match reduction {
+            Reduction::Fast => ReduceOp::Sum,
+            Reduction::Invariant => ReduceOp::TreeSum,
+        };
         Self {
             comm,
+            op,
             missing: sizes.clone(),
             sizes,
             in_flight,
@@ -48,6 +59,17 @@ impl GradientBuckets {
     /// The number of buckets whose reduction has begun in this pass.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// Starts the reduction of gradients that are all final already.
+    ///
+    /// # Errors
+    /// When a bucket is in flight.
+    pub fn start(&mut self, gradients: &mut Gradients) -> Result<(), ModelError> {
+        let ids: Vec<ParamId> = gradients.layout().ids().collect();
+        ids.into_iter()
+            .rev()
+            .try_for_each(|parameter| self.ready(gradients, parameter))
     }
 
     /// Waits for all buckets, and puts them back. Returns how long it waited: the part of the
@@ -95,8 +117,7 @@ impl GradientSink for GradientBuckets {
         }
         while self.missing.get(self.in_flight.len()) == Some(&0) {
             let buffer = gradients.take_bucket(self.in_flight.len())?;
-            self.in_flight
-                .push(self.comm.all_reduce(buffer, ReduceOp::Sum));
+            self.in_flight.push(self.comm.all_reduce(buffer, self.op));
         }
         Ok(())
     }
@@ -149,7 +170,8 @@ mod tests {
         two_ranks(|comm| {
             let mut store = store(comm.as_ref());
             let ids = ["a", "b", "c"].map(|name| store.find(name).unwrap());
-            let mut buckets = GradientBuckets::new(Arc::clone(&comm), store.layout());
+            let mut buckets =
+                GradientBuckets::new(Arc::clone(&comm), store.layout(), Reduction::Fast);
             for _ in 0..2 {
                 for (id, value) in ids.into_iter().zip([1.0, 2.0, 3.0]).rev() {
                     let gradients = store.gradients_mut();
@@ -169,7 +191,7 @@ mod tests {
         two_ranks(|comm| {
             let mut store = store(comm.as_ref());
             let [a, b, c] = ["a", "b", "c"].map(|name| store.find(name).unwrap());
-            let mut buckets = GradientBuckets::new(comm, store.layout());
+            let mut buckets = GradientBuckets::new(comm, store.layout(), Reduction::Fast);
             let gradients = store.gradients_mut();
             // Out of order: nothing starts before the first bucket, then both do.
             buckets.ready(gradients, b).unwrap();

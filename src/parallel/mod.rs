@@ -18,6 +18,7 @@
 mod buckets;
 mod embedding_exchange;
 mod mesh;
+mod micro_shards;
 mod row_sum;
 mod sparse_sync;
 mod table_plan;
@@ -26,6 +27,7 @@ mod tensor_plan;
 pub use buckets::GradientBuckets;
 pub use embedding_exchange::{EmbeddingExchange, PendingIds};
 pub use mesh::{Mesh, MeshError};
+pub use micro_shards::{GradientTree, InvariantRanksError, MICRO_SHARDS, MicroShards};
 pub use sparse_sync::SparseSync;
 pub use table_plan::{PlacementError, PlannedTable, TablePlan};
 pub use tensor_plan::TensorPlan;

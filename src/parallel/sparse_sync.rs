@@ -14,6 +14,7 @@ use super::row_sum::RowSum;
 
 use crate::{
     comm::{CommError, Communicator, Event},
+    config::Reduction,
     model::{ModelError, Network, ParameterStore, SumScratch, TableId},
 };
 
@@ -58,12 +59,13 @@ impl SparseSync {
     pub fn new(
         comm: Arc<dyn Communicator>,
         parameters: &ParameterStore,
+        reduction: Reduction,
         frozen: impl Fn(TableId) -> bool,
     ) -> Self {
         let tables = parameters.tables().map(|(id, table)| TableSum {
             dim: table.dim(),
             left_out: table.is_sharded() || frozen(id),
-            own: RowSum::new(table.dim()),
+            own: RowSum::new(table.dim(), reduction),
             ..TableSum::default()
         });
         let tables = tables.collect();
@@ -101,7 +103,7 @@ impl SparseSync {
                 continue;
             }
             let scratch = &mut self.scratch;
-            table.own.add(context, self.collected, |into| {
+            table.own.add(context, self.collected, last, |into| {
                 network.sum_table_gradient(context, parameters, id, scratch, into)
             })?;
         }
@@ -241,7 +243,7 @@ mod tests {
                 ids: ids.to_vec(),
                 rows,
             };
-            let mut own = RowSum::new(dim);
+            let mut own = RowSum::new(dim, Reduction::Fast);
             own.sum = sum;
             TableSum {
                 dim,

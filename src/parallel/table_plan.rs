@@ -4,7 +4,7 @@ use streamrec_artifact::{Graph, Shapes};
 
 use crate::{
     comm::chunk_range,
-    config::{EmbeddingsConfig, Exchange, Placement},
+    config::{EmbeddingsConfig, Exchange, Placement, Reduction},
     model::Extent,
 };
 
@@ -66,7 +66,8 @@ impl TablePlan {
 
     /// Places the tables of a graph over `ranks` ranks as the config says. The placement that holds for
     /// all makes tables that are too small for it table-wise. Table-wise ones without a rank go, largest
-    /// first, where the least lies. On one rank every table is replicated.
+    /// first, where the least lies. Where the reduction is invariant each id travels once. On one rank
+    /// every table is replicated.
     ///
     /// # Errors
     /// When the config names a table or a rank that is not there, or a table has too few rows or
@@ -75,6 +76,7 @@ impl TablePlan {
         graph: &Graph,
         shapes: &Shapes,
         config: &EmbeddingsConfig,
+        reduction: Reduction,
         ranks: usize,
     ) -> Result<Self, PlacementError> {
         let mut plan = Self::replicated(graph, shapes);
@@ -89,7 +91,10 @@ impl TablePlan {
             let own = config.tables.get(&table.name);
             let own_placement = own.and_then(|own| own.placement);
             table.placement = own_placement.unwrap_or(config.placement);
-            table.exchange = own.and_then(|own| own.exchange).unwrap_or(config.exchange);
+            table.exchange = match reduction {
+                Reduction::Fast => own.and_then(|own| own.exchange).unwrap_or(config.exchange),
+                Reduction::Invariant => Exchange::Unique,
+            };
             if own_placement.is_none() && table.check(ranks).is_err() {
                 table.placement = Placement::TableWise;
             }
@@ -270,7 +275,8 @@ mod tests {
 
     fn plan(config: &str, ranks: usize) -> Result<TablePlan, PlacementError> {
         let (graph, shapes) = graph();
-        TablePlan::new(&graph, &shapes, &toml::from_str(config).unwrap(), ranks)
+        let config = toml::from_str(config).unwrap();
+        TablePlan::new(&graph, &shapes, &config, Reduction::Fast, ranks)
     }
 
     #[test]
@@ -368,7 +374,7 @@ mod tests {
             ]),
         };
         let (graph, shapes) = graph();
-        let plan = TablePlan::new(&graph, &shapes, &config, 2).unwrap();
+        let plan = TablePlan::new(&graph, &shapes, &config, Reduction::Fast, 2).unwrap();
         let expected = "\
 a  9 x 4  row-wise, unique
 b  40 x 4  table-wise on rank 0, pooled

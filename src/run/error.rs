@@ -134,6 +134,7 @@ impl RunError {
                 | CheckpointError::Missing { .. },
             ) => 2,
             Self::Mesh(MeshError::Product { .. }) | Self::Placement(_) => 2,
+            Self::Train(TrainError::Invariant(_)) => 2,
             Self::Model(error) | Self::Train(TrainError::Model(error)) => match error {
                 ModelError::Build { .. }
                 | ModelError::Graph { .. }

@@ -8,7 +8,7 @@ use streamrec_kernels::Context;
 use super::RunError;
 use super::rank::Rank;
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
-use crate::config::{Experiment, ModelConfig, Partition};
+use crate::config::{Experiment, ModelConfig, Partition, Reduction};
 use crate::model::{BucketSettings, ModelError, NamedSliceMut, ParameterStore, models};
 use crate::parallel::{TablePlan, TensorPlan};
 use crate::train::{Trainer, TrainerSettings};
@@ -42,10 +42,19 @@ pub(super) fn trainer(
             label_weights.len()
         )));
     }
+    if experiment.parallel.reduction == Reduction::Invariant && experiment.train.accumulate > 1 {
+        return Err(RunError::Usage(format!(
+            "`train.accumulate` = {}: with `parallel.reduction` = \"invariant\" a batch is worked through \
+             in micro-shards anyway; leave it out",
+            experiment.train.accumulate
+        )));
+    }
     let settings = TrainerSettings {
         seed: experiment.seed,
         batch_rows,
+        global_batch: experiment.train.global_batch,
         accumulate: experiment.train.accumulate,
+        reduction: experiment.parallel.reduction,
         label_weights,
         partitions: partitions(rank, experiment, graph),
         tables: Some(tables(rank, experiment, graph, schema)?),
@@ -86,7 +95,8 @@ fn tables(
 ) -> Result<TablePlan, RunError> {
     let shapes = graph.validate(schema).map_err(ModelError::from)?;
     let config = &experiment.parallel.embeddings;
-    let plan = TablePlan::new(graph, &shapes, config, rank.mesh.world.size())?;
+    let (reduction, ranks) = (experiment.parallel.reduction, rank.mesh.world.size());
+    let plan = TablePlan::new(graph, &shapes, config, reduction, ranks)?;
     if rank.is_first() && !plan.is_replicated() {
         tracing::info!("{} ranks share the embedding tables:\n{plan}", plan.ranks());
     }

@@ -4,6 +4,7 @@ use crate::comm::CommError;
 use crate::data::Error as DataError;
 use crate::model::ModelError;
 use crate::optim::OptimError;
+use crate::parallel::InvariantRanksError;
 
 /// A step or an evaluation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum TrainError {
     /// The parameters could not be updated.
     #[error(transparent)]
     Optim(#[from] OptimError),
+    /// The ranks cannot add up in the tree that the settings ask for.
+    #[error(transparent)]
+    Invariant(#[from] InvariantRanksError),
     /// The ranks lost one another.
     #[error(transparent)]
     Comm(#[from] CommError),

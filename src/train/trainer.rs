@@ -1,6 +1,7 @@
 //! One rank's training step and its predictions.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use streamrec_kernels::Context;
 
 use super::{Predict, TrainError};
 use crate::comm::{CommBuffer, Event, ReduceOp};
-use crate::config::{OptimizerConfig, Partition};
+use crate::config::{OptimizerConfig, Partition, Reduction};
 use crate::data::Batch;
 use crate::model::{
     BatchInput, BucketSettings, GradientSink, KeepGradients, Loss, MicroBatch, ModelError,
@@ -17,7 +18,8 @@ use crate::model::{
 };
 use crate::optim::Optimizer;
 use crate::parallel::{
-    EmbeddingExchange, GradientBuckets, Mesh, PendingIds, SparseSync, TablePlan,
+    EmbeddingExchange, GradientBuckets, GradientTree, Mesh, MicroShards, PendingIds, SparseSync,
+    TablePlan,
 };
 
 /// What decides how a [`Trainer`] trains.
@@ -27,8 +29,12 @@ pub struct TrainerSettings {
     pub seed: u64,
     /// The most rows of a rank's batch.
     pub batch_rows: usize,
+    /// Rows of a global batch.
+    pub global_batch: usize,
     /// Pieces in which a batch is worked through.
     pub accumulate: usize,
+    /// How gradients are added up.
+    pub reduction: Reduction,
     /// Weight of each label's loss.
     pub label_weights: Vec<f32>,
     /// How a tensor-parallel group shares layers, by name.
@@ -61,7 +67,9 @@ pub struct Trainer {
     ahead: Option<PendingIds>,
     optimizer: Optimizer,
     micro_batch: MicroBatch,
-    accumulate: usize,
+    pieces: MicroShards,
+    /// Where the reduction is invariant.
+    tree: GradientTree,
     /// `[loss, ranks that were asked to stop]`, of the world; away while it is reduced.
     status: Option<CommBuffer>,
     features: [usize; 2],
@@ -96,6 +104,13 @@ impl Trainer {
         settings: TrainerSettings,
     ) -> Result<Self, TrainError> {
         let shapes = graph.validate(schema).map_err(ModelError::from)?;
+        let TrainerSettings {
+            reduction,
+            global_batch,
+            accumulate,
+            ..
+        } = settings;
+        let pieces = MicroShards::new(reduction, mesh.dp.as_ref(), global_batch, accumulate)?;
         let tp = Arc::clone(&mesh.tp);
         let shared = TensorParallel::new(tp, graph, settings.partitions)?;
         let plan = match &settings.tables {
@@ -115,21 +130,23 @@ impl Trainer {
                 &plan,
                 &parameters,
                 &network,
+                reduction,
                 rows,
             )?),
         };
-        let optimizer = Optimizer::new(&context, optimizer, &parameters, &mesh)?;
+        let optimizer = Optimizer::new(&context, optimizer, &parameters, &mesh, reduction)?;
         Ok(Self {
             loss: Loss::new(&context, settings.batch_rows, settings.label_weights),
-            buckets: GradientBuckets::new(Arc::clone(&mesh.dp), parameters.layout()),
-            tables: SparseSync::new(Arc::clone(&mesh.dp), &parameters, |table| {
+            buckets: GradientBuckets::new(Arc::clone(&mesh.dp), parameters.layout(), reduction),
+            tables: SparseSync::new(Arc::clone(&mesh.dp), &parameters, reduction, |table| {
                 optimizer.is_frozen(table)
             }),
             optimizer,
             exchange,
             ahead: None,
             micro_batch: MicroBatch::default(),
-            accumulate: settings.accumulate,
+            pieces,
+            tree: GradientTree::default(),
             status: Some(mesh.world.allocate(2)?),
             features: [schema.dense.len(), schema.categorical.len()],
             heads: network.heads(),
@@ -190,8 +207,8 @@ impl Trainer {
     ) -> Result<StepOutcome, TrainError> {
         let (mut local_loss, mut waited) = (0.0, Duration::ZERO);
         let mut status = None;
-        for piece in 0..self.accumulate {
-            let last = piece + 1 == self.accumulate;
+        for piece in 0..self.pieces.count() {
+            let last = piece + 1 == self.pieces.count();
             let after = if last {
                 next.map(|next| (next, 0))
             } else {
@@ -237,8 +254,9 @@ impl Trainer {
         piece: usize,
         after: Option<(&Batch, usize)>,
     ) -> Result<(f64, Duration), TrainError> {
-        let (features, accumulate) = (self.features, self.accumulate);
-        let mut input = piece_of(batch, features, piece, accumulate, &mut self.micro_batch);
+        let features = self.features;
+        let rows = self.pieces.rows(piece, batch.rows, batch.filled);
+        let mut input = piece_of(batch, features, rows.clone(), &mut self.micro_batch);
         let mut waited = Duration::ZERO;
         if let Some(exchange) = &mut self.exchange {
             let ids = match self.ahead.take() {
@@ -247,7 +265,8 @@ impl Trainer {
             };
             if let Some((batch, piece)) = after {
                 let mut cut = MicroBatch::default();
-                let after = piece_of(batch, features, piece, accumulate, &mut cut);
+                let rows = self.pieces.rows(piece, batch.rows, batch.filled);
+                let after = piece_of(batch, features, rows, &mut cut);
                 self.ahead = Some(exchange.send_ids(&after)?);
             }
             let vectors;
@@ -257,7 +276,6 @@ impl Trainer {
         let logits = self
             .network
             .forward(&self.context, &self.parameters, &input)?;
-        let rows = MicroBatch::rows(piece, accumulate, batch.rows);
         let loss = self.loss.compute(
             &self.context,
             logits,
@@ -284,19 +302,30 @@ impl Trainer {
 
     /// The gradients of the piece whose forward pass was last. Returns how long it waited for others'.
     fn backward(&mut self, batch: &Batch, piece: usize) -> Result<Duration, TrainError> {
-        let (features, accumulate) = (self.features, self.accumulate);
-        let input = piece_of(batch, features, piece, accumulate, &mut self.micro_batch);
-        let last = piece + 1 == accumulate;
+        let rows = self.pieces.rows(piece, batch.rows, batch.filled);
+        let input = piece_of(batch, self.features, rows, &mut self.micro_batch);
+        let last = piece + 1 == self.pieces.count();
+        let invariant = self.pieces.reduction() == Reduction::Invariant;
         let mut keep = KeepGradients;
-        let sink: &mut dyn GradientSink = if last { &mut self.buckets } else { &mut keep };
+        let sink: &mut dyn GradientSink = match last && !invariant {
+            true => &mut self.buckets,
+            false => &mut keep,
+        };
         self.network.backward(
             &self.context,
             &mut self.parameters,
             &input,
             self.loss.d_logits(),
-            piece > 0,
+            piece > 0 && !invariant,
             sink,
         )?;
+        if invariant {
+            let gradients = self.parameters.gradients_mut();
+            self.tree.add(piece, gradients)?;
+            if last {
+                self.buckets.start(gradients)?;
+            }
+        }
         self.tables
             .collect(&self.context, &self.parameters, &self.network, last)?;
         Ok(match &mut self.exchange {
@@ -352,17 +381,17 @@ impl Predict for Trainer {
     }
 }
 
-/// The `piece`-th of `accumulate` pieces of a batch.
+/// Some rows of a batch.
 fn piece_of<'a>(
     batch: &'a Batch,
     features: [usize; 2],
-    piece: usize,
-    accumulate: usize,
+    rows: Range<usize>,
     cut: &'a mut MicroBatch,
 ) -> BatchInput<'a> {
     let whole = BatchInput::of(&batch.encoded, features);
-    match accumulate {
-        1 => whole,
-        _ => cut.cut(&whole, MicroBatch::rows(piece, accumulate, batch.rows)),
+    if rows == (0..batch.rows) {
+        whole
+    } else {
+        cut.cut(&whole, rows)
     }
 }

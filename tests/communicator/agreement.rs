@@ -18,17 +18,25 @@ fn inputs(rank: usize, len: usize) -> Vec<f32> {
     (0..len).map(|index| input(rank, index)).collect()
 }
 
-/// The plain sum in rank order.
+/// The plain sum in rank order, or by halves.
 fn expected(size: usize, len: usize, op: ReduceOp) -> Vec<f32> {
-    let combine = |a: f32, b: f32| match op {
-        ReduceOp::Sum => a + b,
-        ReduceOp::Max => a.max(b),
-    };
+    fn by_halves(values: &[f32]) -> f32 {
+        match values {
+            [one] => *one,
+            _ => {
+                let (left, right) = values.split_at(values.len() / 2);
+                by_halves(left) + by_halves(right)
+            }
+        }
+    }
     let reduced = |index| {
-        (0..size)
-            .map(|rank| input(rank, index))
-            .reduce(combine)
-            .unwrap()
+        let values: Vec<f32> = (0..size).map(|rank| input(rank, index)).collect();
+        match op {
+            ReduceOp::Sum => values.into_iter().reduce(|a, b| a + b),
+            ReduceOp::Max => values.into_iter().reduce(f32::max),
+            ReduceOp::TreeSum => Some(by_halves(&values)),
+        }
+        .unwrap()
     };
     (0..len).map(reduced).collect()
 }
@@ -51,10 +59,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn all_reduce_is_the_sum_in_rank_order_bit_for_bit(
-        size in 1usize..=5, len in length(), max in any::<bool>(),
+    fn all_reduce_sums_in_a_known_order_bit_for_bit(
+        size in 1usize..=5, len in length(), op in 0usize..3,
     ) {
-        let op = if max { ReduceOp::Max } else { ReduceOp::Sum };
+        let op = [ReduceOp::Sum, ReduceOp::Max, ReduceOp::TreeSum][op];
         let results = on_all_ranks(size, |comm| {
             let mut buffer = comm.allocate(len).unwrap();
             assert!(buffer.iter().all(|value| *value == 0.0));

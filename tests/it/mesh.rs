@@ -82,6 +82,74 @@ fn meshes_agree_on_wide_deep_with_two_labels() {
     agree("synthetic_wide_deep.toml");
 }
 
+/// With `parallel.reduction = "invariant"` the model is the same to the bit, whatever ranks, threads and
+/// placements train it.
+fn agree_to_the_bit(config: &str) {
+    const OWN: [&str; 4] = [
+        // No multiple of 8, and a last batch that is not full.
+        "train.global_batch=509",
+        "train.epochs=1",
+        "optimizer.clip_norm=0.3",
+        "parallel.reduction=invariant",
+    ];
+    let bench = Workbench::with_events(6_000);
+    bench.launch(1, config, "alone", &OWN);
+    let alone = bench.newest_tensors("alone");
+    for (ranks, threads, placement) in [
+        (1, 3, "replicated"),
+        (2, 1, "replicated"),
+        (4, 2, "replicated"),
+        (8, 1, "replicated"),
+        (2, 1, "table_wise"),
+        (4, 1, "table_wise"),
+        (2, 2, "row_wise"),
+        (8, 1, "row_wise"),
+        (2, 1, "column_wise"),
+        (4, 2, "column_wise"),
+    ] {
+        let run = format!("{ranks}-{threads}-{placement}");
+        let own = [
+            format!("train.threads={threads}"),
+            format!("parallel.embeddings.placement={placement}"),
+        ];
+        let own: Vec<&str> = own.iter().map(String::as_str).collect();
+        bench.launch(ranks, config, &run, &[&OWN[..], &own].concat());
+        let tensors = bench.newest_tensors(&run);
+        assert!(tensors.keys().eq(alone.keys()));
+        for (name, bits) in &tensors {
+            let differ = bits
+                .iter()
+                .zip(&alone[name])
+                .filter(|(a, b)| a != b)
+                .count();
+            assert_eq!(
+                differ, 0,
+                "{config}, {run}: {name} differs in {differ} values"
+            );
+        }
+    }
+}
+
+#[test]
+fn invariant_dlrm_is_the_same_to_the_bit() {
+    agree_to_the_bit("synthetic_dlrm.toml");
+}
+
+#[test]
+fn invariant_dcn_v2_is_the_same_to_the_bit() {
+    agree_to_the_bit("synthetic_dcn_v2.toml");
+}
+
+#[test]
+fn invariant_deepfm_is_the_same_to_the_bit() {
+    agree_to_the_bit("synthetic_deepfm.toml");
+}
+
+#[test]
+fn invariant_wide_deep_is_the_same_to_the_bit() {
+    agree_to_the_bit("synthetic_wide_deep.toml");
+}
+
 #[test]
 fn a_run_goes_on_in_another_mesh_and_becomes_an_artifact() {
     let bench = Workbench::with_events(30_000);
@@ -141,6 +209,11 @@ fn what_does_not_divide_is_refused_with_the_numbers() {
     };
     refused(3, "parallel.tp=2", &["`parallel.tp` = 2", "3 ranks"]);
     refused(2, "parallel.tp=0", &["`parallel.tp`", "at least 1"]);
+    refused(
+        3,
+        "parallel.reduction=invariant",
+        &["1, 2, 4 or 8", "got 3"],
+    );
     let layers = "parallel.layers={\"top.9\"=\"row\"}";
     let settings = ["parallel.tp=2", layers];
     let output = bench

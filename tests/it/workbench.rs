@@ -7,6 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use streamrec::checkpoint::{Checkpoint, CheckpointFolder, Index, IndexedTensor};
+use streamrec::model::Extent;
 
 /// One test's folder; removed when it drops.
 pub struct Workbench {
@@ -98,6 +100,22 @@ impl Workbench {
                 .and_then(|line| line["step"].as_u64());
             last.is_some_and(|last| last >= step)
         });
+    }
+
+    /// Every tensor of a run's newest checkpoint, whoever wrote it, as bits.
+    pub fn newest_tensors(&self, run: &str) -> BTreeMap<String, Vec<u32>> {
+        let folder = PathBuf::from(self.path(run)).join("checkpoints");
+        let folder = CheckpointFolder::new(folder);
+        let step = folder.latest().expect("listed").expect("a checkpoint");
+        let checkpoint = Checkpoint::open(&folder, step).expect("opened");
+        let index = Index::read(&checkpoint.folder().join("index.json")).expect("an index");
+        let tensor = |(name, tensor): (String, IndexedTensor)| {
+            let extent = Extent::whole(&tensor.shape);
+            let mut values = vec![0.0; extent.len()];
+            checkpoint.read(&name, &extent, &mut values).expect("read");
+            (name, values.into_iter().map(f32::to_bits).collect())
+        };
+        index.tensors.into_iter().map(tensor).collect()
     }
 
     /// The bytes of each shard of a run's newest checkpoint.

@@ -87,6 +87,7 @@ pub(super) fn op_number(op: ReduceOp) -> u32 {
     match op {
         ReduceOp::Sum => 0,
         ReduceOp::Max => 1,
+        ReduceOp::TreeSum => 2,
     }
 }
 
@@ -101,7 +102,7 @@ impl fmt::Display for Call {
         let name = kind.name();
         match kind {
             Kind::AllReduce | Kind::ReduceScatter => {
-                let op = if *argument == 0 { "sum" } else { "max" };
+                let op = ["sum", "max", "tree sum"][*argument as usize % 3];
                 write!(formatter, "{name}({op}, buffer {buffer} of {len} f32)")
             }
             Kind::Broadcast => {

@@ -118,8 +118,9 @@ impl Engine {
     ) -> Result<(), CommError> {
         let note = self.post(&[bytemuck::cast_slice(buffer)])?;
         let notes = self.meet(call, note)?;
+        let mut messages = Vec::with_capacity(self.size());
         for (rank, note) in notes.into_iter().enumerate() {
-            self.with_message(rank, note, |message| {
+            let values = self.with_message(rank, note, |message| {
                 let values: &[f32] =
                     bytemuck::try_cast_slice(message).map_err(|error| error.to_string())?;
                 if values.len() != buffer.len() {
@@ -129,10 +130,11 @@ impl Engine {
                         values.len()
                     ));
                 }
-                fold(op, rank == 0, buffer, values);
-                Ok(())
+                Ok(values.to_vec())
             })?;
+            messages.push(values);
         }
+        reduce(op, &|rank| &messages[rank], 0..self.size(), buffer);
         Ok(())
     }
 
@@ -165,13 +167,11 @@ impl Engine {
         for start in chunk.clone().step_by(BLOCK) {
             let block = start..chunk.end.min(start + BLOCK);
             let result = &mut scratch[..block.len()];
-            for rank in 0..self.size() {
-                // SAFETY: All ranks have met in this collective and are not past its last
-                // barrier, so the buffers are in flight: no caller touches them. The chunks of
-                // the ranks are disjoint, and only this rank touches its own.
-                let values = unsafe { buffer.part(rank, block.clone()) };
-                fold(op, rank == 0, result, values);
-            }
+            // SAFETY: All ranks have met in this collective and are not past its last barrier, so
+            // the buffers are in flight: no caller touches them. The chunks of the ranks are
+            // disjoint, and only this rank touches its own.
+            let values = |rank| unsafe { buffer.part(rank, block.clone()) };
+            reduce(op, &values, 0..self.size(), result);
             for rank in targets.clone() {
                 // SAFETY: As above; the slices read are gone.
                 unsafe { buffer.part_mut(rank, block.clone()) }.copy_from_slice(result);
@@ -304,6 +304,27 @@ impl Engine {
     }
 }
 
+/// Combines the values of some ranks into `result`, at most a block or a small buffer of them.
+fn reduce<'a>(
+    op: ReduceOp,
+    values: &impl Fn(usize) -> &'a [f32],
+    ranks: Range<usize>,
+    result: &mut [f32],
+) {
+    if op != ReduceOp::TreeSum || ranks.len() <= 2 {
+        for rank in ranks.clone() {
+            fold(op, rank == ranks.start, result, values(rank));
+        }
+        return;
+    }
+    let middle = ranks.start + ranks.len() / 2;
+    reduce(op, values, ranks.start..middle, result);
+    let mut right = [0.0; SMALL_BYTES / size_of::<f32>()];
+    let right = &mut right[..result.len()];
+    reduce(op, values, middle..ranks.end, right);
+    fold(op, false, result, right);
+}
+
 /// Combines `values` into `result`, or copies them if they are the `first`.
 fn fold(op: ReduceOp, is_first: bool, result: &mut [f32], values: &[f32]) {
     if is_first {
@@ -312,7 +333,7 @@ fn fold(op: ReduceOp, is_first: bool, result: &mut [f32], values: &[f32]) {
     }
     let pairs = result.iter_mut().zip(values);
     match op {
-        ReduceOp::Sum => pairs.for_each(|(result, value)| *result += value),
+        ReduceOp::Sum | ReduceOp::TreeSum => pairs.for_each(|(result, value)| *result += value),
         ReduceOp::Max => pairs.for_each(|(result, value)| {
             let keeps = *result > *value || result.is_nan();
             *result = if keeps { *result } else { *value };
@@ -355,6 +376,19 @@ mod tests {
         let mut result = [-3.0, 5.0];
         fold(ReduceOp::Max, false, &mut result, &[-2.0, 4.0]);
         assert_eq!(result, [-2.0, 5.0]);
+    }
+
+    #[test]
+    fn a_tree_sum_adds_by_halves() {
+        // 1 is lost when it is added to 2^24 alone, and counts when two of them meet first.
+        let ranks = [[16_777_216.0], [0.0], [1.0], [1.0]];
+        let sum = |op| {
+            let mut result = [0.0];
+            reduce(op, &|rank: usize| &ranks[rank][..], 0..4, &mut result);
+            result[0]
+        };
+        assert_eq!(sum(ReduceOp::Sum), 16_777_216.0);
+        assert_eq!(sum(ReduceOp::TreeSum), 16_777_218.0);
     }
 
     #[test]

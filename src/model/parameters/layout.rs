@@ -125,6 +125,11 @@ impl ParameterLayout {
         &self.parameters
     }
 
+    /// The ids of all parameters, in forward order.
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = ParamId> + use<> {
+        (0..self.parameters.len()).map(ParamId)
+    }
+
     /// A parameter's place.
     pub fn get(&self, id: ParamId) -> &Placed {
         &self.parameters[id.0]

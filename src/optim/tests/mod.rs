@@ -10,7 +10,7 @@ use streamrec_artifact::{FeatureSchema, Graph};
 use super::Optimizer;
 use crate::{
     comm::Communicator,
-    config::optimizer::OptimizerConfig,
+    config::{Reduction, optimizer::OptimizerConfig},
     model::{
         GraphBuilder, KeepGradients,
         tests::fixture::{Batch, Model, schema},
@@ -53,10 +53,22 @@ impl Rank {
     fn new(config: &OptimizerConfig, comm: Arc<dyn Communicator>, batch: usize) -> Self {
         let (graph, schema) = model();
         let model = Model::on(&graph, &schema, batch, comm.as_ref(), 1);
-        let optimizer =
-            Optimizer::new(&model.context, config, &model.parameters, &Mesh::single()).unwrap();
-        let buckets = GradientBuckets::new(Arc::clone(&comm), model.parameters.layout());
-        let tables = SparseSync::new(comm, &model.parameters, |table| optimizer.is_frozen(table));
+        let optimizer = Optimizer::new(
+            &model.context,
+            config,
+            &model.parameters,
+            &Mesh::single(),
+            Reduction::Fast,
+        )
+        .unwrap();
+        let buckets = GradientBuckets::new(
+            Arc::clone(&comm),
+            model.parameters.layout(),
+            Reduction::Fast,
+        );
+        let tables = SparseSync::new(comm, &model.parameters, Reduction::Fast, |table| {
+            optimizer.is_frozen(table)
+        });
         Self {
             model,
             optimizer,

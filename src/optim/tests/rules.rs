@@ -7,7 +7,10 @@ use streamrec_kernels::embedding_bag::RowGradients;
 use super::{Rank, config, model};
 use crate::{
     comm::SingleRank,
-    config::optimizer::{DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig},
+    config::{
+        Reduction,
+        optimizer::{DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig},
+    },
     model::{
         KeepGradients, NamedSlice, SumScratch,
         tests::fixture::{Batch, Model},
@@ -338,9 +341,15 @@ fn a_group_that_matches_nothing_is_an_error() {
     }];
     let (graph, schema) = model();
     let model = Model::new(&graph, &schema, 4);
-    let error = Optimizer::new(&model.context, &config, &model.parameters, &Mesh::single())
-        .err()
-        .unwrap();
+    let error = Optimizer::new(
+        &model.context,
+        &config,
+        &model.parameters,
+        &Mesh::single(),
+        Reduction::Fast,
+    )
+    .err()
+    .unwrap();
     assert!(
         matches!(&error, OptimError::Group { pattern, .. } if pattern == "botom.*"),
         "{error}"
@@ -356,8 +365,14 @@ fn dense_gradients_are_clipped_to_the_global_norm() {
     );
     let (graph, schema) = model();
     let mut model = Model::new(&graph, &schema, 9);
-    let mut optimizer =
-        Optimizer::new(&model.context, &config, &model.parameters, &Mesh::single()).unwrap();
+    let mut optimizer = Optimizer::new(
+        &model.context,
+        &config,
+        &model.parameters,
+        &Mesh::single(),
+        Reduction::Fast,
+    )
+    .unwrap();
     let batch = Batch::random(&schema, 9, 1);
     model
         .pass(&batch, batch.weight_sum(), false, &mut KeepGradients)
@@ -392,8 +407,14 @@ fn gradients_that_are_not_finite_update_nothing() {
     let config = config("kind = 'sgd'\nlearning_rate = 1.0", ROW_WISE, "");
     let (graph, schema) = model();
     let mut model = Model::new(&graph, &schema, 9);
-    let mut optimizer =
-        Optimizer::new(&model.context, &config, &model.parameters, &Mesh::single()).unwrap();
+    let mut optimizer = Optimizer::new(
+        &model.context,
+        &config,
+        &model.parameters,
+        &Mesh::single(),
+        Reduction::Fast,
+    )
+    .unwrap();
     let id = model.parameters.find("top.0.bias").unwrap();
     model
         .parameters
@@ -422,8 +443,14 @@ fn frozen_parameters_do_not_count_in_the_norm() {
     }];
     let (graph, schema) = model();
     let mut model = Model::new(&graph, &schema, 9);
-    let mut optimizer =
-        Optimizer::new(&model.context, &config, &model.parameters, &Mesh::single()).unwrap();
+    let mut optimizer = Optimizer::new(
+        &model.context,
+        &config,
+        &model.parameters,
+        &Mesh::single(),
+        Reduction::Fast,
+    )
+    .unwrap();
     let id = model.parameters.find("top.0.bias").unwrap();
     let mut gradient = model.parameters.gradients_mut().get_mut(id).unwrap();
     gradient.row_mut(0).fill(f32::INFINITY);

@@ -14,11 +14,13 @@
 //!
 //! Never does: update a row, or read a table that it does not hold.
 
+mod gradients;
 mod layout;
 mod owned_ids;
 mod requested_ids;
 #[cfg(test)]
 mod tests;
+mod vectors;
 mod wire;
 
 use std::{
@@ -28,23 +30,14 @@ use std::{
 };
 
 use streamrec_kernels::{
-    Context, TensorMut, TensorRef,
-    embedding_bag::{
-        self, BagSource, Groups, Lookup, Pooling, RowGradients, RowGradientsRef, segment_sum,
-    },
-    sparse_optimizer::SparseGradient,
+    Context, TensorRef, embedding_bag::Groups, sparse_optimizer::SparseGradient,
 };
 
-use self::{
-    layout::{Layout, OwnerLayout},
-    owned_ids::OwnedIds,
-    requested_ids::RequestedIds,
-    wire::{Words, put},
-};
+use self::{layout::Layout, owned_ids::OwnedIds, requested_ids::RequestedIds, wire::Words};
 use super::{Mesh, TablePlan, row_sum::RowSum};
 use crate::{
     comm::{CommBuffer, CommError, Communicator, Event},
-    config::Placement,
+    config::Reduction,
     model::{BatchInput, ModelError, Network, ParameterStore, TableId},
 };
 
@@ -86,6 +79,8 @@ struct TableSum {
     /// Whether the sum over the samples is left to the update.
     fused: bool,
     own: RowSum,
+    /// Of each rank, where these are added up in a tree after all micro-shards; else empty.
+    sources: Vec<RowSum>,
 }
 
 impl EmbeddingExchange {
@@ -98,6 +93,7 @@ impl EmbeddingExchange {
         plan: &TablePlan,
         parameters: &ParameterStore,
         network: &Network,
+        reduction: Reduction,
         batch_rows: usize,
     ) -> Result<Self, ModelError> {
         let layout = Layout::new(
@@ -107,9 +103,18 @@ impl EmbeddingExchange {
             network.remote_lookups(),
         );
         let share = batch_rows.div_ceil(mesh.tp.size());
-        let sums = layout.tables.iter().map(|table| TableSum {
-            fused: false,
-            own: RowSum::new(parameters.table(table.id).dim()),
+        let ranks = mesh.world.size();
+        let sums = layout.tables.iter().map(|table| {
+            let sum = || RowSum::new(parameters.table(table.id).dim(), reduction);
+            let sources = match reduction {
+                Reduction::Fast => Vec::new(),
+                Reduction::Invariant => (0..ranks).map(|_| sum()).collect(),
+            };
+            TableSum {
+                fused: false,
+                own: sum(),
+                sources,
+            }
         });
         let rank = mesh.world.rank();
         Ok(Self {
@@ -182,119 +187,6 @@ impl EmbeddingExchange {
         first..first + self.requested.samples.len() * self.layout.columns
     }
 
-    /// As an owner: what each rank asked for.
-    fn answers(
-        &mut self,
-        context: &Context,
-        parameters: &ParameterStore,
-    ) -> Result<Vec<Vec<u8>>, ModelError> {
-        let (own, bags) = (self.layout.own(), self.owned.bags());
-        self.pooled.resize(bags.batch * own.width, 0.0);
-        let lookups = own.pooled.iter().enumerate().map(|(feature, part)| Lookup {
-            feature,
-            table: parameters.table(self.layout.tables[part.table].id).view(),
-            pooling: Pooling::Sum,
-            column: part.first,
-        });
-        let lookups: Vec<_> = lookups.collect();
-        let out = TensorMut::from_f32(&mut self.pooled, &[bags.batch, own.width]);
-        embedding_bag::forward(context, &bags, &lookups, out)
-            .map_err(ModelError::kernel("the lookup of other ranks' ids"))?;
-        let mut first = 0;
-        let mut answers = Vec::with_capacity(self.owned.samples.len());
-        for (rank, &samples) in self.owned.samples.iter().enumerate() {
-            let mut answer = Vec::new();
-            let end = first + samples * own.width;
-            put(&mut answer, &self.pooled[first..end]);
-            first = end;
-            for (part, of_ranks) in own.unique.iter().zip(&self.owned.unique) {
-                let table = parameters.table(self.layout.tables[part.table].id).view();
-                for &id in &of_ranks[rank] {
-                    put(&mut answer, table.row(id as usize));
-                }
-            }
-            answers.push(answer);
-        }
-        Ok(answers)
-    }
-
-    /// Puts together what the owners sent: `vectors: [samples, columns]`.
-    fn assemble(
-        &mut self,
-        context: &Context,
-        answers: &[Vec<u8>],
-        vectors: &mut [f32],
-    ) -> Result<(), ModelError> {
-        vectors.fill(0.0);
-        let samples = self.requested.samples.len();
-        let mut readers = Vec::with_capacity(answers.len());
-        for (rank, (answer, owner)) in answers.iter().zip(&self.layout.owners).enumerate() {
-            let mut words = Words::<f32>::new(rank, answer)?;
-            let matrix = words.take(samples * owner.width)?;
-            self.add_pooled(owner, matrix, vectors);
-            readers.push(words);
-        }
-        for table in 0..self.layout.tables.len() {
-            self.pool_rows(context, table, &mut readers, vectors)?;
-        }
-        readers.into_iter().try_for_each(Words::end)
-    }
-
-    /// Adds an owner's pooled vectors, `matrix: [samples, width]`, to their columns.
-    fn add_pooled(&self, owner: &OwnerLayout, matrix: &[f32], vectors: &mut [f32]) {
-        let columns = self.layout.columns;
-        for part in &owner.pooled {
-            let lookup = &self.layout.lookups[part.lookup];
-            let inverse_lengths = &self.requested.inverse_lengths[part.lookup];
-            let first = lookup.column + part.columns.start;
-            for sample in 0..self.requested.samples.len() {
-                let from = &matrix[sample * owner.width + part.first..][..part.columns.len()];
-                let into = &mut vectors[sample * columns + first..][..part.columns.len()];
-                let scale = inverse_lengths.get(sample).copied().unwrap_or(1.0);
-                into.iter_mut().zip(from).for_each(|(v, x)| *v += scale * x);
-            }
-        }
-    }
-
-    /// Pools the rows of a table whose ids traveled once into their columns.
-    fn pool_rows(
-        &mut self,
-        context: &Context,
-        table: usize,
-        readers: &mut [Words<f32>],
-        vectors: &mut [f32],
-    ) -> Result<(), ModelError> {
-        let shared = &self.layout.tables[table];
-        if !self.layout.unique_tables().any(|(index, _)| index == table) {
-            return Ok(());
-        }
-        let unique = self.requested.unique_of(&self.layout, table);
-        let (ids, dim) = (unique.ids.len(), shared.dim);
-        self.rows.resize(ids * dim, 0.0);
-        for (owner, words) in self.layout.owners.iter().zip(readers) {
-            for part in owner.unique.iter().filter(|part| part.table == table) {
-                for id in unique.within(&part.rows) {
-                    let from = words.take(part.columns.len())?;
-                    self.rows[id * dim..][part.columns.clone()].copy_from_slice(from);
-                }
-            }
-        }
-        let (samples, columns) = (self.requested.samples.len(), self.layout.columns);
-        let lookups = shared.lookups.iter().enumerate().map(|(feature, &lookup)| {
-            let lookup = &self.layout.lookups[lookup];
-            Lookup {
-                feature,
-                table: TensorRef::from_f32(&self.rows, &[ids, dim]),
-                pooling: lookup.source.pooling,
-                column: lookup.column,
-            }
-        });
-        let lookups: Vec<_> = lookups.collect();
-        let out = TensorMut::from_f32(vectors, &[samples, columns]);
-        embedding_bag::forward(context, &unique.bags(samples), &lookups, out)
-            .map_err(ModelError::kernel("the pooling of rows"))
-    }
-
     /// Sends the gradients of a backward pass to the owners of their rows, and sums them there; `last`
     /// tells that no other micro-batch follows before the update. Returns how long it waited.
     ///
@@ -320,150 +212,11 @@ impl EmbeddingExchange {
             readers.push(words);
         }
         self.owned.group(context)?;
-        self.sum_pooled(context, self.collected == 0 && last)?;
-        self.sum_rows(context, &mut readers)?;
+        self.sum_pooled(context, last)?;
+        self.sum_rows(context, last, &mut readers)?;
         self.collected = if last { 0 } else { self.collected + 1 };
         readers.into_iter().try_for_each(Words::end)?;
         Ok(waited)
-    }
-
-    /// What each owner gets: gradients of pooled vectors, then those of rows.
-    fn gradient_messages(
-        &mut self,
-        context: &Context,
-        network: &Network,
-    ) -> Result<Vec<Vec<u8>>, ModelError> {
-        let samples = self.requested.samples.clone();
-        let gradients: Vec<TensorRef<'_>> = self
-            .layout
-            .lookups
-            .iter()
-            .map(|lookup| network.remote_gradient(lookup).rows(samples.clone()))
-            .collect();
-        let mut messages = Vec::with_capacity(self.layout.owners.len());
-        let mut scaled = Vec::new();
-        for owner in &self.layout.owners {
-            let mut message = Vec::new();
-            for sample in 0..samples.len() {
-                for part in &owner.pooled {
-                    let gradient = &gradients[part.lookup].row(sample)[part.columns.clone()];
-                    let inverse_lengths = &self.requested.inverse_lengths[part.lookup];
-                    match inverse_lengths.get(sample) {
-                        None => put(&mut message, gradient),
-                        Some(scale) => {
-                            scaled.clear();
-                            scaled.extend(gradient.iter().map(|g| scale * g));
-                            put(&mut message, &scaled);
-                        }
-                    }
-                }
-            }
-            messages.push(message);
-        }
-        for table in 0..self.layout.tables.len() {
-            self.put_row_gradients(context, table, &gradients, &mut messages)?;
-        }
-        Ok(messages)
-    }
-
-    /// Sums the gradient of each distinct id of a table, and appends it to the messages of its owners.
-    fn put_row_gradients(
-        &mut self,
-        context: &Context,
-        table: usize,
-        gradients: &[TensorRef<'_>],
-        messages: &mut [Vec<u8>],
-    ) -> Result<(), ModelError> {
-        if !self.layout.unique_tables().any(|(index, _)| index == table) {
-            return Ok(());
-        }
-        let shared = &self.layout.tables[table];
-        let unique = self.requested.unique_of(&self.layout, table);
-        let (samples, dim) = (self.requested.samples.len(), shared.dim);
-        // The lookups' gradients side by side: they may come from several nodes.
-        let width = shared.lookups.len() * dim;
-        self.rows.clear();
-        for sample in 0..samples {
-            for &lookup in &shared.lookups {
-                self.rows.extend_from_slice(gradients[lookup].row(sample));
-            }
-        }
-        let sources = shared.lookups.iter().enumerate();
-        let sources: Vec<BagSource> = sources
-            .map(|(feature, &lookup)| BagSource {
-                feature,
-                pooling: self.layout.lookups[lookup].source.pooling,
-                column: feature * dim,
-            })
-            .collect();
-        let features: Vec<usize> = (0..shared.lookups.len()).collect();
-        let (bags, groups) = (unique.bags(samples), &mut self.unique_groups);
-        let dout = TensorRef::from_f32(&self.rows, &[samples, width]);
-        let mut sum = RowGradients::default();
-        groups
-            .build(context, &bags, &features, unique.ids.len())
-            .and_then(|()| segment_sum(context, groups, dim, &sources, dout, &mut sum))
-            .map_err(ModelError::kernel("the sum of a table's gradient"))?;
-        // Every distinct id is in some bag, so row i of the sum is that of id i.
-        for (owner, message) in self.layout.owners.iter().zip(messages) {
-            for part in owner.unique.iter().filter(|part| part.table == table) {
-                for id in unique.within(&part.rows) {
-                    put(message, &sum.rows[id * dim..][part.columns.clone()]);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// As an owner: takes up the gradients of pooled vectors.
-    fn sum_pooled(&mut self, context: &Context, alone: bool) -> Result<(), ModelError> {
-        let own = self.layout.own();
-        let samples = self.pooled.len().checked_div(own.width).unwrap_or(0);
-        let dout = TensorRef::from_f32(&self.pooled, &[samples, own.width]);
-        for (pooled, groups) in self.owned.grouped() {
-            let table = &self.layout.tables[pooled.table];
-            let sum = &mut self.sums[pooled.table];
-            // The columns of a row at other ranks take part in its update.
-            sum.fused = alone && table.placement != Placement::ColumnWise;
-            if sum.fused {
-                continue;
-            }
-            let dim = own
-                .pooled
-                .iter()
-                .find(|part| part.table == pooled.table)
-                .map_or(0, |part| part.columns.len());
-            sum.own.add(context, self.collected, |into| {
-                segment_sum(context, groups, dim, &pooled.sources, dout, into)
-                    .map_err(ModelError::kernel("the sum of a table's gradient"))
-            })?;
-        }
-        Ok(())
-    }
-
-    /// As an owner: takes up the gradients of rows.
-    fn sum_rows(
-        &mut self,
-        context: &Context,
-        readers: &mut [Words<f32>],
-    ) -> Result<(), ModelError> {
-        let own = self.layout.own();
-        for (part, of_ranks) in own.unique.iter().zip(&self.owned.unique) {
-            let dim = part.columns.len();
-            let parts = of_ranks.iter().zip(&mut *readers).map(|(ids, words)| {
-                let rows = words.take(ids.len() * dim)?;
-                Ok(RowGradientsRef { ids, rows })
-            });
-            let parts = parts.collect::<Result<Vec<_>, ModelError>>()?;
-            self.sums[part.table]
-                .own
-                .add(context, self.collected, |into| {
-                    embedding_bag::merge(context, &parts, dim, into).map_err(ModelError::kernel(
-                        "the sum of a table's gradients over the ranks",
-                    ))
-                })?;
-        }
-        Ok(())
     }
 
     /// The gradient of what this rank holds of a table, over all micro-batches and ranks, for one

@@ -11,7 +11,7 @@ use streamrec_kernels::{
 use super::*;
 use crate::{
     comm::{Settings, SharedMemory, SingleRank},
-    config::{EmbeddingsConfig, Exchange},
+    config::{EmbeddingsConfig, Exchange, Placement, Reduction},
     model::{
         BucketSettings, GraphBuilder, KeepGradients, ParameterBuilder, SumScratch, TensorParallel,
         tests::fixture::{Batch, schema},
@@ -104,7 +104,8 @@ fn sharded(
     batches: &[Batch; 2],
 ) -> ([Vec<f32>; 2], Vec<(crate::model::Extent, RowGradients)>) {
     let (context, mut parameters, mut network) = rank(plan, mesh.world.rank());
-    let mut exchange = EmbeddingExchange::new(mesh, plan, &parameters, &network, ROWS).unwrap();
+    let mut exchange =
+        EmbeddingExchange::new(mesh, plan, &parameters, &network, Reduction::Fast, ROWS).unwrap();
     // Both at once: the second's ids travel ahead.
     let mut pending: Vec<PendingIds> = batches
         .iter()
@@ -142,7 +143,7 @@ fn batches(dp: usize, schema: &FeatureSchema) -> [Batch; 2] {
 fn check(dp: usize, tp: usize, config: &EmbeddingsConfig) {
     let (graph, schema) = model();
     let shapes = graph.validate(&schema).unwrap();
-    let plan = TablePlan::new(&graph, &shapes, config, dp * tp).unwrap();
+    let plan = TablePlan::new(&graph, &shapes, config, Reduction::Fast, dp * tp).unwrap();
     let expected: Vec<[Found; 2]> = (0..dp).map(|dp| alone(&batches(dp, &schema))).collect();
     let context = Context::cpu(1, false).unwrap();
     let sums: Vec<RowGradients> = (0..plan.tables().len())
@@ -210,7 +211,7 @@ fn an_id_outside_its_table_is_named() {
         placement: Placement::RowWise,
         ..EmbeddingsConfig::default()
     };
-    let plan = TablePlan::new(&graph, &shapes, &config, 2).unwrap();
+    let plan = TablePlan::new(&graph, &shapes, &config, Reduction::Fast, 2).unwrap();
     let comms = SharedMemory::connect_threads(2, &Settings::default()).unwrap();
     std::thread::scope(|scope| {
         for comm in comms {
@@ -218,7 +219,14 @@ fn an_id_outside_its_table_is_named() {
             scope.spawn(move || {
                 let mesh = Mesh::new(Arc::new(comm), 1).unwrap();
                 let (_, parameters, network) = rank(plan, mesh.world.rank());
-                let exchange = EmbeddingExchange::new(&mesh, plan, &parameters, &network, ROWS);
+                let exchange = EmbeddingExchange::new(
+                    &mesh,
+                    plan,
+                    &parameters,
+                    &network,
+                    Reduction::Fast,
+                    ROWS,
+                );
                 let batch = Batch::random(other, ROWS, 3);
                 let Err(error) = exchange.unwrap().send_ids(&batch.input()) else {
                     panic!("ids up to 400 pass as rows of 40");

@@ -316,7 +316,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn clip_and_decay(rule: &SparseRule, squares: f64, w: &[f32], g: &mut [f32]) {
+pub(super) fn clip_and_decay(rule: &SparseRule, squares: f64, w: &[f32], g: &mut [f32]) {
     if let Some(max_norm) = rule.max_row_norm() {
         let norm = squares.sqrt();
         if norm > f64::from(max_norm) {
@@ -334,7 +334,7 @@ fn clip_and_decay(rule: &SparseRule, squares: f64, w: &[f32], g: &mut [f32]) {
 
 /// The squared norm, which no finite row overflows.
 #[inline(always)]
-fn squares_in_f64(g: &[f32]) -> f64 {
+pub(super) fn squares_in_f64(g: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let chunks = g.chunks_exact(LANES);
     let square = |&g: &f32| f64::from(g) * f64::from(g);
@@ -349,7 +349,7 @@ fn squares_in_f64(g: &[f32]) -> f64 {
 }
 
 #[inline(always)]
-fn sum_of_squares(g: &[f32]) -> f32 {
+pub(super) fn sum_of_squares(g: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
     let chunks = g.chunks_exact(LANES);
     let tail: f32 = chunks.remainder().iter().map(|g| g * g).sum();

@@ -1,4 +1,7 @@
-use super::SparseRule;
+use super::{
+    SparseRule,
+    update::{clip_and_decay, squares_in_f64, sum_of_squares},
+};
 use crate::{
     device::{Context, Device, DisjointMut},
     error::Result,
@@ -40,6 +43,40 @@ impl WholeRows {
             squares: products.iter().map(|&[gg, ..]| gg).collect(),
             mean_squares: products.iter().map(mean).collect(),
         }
+    }
+}
+
+impl WholeRows {
+    /// From whole rows of the gradient and of the table, `[touched, dim]` each: what the update of a
+    /// table with all columns finds, to the bit.
+    ///
+    /// # Panics
+    /// When the two differ in length.
+    pub fn of_rows(rule: &SparseRule, gradient: &[f32], table: &[f32], dim: usize) -> Self {
+        assert_eq!(gradient.len(), table.len(), "a row of each");
+        let (mut squares, mut mean_squares) = (Vec::new(), Vec::new());
+        let mut g = vec![0.0; dim];
+        let rows = gradient.chunks_exact(dim.max(1));
+        for (gradient, w) in rows.zip(table.chunks_exact(dim.max(1))) {
+            g.copy_from_slice(gradient);
+            let [square, mean] = clipped_squares(rule, w, &mut g);
+            squares.push(square);
+            mean_squares.push(mean as f32);
+        }
+        Self {
+            squares,
+            mean_squares,
+        }
+    }
+}
+
+multiversion! {
+    /// As the update does: the squared norm of `g`, then the mean of its squares after clipping and
+    /// decay.
+    fn clipped_squares(rule: &SparseRule, w: &[f32], g: &mut [f32]) -> [f64; 2] {
+        let squares = squares_in_f64(g);
+        clip_and_decay(rule, squares, w, g);
+        [squares, f64::from(sum_of_squares(g) / g.len() as f32)]
     }
 }
 
