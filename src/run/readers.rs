@@ -27,6 +27,22 @@ pub(super) fn training(
     Ok(BatchReader::new(settings)?)
 }
 
+/// Opens a reader of the validation split, where it has rows.
+pub(super) fn validation(
+    experiment: &Experiment,
+    dataset: &Dataset,
+    encoder: &Arc<Encoder>,
+    comm: &dyn Communicator,
+) -> Result<Option<(BatchReader, EvaluationPlan)>, RunError> {
+    match dataset.splits.get(&Split::Valid) {
+        Some(split) if split.rows > 0 => {
+            let splits = [Split::Valid];
+            evaluation(experiment, dataset, &splits, encoder, comm, None).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Opens a reader for evaluation: in the order of the file, with groups and truths where the data
 /// holds them. `base` are counts that the data's trailing columns lack.
 pub(super) fn evaluation(

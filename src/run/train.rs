@@ -22,7 +22,7 @@ use super::stop::StopSignal;
 use super::trainee::{self, GraphSource};
 use crate::checkpoint::{Checkpoint, Saver};
 use crate::config::{Experiment, ModelConfig};
-use crate::data::{Dataset, Split};
+use crate::data::Dataset;
 use crate::model::ModelError;
 
 /// How a training run ended.
@@ -121,22 +121,9 @@ fn train_rank(
         Ok(())
     })?;
 
-    let training = readers::training(
-        experiment,
-        &dataset,
-        &features.encoder,
-        rank.mesh.dp.as_ref(),
-    )?;
-    let validation = dataset
-        .splits
-        .get(&Split::Valid)
-        .filter(|split| split.rows > 0)
-        .map(|_| {
-            let comm = rank.mesh.dp.as_ref();
-            let encoder = &features.encoder;
-            readers::evaluation(experiment, &dataset, &[Split::Valid], encoder, comm, None)
-        })
-        .transpose()?;
+    let (encoder, dp) = (&features.encoder, rank.mesh.dp.as_ref());
+    let training = readers::training(experiment, &dataset, encoder, dp)?;
+    let validation = readers::validation(experiment, &dataset, encoder, dp)?;
     rank.reporter.set_phase("build the model");
     let rows = training.batch_rows();
     let context = rank.context()?;
