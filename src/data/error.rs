@@ -31,9 +31,9 @@ pub enum Error {
         /// What was expected and what came.
         problem: String,
     },
-    /// A packed file of another version of this program.
+    /// A packed file or a history of another version of this program.
     #[error(
-        "{} has packed format version {got}, this program reads version {expected}; \
+        "{} has format version {got}, this program reads version {expected}; \
          import the data again with this program, or read it with the one that wrote it",
         path.display()
     )]

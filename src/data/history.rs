@@ -150,11 +150,11 @@ impl TrailingHistory {
         history
     }
 
-    /// Reads a `history.bin`.
+    /// Reads a `history.bin`; with it comes the identity of its contents, as [`Self::write`] gave it.
     ///
     /// # Errors
     /// A file that cannot be read, or is not what was written.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: &Path) -> Result<(Self, String)> {
         file::read(path)
     }
 

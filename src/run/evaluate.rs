@@ -14,8 +14,7 @@ use super::folder::{self, RunFolder};
 use super::{readers, trainee};
 use crate::comm::SingleRank;
 use crate::config::Experiment;
-use crate::data::history::TrailingHistory;
-use crate::data::{Dataset, History, Split, TrailingBase};
+use crate::data::{Dataset, Split, TrailingBase, TrailingSpec};
 use crate::train::{Evaluation, LabelEvaluation, Predictor, Progress};
 
 /// One line of `evaluations.jsonl`.
@@ -43,9 +42,11 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<(), RunError> {
     let dataset = Dataset::open(args.data.as_deref().unwrap_or(&experiment.data.dataset))?;
     let splits = splits(args, &dataset);
     let features = Features::read(&folder.features())?;
-    let base = match args.data {
-        Some(_) => base(&folder, &dataset)?,
-        None => None,
+    let base = if args.data.is_some() {
+        base(&folder, &dataset, &features)?
+    } else {
+        folder.check_dataset(&dataset)?;
+        None
     };
     let (mut reader, plan) = readers::evaluation(
         &experiment,
@@ -92,21 +93,69 @@ fn splits(args: &EvaluateArgs, dataset: &Dataset) -> Vec<Split> {
 
 /// The run's own counts, for data whose trailing columns began at zero: then they begin where the
 /// run's dataset ended.
-fn base(folder: &RunFolder, dataset: &Dataset) -> Result<Option<TrailingBase>, RunError> {
-    let continues = |history: &History| history.base.is_some();
-    let known = dataset.history.as_ref().is_none_or(continues);
-    if known || dataset.trailing.is_empty() || !folder.history().exists() {
+fn base(
+    folder: &RunFolder,
+    dataset: &Dataset,
+    features: &Features,
+) -> Result<Option<TrailingBase>, RunError> {
+    let inputs = &features.fitted.schema.inputs;
+    let is_input = |spec: &&TrailingSpec| inputs.iter().any(|input| input.name == spec.name);
+    let columns: Vec<_> = dataset.trailing.iter().filter(is_input).cloned().collect();
+    let own = folder.trained_on()?;
+    if columns.is_empty() || own.version() == dataset.version() {
         return Ok(None);
     }
-    if folder.trained_on(dataset)? {
-        return Ok(None);
+    let run_id = own.history.as_ref().map(|history| &history.id);
+    let continued = dataset.history.as_ref().and_then(|h| h.base.as_ref());
+    if let Some(continued) = continued {
+        return if run_id == Some(continued) {
+            Ok(None)
+        } else {
+            Err(other_counts(folder, dataset, continued, run_id))
+        };
     }
-    let history = Arc::new(TrailingHistory::read(&folder.history())?);
-    tracing::info!("trailing counts of this data begin where the run's own data ended");
-    Ok(Some(TrailingBase {
-        history,
-        columns: dataset.trailing.clone(),
-    }))
+    let Some(history) = own.trailing_history()? else {
+        return Ok(None);
+    };
+    match (dataset.first_ms(), history.last_ms()) {
+        (Some(first), Some(last)) if first <= last => {
+            return Err(overlap(folder, dataset, first, last));
+        }
+        (Some(_), Some(_)) => {
+            tracing::info!("trailing counts of this data begin where the run's own data ended");
+        }
+        _ => tracing::warn!(
+            "trailing counts of this data begin where the run's own data ended; without times \
+             nothing can tell whether it came later"
+        ),
+    }
+    let history = Arc::new(history);
+    Ok(Some(TrailingBase { history, columns }))
+}
+
+fn other_counts(
+    folder: &RunFolder,
+    dataset: &Dataset,
+    continued: &str,
+    run_id: Option<&String>,
+) -> RunError {
+    RunError::Usage(format!(
+        "the trailing counts of {} continue history {continued}, those of {} end with history {}: \
+         the rows would know other counts than the model was trained with; import them with \
+         --history and the dataset of the run, or without --history if they come right after it",
+        dataset.folder.display(),
+        folder.root().display(),
+        run_id.map_or("none", String::as_str)
+    ))
+}
+
+fn overlap(folder: &RunFolder, dataset: &Dataset, first: i64, last: i64) -> RunError {
+    RunError::Usage(format!(
+        "{} begins at {first} ms, the trailing counts of {} end at {last} ms: the rows would see \
+         their own future; import only rows later than the data of the run",
+        dataset.folder.display(),
+        folder.root().display()
+    ))
 }
 
 fn print(

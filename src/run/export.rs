@@ -24,6 +24,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), RunError> {
     let (folder, mut experiment) = RunFolder::open(&args.run)?;
     refuse_present(&args.out, args.overwrite)?;
     let dataset = Dataset::open(&experiment.data.dataset)?;
+    folder.check_dataset(&dataset)?;
     let features = Features::read(&folder.features())?;
     let (schema, encoder) = (&features.fitted.schema, &features.encoder);
     let graph = folder.read_graph()?;
@@ -69,7 +70,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), RunError> {
             data_version: dataset.version(),
             code_version: environment::code_version(),
             seed: experiment.seed,
-            metrics: metrics(&folder, checkpoint.step())?,
+            metrics: metrics(&folder, checkpoint.step(), &dataset.version())?,
             training: summary,
             schema: schema.clone(),
             graph,
@@ -141,9 +142,13 @@ fn write(artifact: &Artifact, out: &Path) -> Result<(), RunError> {
     std::fs::remove_dir_all(&old).map_err(RunError::file("remove", &old))
 }
 
-/// What was measured of this checkpoint: by validation while it trained, and by
-/// `streamrec evaluate`.
-fn metrics(folder: &RunFolder, step: u64) -> Result<BTreeMap<String, f64>, RunError> {
+/// What was measured of this checkpoint on the run's own data: by validation while it trained, and
+/// by `streamrec evaluate`.
+fn metrics(
+    folder: &RunFolder,
+    step: u64,
+    data_version: &str,
+) -> Result<BTreeMap<String, f64>, RunError> {
     let mut found = BTreeMap::new();
     let read = |path: &Path| match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
@@ -171,7 +176,10 @@ fn metrics(folder: &RunFolder, step: u64) -> Result<BTreeMap<String, f64>, RunEr
         let Ok(record) = serde_json::from_str::<EvaluationRecord>(line) else {
             continue;
         };
-        for (label, evaluation) in record.labels.iter().filter(|_| record.step == step) {
+        if record.step != step || record.data_version != data_version {
+            continue;
+        }
+        for (label, evaluation) in &record.labels {
             let metrics = &evaluation.metrics;
             let split = &record.split;
             found.insert(format!("{split}.{label}.auc"), metrics.auc);

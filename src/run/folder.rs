@@ -73,33 +73,35 @@ impl RunFolder {
         self.root.join("features")
     }
 
-    pub(super) fn history(&self) -> PathBuf {
-        self.root.join(HISTORY_FILE)
-    }
-
-    pub(super) fn dataset(&self) -> PathBuf {
-        self.root.join(DATASET_FILE)
-    }
-
     /// Keeps what later data needs to go on from this dataset: its description and counts.
     pub(super) fn keep_history(&self, dataset: &Dataset) -> Result<(), RunError> {
-        let mut files = vec![(dataset.folder.join(DATASET_FILE), self.dataset())];
-        if dataset.history.is_some() {
-            files.push((dataset.folder.join(HISTORY_FILE), self.history()));
-        }
-        for (from, to) in files {
-            fs::copy(&from, &to).map_err(RunError::file("copy", &from))?;
+        let mut files = vec![DATASET_FILE];
+        files.extend(dataset.history.is_some().then_some(HISTORY_FILE));
+        for file in files {
+            let from = dataset.folder.join(file);
+            fs::copy(&from, self.root.join(file)).map_err(RunError::file("copy", &from))?;
         }
         Ok(())
     }
 
-    /// Whether the run was trained on this very data.
-    pub(super) fn trained_on(&self, dataset: &Dataset) -> Result<bool, RunError> {
-        let path = self.dataset();
-        let text = fs::read(&path).map_err(RunError::file("read", &path))?;
-        let own: Dataset = serde_json::from_slice(&text)
-            .map_err(RunError::other(format!("{} is damaged", path.display())))?;
-        Ok(own.version() == dataset.version())
+    /// The description of the dataset that the run trains on, with the counts at its end beside it.
+    pub(super) fn trained_on(&self) -> Result<Dataset, RunError> {
+        Ok(Dataset::open(self.root())?)
+    }
+
+    /// Refuses other rows than those that the run's features and weights come from.
+    pub(super) fn check_dataset(&self, dataset: &Dataset) -> Result<(), RunError> {
+        let (own, found) = (self.trained_on()?.version(), dataset.version());
+        if own == found {
+            return Ok(());
+        }
+        Err(RunError::Usage(format!(
+            "{} was trained on data of version {own}, {} holds version {found}: its features and \
+             weights come from other rows; put version {own} back in its place, judge the run on \
+             the new rows by `streamrec evaluate RUN --data FOLDER`, or train on them in a new run",
+            self.root.display(),
+            dataset.folder.display()
+        )))
     }
 
     pub(super) fn metrics(&self) -> PathBuf {

@@ -178,12 +178,13 @@ fn prepare(
     let go_on = args.resume || rank.environment.restart_count > 0;
     let begin = || {
         if go_on && folder.experiment().exists() {
-            return check_same(folder, experiment);
+            check_same(folder, experiment)?;
+            return folder.check_dataset(dataset);
         }
         folder.prepare(args.overwrite)?;
-        let text = experiment.to_toml()?;
-        folder::replace(&folder.experiment(), text.as_bytes())?;
-        folder.keep_history(dataset)
+        folder.keep_history(dataset)?;
+        // Last: from here on the folder is a run.
+        folder::replace(&folder.experiment(), experiment.to_toml()?.as_bytes())
     };
     let begun = if rank.is_first() {
         begin().and_then(|()| environment::write(&folder.environment(), rank, dataset))

@@ -93,8 +93,8 @@ fn evaluation(bench: &Workbench, data: &str) -> serde_json::Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-#[test]
-fn later_data_is_scored_with_the_runs_own_counts_and_unseen_ids() {
+/// A run on the first 4000 visits.
+fn trained() -> Workbench {
     let bench = Workbench::new();
     std::fs::write(bench.path("schema.toml"), SCHEMA).expect("written");
     std::fs::write(bench.path("experiment.toml"), EXPERIMENT).expect("written");
@@ -102,18 +102,38 @@ fn later_data_is_scored_with_the_runs_own_counts_and_unseen_ids() {
     // Later, half of the users are new.
     std::fs::write(bench.path("later.csv"), visits(4000, 1000, 100)).expect("written");
     import(&bench, "first.csv", "data", &[]);
+    expect_success(&streamrec(&train(&bench)));
+    bench
+}
+
+fn train(bench: &Workbench) -> Vec<String> {
     let dataset = format!("data.dataset={}", bench.path("data"));
     let output = format!("output={}", bench.path("run"));
     let experiment = bench.path("experiment.toml");
-    expect_success(&streamrec(&[
-        "train",
-        &experiment,
-        "--set",
-        &dataset,
-        "--set",
-        &output,
-    ]));
+    ["train", &experiment, "--set", &dataset, "--set", &output]
+        .map(str::to_owned)
+        .to_vec()
+}
 
+/// Runs a command that must be refused for one reason, which names all `parts`.
+fn refused<A: AsRef<std::ffi::OsStr>>(arguments: &[A], parts: &[&str]) {
+    let output = streamrec(arguments);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "expected {part:?} in: {text}");
+    }
+}
+
+fn version(folder: &str) -> String {
+    streamrec::data::Dataset::open(folder)
+        .expect("a dataset")
+        .version()
+}
+
+#[test]
+fn later_data_is_scored_with_the_runs_own_counts_and_unseen_ids() {
+    let bench = trained();
     // Imported alone, its counts begin at zero, and the run's own are added; imported with the
     // history, they already go on.
     import(&bench, "later.csv", "later", &[]);
@@ -132,6 +152,68 @@ fn later_data_is_scored_with_the_runs_own_counts_and_unseen_ids() {
     assert_eq!(alone["rows"], 1000);
     assert_eq!(alone, continued, "both ways agree");
     assert!(alone["auc"].as_f64().expect("AUC") > 0.8, "{alone}");
+}
+
+#[test]
+fn counts_never_come_from_the_future_or_from_other_data() {
+    let bench = trained();
+    // The same rows, in another split: added to the run's counts, each would hold its own label.
+    import(&bench, "first.csv", "again", &["--split", "test"]);
+    let evaluate = |data: &str| {
+        ["evaluate", &bench.path("run"), "--data", &bench.path(data)].map(str::to_owned)
+    };
+    let last = 1_700_000_000_000_u64 + 3999 * 1000;
+    refused(
+        &evaluate("again"),
+        &["own future", &last.to_string(), "again"],
+    );
+    // Counts that began at zero after the run's data know nothing of it.
+    std::fs::write(bench.path("last.csv"), visits(5000, 500, 100)).expect("written");
+    import(&bench, "later.csv", "later", &[]);
+    let history = bench.path("later");
+    import(&bench, "last.csv", "last", &["--history", &history]);
+    refused(&evaluate("last"), &["continue history", "--history"]);
+}
+
+#[test]
+fn a_run_stays_with_the_data_it_was_trained_on() {
+    let bench = trained();
+    let (run, data) = (bench.path("run"), bench.path("data"));
+    let was = version(&data);
+    import(&bench, "later.csv", "data", &["--overwrite"]);
+    let versions = [was.as_str(), &version(&data), "--data"];
+    refused(&["evaluate", &run], &versions);
+    let artifact = bench.path("artifact");
+    refused(&["export", &run, "--out", &artifact], &versions);
+    refused(
+        &[train(&bench), vec!["--resume".into()]].concat(),
+        &versions,
+    );
+}
+
+#[test]
+fn an_artifact_tells_only_of_the_data_of_its_run() {
+    let bench = trained();
+    import(&bench, "later.csv", "later", &["--split", "test"]);
+    evaluation(&bench, "later");
+    let artifact = bench.path("artifact");
+    let export = [
+        "export",
+        &bench.path("run"),
+        "--out",
+        &artifact,
+        "--overwrite",
+    ];
+    let metrics = || {
+        expect_success(&streamrec(&export));
+        let path = std::path::Path::new(&artifact).join("manifest.json");
+        let text = std::fs::read(path).expect("a manifest");
+        let manifest: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        manifest["metrics"].clone()
+    };
+    assert_eq!(metrics().get("test.click.auc"), None);
+    expect_success(&streamrec(&["evaluate", &bench.path("run")]));
+    assert!(metrics()["test.click.auc"].as_f64().is_some());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::data::history::{HISTORY_FILE, TrailingHistory};
 use crate::data::{Column, Error, PackReader, Result, Role, column};
 
 pub(super) const FORMAT_VERSION: u32 = 1;
@@ -252,6 +253,35 @@ impl Dataset {
             ));
         }
         Ok(pack)
+    }
+
+    /// Reads the counts at the end, which must be those that the description speaks of; none
+    /// where it speaks of none.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or one of another dataset.
+    pub fn trailing_history(&self) -> Result<Option<TrailingHistory>> {
+        let Some(described) = &self.history else {
+            return Ok(None);
+        };
+        let (history, found) = TrailingHistory::read(&self.folder.join(HISTORY_FILE))?;
+        if found != described.id {
+            return Err(Error::dataset(
+                &self.folder,
+                format!(
+                    "{HISTORY_FILE} has id {found}, {FILE_NAME} says {}: the two are not of one \
+                     dataset; copy the whole folder again, or import the data again",
+                    described.id
+                ),
+            ));
+        }
+        Ok(Some(history))
+    }
+
+    /// The first moment of all splits in milliseconds since the epoch; none without times.
+    pub fn first_ms(&self) -> Option<i64> {
+        let spans = self.splits.values().filter_map(|split| split.time);
+        spans.map(|span| span.first_ms).min()
     }
 
     /// Identifies the rows of all splits, 16 hexadecimal digits: equal versions hold equal data.

@@ -37,6 +37,11 @@ struct GroupDescription {
     entries: u32,
 }
 
+/// The identity of a history with this checksum.
+fn identity(checksum: u64) -> String {
+    format!("{checksum:016x}")
+}
+
 /// Hashes what passes through.
 struct Hashed<T> {
     inner: T,
@@ -121,7 +126,7 @@ pub(super) fn write(history: &TrailingHistory, path: &Path) -> Result<String> {
         out.inner.write_all(&checksum.to_le_bytes())?;
         out.inner.flush()?;
         out.inner.get_ref().sync_all()?;
-        Ok(format!("{checksum:016x}"))
+        Ok(identity(checksum))
     };
     write(&mut out).map_err(fail)
 }
@@ -143,7 +148,7 @@ fn write_group(group: &Group, out: &mut Hashed<BufWriter<File>>) -> std::io::Res
     Ok(())
 }
 
-pub(super) fn read(path: &Path) -> Result<TrailingHistory> {
+pub(super) fn read(path: &Path) -> Result<(TrailingHistory, String)> {
     let fail = |source| Error::io("read", path, source);
     let file = File::open(path).map_err(|source| Error::io("open", path, source))?;
     let actual = file.metadata().map_err(fail)?.len();
@@ -170,10 +175,11 @@ pub(super) fn read(path: &Path) -> Result<TrailingHistory> {
         u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
     if word(8) != VERSION {
-        return Err(corrupt(
-            "header",
-            format!("expected version {VERSION}, got {}", word(8)),
-        ));
+        return Err(Error::Version {
+            path: path.to_owned(),
+            expected: VERSION,
+            got: word(8),
+        });
     }
     let length = u64::from(word(12));
     if length > DESCRIPTION_BYTES_MAX.min(actual - HEADER_BYTES - CHECKSUM_BYTES) {
@@ -213,10 +219,11 @@ pub(super) fn read(path: &Path) -> Result<TrailingHistory> {
     if u64::from_le_bytes(checksum) != computed {
         return Err(corrupt("checksum", "it does not match the contents".into()));
     }
-    Ok(TrailingHistory {
+    let history = TrailingHistory {
         groups,
         last_ms: description.last_ms,
-    })
+    };
+    Ok((history, identity(computed)))
 }
 
 /// The file was long enough for every entry, so the lengths here are believed.

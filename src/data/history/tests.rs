@@ -116,8 +116,9 @@ proptest! {
         let mut got = trailing(&mut first, &rows[..cut], 7);
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join(HISTORY_FILE);
-        first.finish().write(&path).expect("written");
-        let mut second = new(Some(TrailingHistory::read(&path).expect("read back")));
+        let id = first.finish().write(&path).expect("written");
+        prop_assert_eq!(&TrailingHistory::read(&path).expect("read back").1, &id);
+        let mut second = new(Some(TrailingHistory::read(&path).expect("read back").0));
         for (to, from) in got.iter_mut().zip(trailing(&mut second, &rows[cut..], 3)) {
             (0..from.rows()).for_each(|row| to.push_row_of(&from, row));
         }

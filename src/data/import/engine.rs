@@ -60,6 +60,12 @@ fn run(
     let sources = Sources::find(&schema, &settings.input)?;
     let plan = sources.plan(&schema)?;
     let specs = trailing_specs(&schema);
+    if let (true, Some(history)) = (specs.is_empty(), &settings.history) {
+        return Err(ImportError::NothingToContinue {
+            history: history.clone(),
+            schema: schema.name,
+        });
+    }
     let base = settings.history.as_deref().map(Base::open).transpose()?;
     let base_last = base.as_ref().and_then(|base| base.history.last_ms());
 

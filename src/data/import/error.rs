@@ -153,6 +153,18 @@ pub enum ImportError {
         /// The last time of the history.
         last_ms: i64,
     },
+    /// A history for a schema that counts nothing.
+    #[error(
+        "the history of {} cannot be continued: the schema {schema} has no trailing aggregates; \
+         leave out --history, or add [[trailing]] to the schema",
+        history.display()
+    )]
+    NothingToContinue {
+        /// The history's folder.
+        history: PathBuf,
+        /// The schema's name.
+        schema: String,
+    },
     /// A thread of the import ended without a result.
     #[error("an import thread panicked; this is a bug, its message is on standard error")]
     Thread,

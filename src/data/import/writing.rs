@@ -61,18 +61,22 @@ impl Base {
     /// Reads the history of the dataset in `folder`.
     pub(super) fn open(folder: &Path) -> Result<Self, ImportError> {
         let dataset = Dataset::open(folder)?;
-        let Some(history) = dataset.history else {
-            let problem = "it keeps no history: its schema has no trailing aggregates".into();
-            return Err(crate::data::Error::Dataset {
-                path: folder.to_owned(),
-                problem,
+        let history = dataset.trailing_history()?;
+        match (history, dataset.history) {
+            (Some(history), Some(described)) => Ok(Self {
+                history,
+                id: described.id,
+            }),
+            _ => {
+                let problem = "it keeps no history: its schema has no trailing aggregates; \
+                               leave out --history, or import it again with some";
+                Err(crate::data::Error::Dataset {
+                    path: folder.to_owned(),
+                    problem: problem.into(),
+                }
+                .into())
             }
-            .into());
-        };
-        Ok(Self {
-            history: TrailingHistory::read(&folder.join(HISTORY_FILE))?,
-            id: history.id,
-        })
+        }
     }
 }
 

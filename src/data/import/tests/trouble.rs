@@ -240,6 +240,36 @@ fn a_later_import_continues_the_history_and_an_overlapping_one_is_refused() {
 }
 
 #[test]
+fn a_history_is_continued_only_where_it_belongs_and_counts_something() {
+    let input = clicks_and_items();
+    let first = settings(&input, SCHEMA);
+    run(&first).expect("imported");
+    let mut other = settings(&input, SCHEMA);
+    other.output = input.path().join("other");
+    (other.schema.labels[0].from, other.schema.labels[0].at_least) =
+        (Some("seconds".into()), Some(5.0));
+    run(&other).expect("imported");
+    let later = |schema: &str| {
+        let mut settings = settings(&input, schema);
+        settings.output = input.path().join("later");
+        settings.history = Some(first.output.clone());
+        run(&settings).expect_err("refused").to_string()
+    };
+    let counted = SCHEMA.split("[[trailing]]").next().expect("the rest");
+    assert!(later(counted).contains("no trailing aggregates"));
+    std::fs::copy(
+        other.output.join("history.bin"),
+        first.output.join("history.bin"),
+    )
+    .expect("copied");
+    let error = Dataset::open(&first.output)
+        .and_then(|dataset| dataset.trailing_history())
+        .expect_err("mixed up");
+    assert!(error.to_string().contains("not of one dataset"), "{error}");
+    assert!(later(SCHEMA).contains("could not be written"));
+}
+
+#[test]
 fn little_memory_gives_the_same_dataset() {
     let mut text = String::from("at,user,item,click,seconds\n");
     for i in 0u64..20_000 {
