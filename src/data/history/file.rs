@@ -165,29 +165,7 @@ pub(super) fn read(path: &Path) -> Result<(TrailingHistory, String)> {
     }
     let mut header = [0; HEADER_BYTES as usize];
     input.read(&mut header).map_err(fail)?;
-    if header[..8] != MAGIC {
-        return Err(corrupt(
-            "header",
-            "the file does not begin like a history".into(),
-        ));
-    }
-    let word = |at: usize| {
-        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-    };
-    if word(8) != VERSION {
-        return Err(Error::Version {
-            path: path.to_owned(),
-            expected: VERSION,
-            got: word(8),
-        });
-    }
-    let length = u64::from(word(12));
-    if length > DESCRIPTION_BYTES_MAX.min(actual - HEADER_BYTES - CHECKSUM_BYTES) {
-        return Err(corrupt(
-            "header",
-            format!("a description of {length} bytes does not fit the file"),
-        ));
-    }
+    let length = description_bytes(&header, actual, path)?;
     let mut text = vec![0; length as usize];
     input.read(&mut text).map_err(fail)?;
     let description: Description =
@@ -224,6 +202,31 @@ pub(super) fn read(path: &Path) -> Result<(TrailingHistory, String)> {
         last_ms: description.last_ms,
     };
     Ok((history, identity(computed)))
+}
+
+/// The length of the description, of a file of `actual` bytes.
+fn description_bytes(header: &[u8; 16], actual: u64, path: &Path) -> Result<u64> {
+    let corrupt = |problem: String| Err(Error::corrupt(path, "header", problem));
+    if header[..8] != MAGIC {
+        return corrupt("the file does not begin like a history".into());
+    }
+    let word = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    if word(8) != VERSION {
+        return Err(Error::Version {
+            path: path.to_owned(),
+            expected: VERSION,
+            got: word(8),
+        });
+    }
+    let length = u64::from(word(12));
+    if length > DESCRIPTION_BYTES_MAX.min(actual - HEADER_BYTES - CHECKSUM_BYTES) {
+        return corrupt(format!(
+            "a description of {length} bytes does not fit the file"
+        ));
+    }
+    Ok(length)
 }
 
 /// The file was long enough for every entry, so the lengths here are believed.

@@ -60,13 +60,7 @@ fn run(
     let sources = Sources::find(&schema, &settings.input)?;
     let plan = sources.plan(&schema)?;
     let specs = trailing_specs(&schema);
-    if let (true, Some(history)) = (specs.is_empty(), &settings.history) {
-        return Err(ImportError::NothingToContinue {
-            history: history.clone(),
-            schema: schema.name,
-        });
-    }
-    let base = settings.history.as_deref().map(Base::open).transpose()?;
+    let base = base(settings, &schema)?;
     let base_last = base.as_ref().and_then(|base| base.history.last_ms());
 
     let row_columns = plan.columns.clone();
@@ -127,6 +121,20 @@ fn run(
     }
     work.remove()?;
     finish(settings, &schema, &parser, writing, rows, start)
+}
+
+/// The history that the trailing aggregates continue.
+fn base(settings: &ImportSettings, schema: &ImportSchema) -> Result<Option<Base>, ImportError> {
+    let Some(history) = &settings.history else {
+        return Ok(None);
+    };
+    if schema.trailing.is_empty() {
+        return Err(ImportError::NothingToContinue {
+            history: history.clone(),
+            schema: schema.name.clone(),
+        });
+    }
+    Base::open(history).map(Some)
 }
 
 fn create_output(
