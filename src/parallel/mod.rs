@@ -19,6 +19,7 @@ mod buckets;
 mod embedding_exchange;
 mod mesh;
 mod micro_shards;
+pub mod planner;
 mod row_sum;
 mod sparse_sync;
 mod table_plan;

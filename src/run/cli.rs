@@ -44,6 +44,14 @@ Examples:
   streamrec train tomorrow.toml --warm-start artifacts/today
   torchrun --no-python --nproc-per-node 2 streamrec train configs/synthetic_dlrm.toml")]
     Train(TrainArgs),
+    /// Place an experiment's embedding tables on some ranks, and estimate memory and time of a step there.
+    #[command(after_help = "\
+Examples:
+  streamrec plan configs/kuairand_dcn_v2.toml --world 2
+  streamrec plan configs/kuairand_dcn_v2.toml --world 8 --gpu-memory 80GiB --set train.global_batch=65536
+Hotness is measured on the first batch of the experiment's own data. Tables that
+`parallel.embeddings.tables` names stay where it says.")]
+    Plan(PlanArgs),
     /// Score a dataset's split with a trained run and print its metrics.
     #[command(after_help = "\
 Examples:
@@ -190,6 +198,25 @@ pub struct TrainArgs {
     /// Start from the weights and vocabularies of an earlier artifact; new ids are added.
     #[arg(long, value_name = "ARTIFACT")]
     pub warm_start: Option<PathBuf>,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The experiment.
+    pub config: PathBuf,
+    /// Set a field of the experiment.
+    #[arg(long, value_name = "SECTION.FIELD=VALUE")]
+    pub set: Vec<String>,
+    /// Ranks of the job.
+    #[arg(long)]
+    pub world: usize,
+    /// Plan for GPUs with so much memory each, such as 80GiB, of NVIDIA's H100 class.
+    #[arg(long)]
+    pub gpu_memory: Option<String>,
+    /// Memory of a rank on CPUs, whose speed is measured here.
+    #[arg(long, default_value = "8GiB", conflicts_with = "gpu_memory")]
+    pub memory: String,
 }
 
 /// Arguments of `evaluate`.

@@ -10,6 +10,7 @@ mod features;
 mod folder;
 mod launch;
 mod logging;
+mod plan;
 mod rank;
 mod readers;
 mod request;
@@ -34,6 +35,7 @@ pub fn command_line() -> ExitCode {
         cli::Command::Data(command) => data::run(&command),
         cli::Command::Launch(args) => return launch::run(&args),
         cli::Command::Train(args) => return train::run(&args),
+        cli::Command::Plan(args) => plan::run(&args),
         cli::Command::Evaluate(args) => evaluate::run(&args),
         cli::Command::Export(args) => export::run(&args),
         cli::Command::Request(args) => request::run(&args),

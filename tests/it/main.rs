@@ -8,6 +8,7 @@ mod later_data;
 mod mesh;
 mod oracles;
 mod own_model;
+mod plan;
 mod ranks;
 mod real_data;
 mod resume;
