@@ -152,7 +152,15 @@ pub(super) struct Contents {
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTANDARD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The first byte of a skippable frame may end in any digit (RFC 8878, section 3.1.2).
+const SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 const BUFFER_BYTES: usize = 1 << 17;
+
+/// Whether a file begins with a frame of Zstandard, perhaps a skippable one (pzstd writes such first).
+fn is_zstandard(head: &[u8]) -> bool {
+    let skippable = |(&first, rest): (&u8, &[u8])| first & 0xf0 == 0x50 && rest == SKIPPABLE;
+    head.starts_with(&ZSTANDARD) || head.split_first().is_some_and(skippable)
+}
 
 /// Opens a file; gzip (of any number of members) and Zstandard are recognised by their first bytes.
 pub(super) fn open(path: &Path, meter: &Meter) -> Result<Contents, ImportError> {
@@ -169,7 +177,7 @@ pub(super) fn open(path: &Path, meter: &Meter) -> Result<Contents, ImportError> 
         seen,
     };
     let head = first_bytes(&mut file, 4).map_err(fail)?;
-    let (gzip, zstandard) = (head.starts_with(&GZIP), head.starts_with(&ZSTANDARD));
+    let (gzip, zstandard) = (head.starts_with(&GZIP), is_zstandard(&head));
     let file = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(head).chain(file));
     let mut reader: Box<dyn Read + Send> = if gzip {
         Box::new(flate2::bufread::MultiGzDecoder::new(file))

@@ -309,15 +309,17 @@ impl ImportSchema {
             .filter(|key| !SECTIONS.contains(&key.as_str()))
             .map(|key| format!("`{key}`: unknown; expected one of {}", SECTIONS.join(", ")))
             .collect();
+        let time = section(&mut table, "time", &mut errors);
         let schema = Self {
             name: required(&mut table, "name", &mut errors).unwrap_or_default(),
             description: section(&mut table, "description", &mut errors).unwrap_or_default(),
             source: required(&mut table, "source", &mut errors).unwrap_or_default(),
             tables: entries(&mut table, "tables", &mut errors),
             columns: entries(&mut table, "columns", &mut errors),
-            time: section(&mut table, "time", &mut errors),
             labels: entries(&mut table, "labels", &mut errors),
-            split: section(&mut table, "split", &mut errors).unwrap_or_default(),
+            split: section(&mut table, "split", &mut errors)
+                .unwrap_or_else(|| SplitSchema::usual(time.is_some())),
+            time,
             trailing: entries(&mut table, "trailing", &mut errors),
         };
         schema.check(&mut errors);

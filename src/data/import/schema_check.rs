@@ -10,7 +10,7 @@ impl ImportSchema {
     /// Appends one line for each fault.
     pub(super) fn check(&self, errors: &mut Vec<String>) {
         self.source.check("source", errors);
-        for table in &self.tables {
+        for (index, table) in self.tables.iter().enumerate() {
             table
                 .source
                 .check(&format!("tables.{}", table.name), errors);
@@ -24,6 +24,7 @@ impl ImportSchema {
             }
             for name in &table.on {
                 self.check_key(&format!("tables.{}.on", table.name), name, errors);
+                self.check_joined_before(index, name, errors);
             }
         }
         for column in &self.columns {
@@ -77,6 +78,21 @@ impl ImportSchema {
         Some((index, rest))
     }
 
+    /// A table is joined when the main file and the tables before it have been.
+    fn check_joined_before(&self, table: usize, name: &str, errors: &mut Vec<String>) {
+        let column = self.columns.iter().find(|column| column.name == name);
+        let from = column.and_then(|column| self.table_of(column.from.as_deref()?));
+        if let Some((other, _)) = from
+            && other >= table
+        {
+            let (own, other) = (&self.tables[table].name, &self.tables[other].name);
+            errors.push(format!(
+                "`tables.{own}.on`: column `{name}` comes from table `{other}`, which is joined no earlier; \
+                 put `{other}` before `{own}`, or join on a column of the main file"
+            ));
+        }
+    }
+
     fn check_key(&self, place: &str, name: &str, errors: &mut Vec<String>) {
         match self.columns.iter().find(|column| column.name == name) {
             Some(column) if column.kind == ColumnKind::Key => {}
@@ -96,6 +112,15 @@ impl ImportSchema {
         {
             errors.push(
                 "`split`: by = \"time\" needs a [time] section; by = \"order\" follows the files"
+                    .into(),
+            );
+        }
+        if let SplitSchema::Order { .. } = self.split
+            && self.time.is_some()
+        {
+            errors.push(
+                "`split`: by = \"order\" follows the files, and the [time] section sorts their rows, which \
+                 would part rows of equal times; use by = \"time\""
                     .into(),
             );
         }

@@ -53,8 +53,19 @@ impl SideTable {
             unmatched: 0,
             keys: Vec::new(),
         };
+        let mut first_names: Option<Vec<String>> = None;
         for path in files {
             let mut rows = FileRows::open(path, &schema.source, meter)?;
+            match &first_names {
+                None => first_names = Some(rows.names().to_vec()),
+                Some(names) if names == rows.names() => {}
+                Some(_) => {
+                    return Err(ImportError::DifferentFields {
+                        path: path.clone(),
+                        first: files[0].clone(),
+                    });
+                }
+            }
             rows.select(&plan.wanted)?;
             while rows.next(tally)? {
                 if let Err((place, problem)) = table.add(&rows, &plan.key, &plan.fills) {

@@ -60,11 +60,14 @@ pub enum SplitSchema {
     },
 }
 
-impl Default for SplitSchema {
-    fn default() -> Self {
-        Self::Order {
-            valid: tenth(),
-            test: tenth(),
+impl SplitSchema {
+    /// What holds where a schema says nothing: by time where rows have one, else by order.
+    pub(super) fn usual(has_time: bool) -> Self {
+        let (valid, test) = (tenth(), tenth());
+        if has_time {
+            Self::Time { valid, test }
+        } else {
+            Self::Order { valid, test }
         }
     }
 }

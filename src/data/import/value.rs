@@ -253,11 +253,15 @@ impl Conversion {
     #[inline]
     fn number(&self, cell: Cell<'_>) -> Result<f32, Fault> {
         match &self.rule {
-            Rule::DenseInteger => Ok(integer(cell)? as f32),
+            // Through f64, as serving rounds it.
+            Rule::DenseInteger => Ok(integer(cell)? as f64 as f32),
             Rule::DenseFloat => finite(float(cell)?),
             Rule::DenseBoolean => Ok(truth(boolean(cell)?)),
             Rule::LabelBinary => boolean(cell).map(truth).map_err(|_| Fault::Label),
-            Rule::LabelAtLeast(least) => Ok(truth(float(cell)? >= *least)),
+            Rule::LabelAtLeast(least) => match float(cell)? {
+                value if value.is_finite() => Ok(truth(value >= *least)),
+                _ => Err(Fault::NotFinite),
+            },
             Rule::LabelEquals(text) => Ok(truth(match cell {
                 Cell::Text(got) => got == text.as_bytes(),
                 Cell::Integer(got) => number::integer(text.as_bytes()) == Some(got),

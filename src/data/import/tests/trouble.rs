@@ -154,6 +154,67 @@ fn every_fault_of_a_schema_is_told_at_once() {
 }
 
 #[test]
+fn a_label_that_is_no_number_is_malformed() {
+    let schema = NUMBERS.replace("{ name = \"y\" }", "{ name = \"y\", at_least = 4 }");
+    let input = folder(&[("n.csv", b"k,x,y\na,1,4.5\nb,1,nan\nc,1,inf\nd,1,3\n")]);
+    let mut settings = settings(&input, &schema);
+    settings.max_malformed = 0.9;
+    let report = run(&settings).expect("imported");
+    assert_eq!((report.rows, report.malformed), (2, 2));
+    assert!(
+        report.first_malformed[0].contains("n.csv:3: "),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn side_files_of_other_fields_are_refused() {
+    let schema = SCHEMA.replace("\"items.csv*\"", "\"items_*.csv\"");
+    for second in ["id,tags,price,made\nc,x,2,\n", "id,price\nc,2\n"] {
+        let input = folder(&[
+            ("clicks.csv", CLICKS.as_bytes()),
+            ("items_1.csv", ITEMS.as_bytes()),
+            ("items_2.csv", second.as_bytes()),
+        ]);
+        let error = run(&settings(&input, &schema)).expect_err("other fields");
+        assert!(
+            matches!(&error, ImportError::DifferentFields { path, .. } if path.ends_with("items_2.csv")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_table_is_joined_on_what_is_there_before_it() {
+    for (on, expected) in [
+        ("maker", "comes from table `makers`"),
+        ("kind", "comes from table `items`"),
+    ] {
+        let text = SCHEMA
+            .replace("[split]", "[[tables]]\nname = \"makers\"\non = [\"item\"]\nkey = [\"id\"]\nsource = { files = [\"makers.csv\"] }\n[split]")
+            .replace("columns = [", "columns = [\n  { name = \"maker\", from = \"makers.maker\", kind = \"key\", type = \"text\" },\n  { name = \"kind\", from = \"items.kind\", kind = \"key\", type = \"text\" },")
+            .replacen("on = [\"item\"]", &format!("on = [\"{on}\"]"), 1);
+        let error = ImportSchema::parse(&text, "my.toml")
+            .expect_err("joined too early")
+            .to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn rows_with_a_time_are_split_by_it() {
+    let text = SCHEMA.replace("[split]\nby = \"time\"\nvalid = 0.25\ntest = 0.25\n", "");
+    assert!(matches!(schema(&text).split, SplitSchema::Time { .. }));
+    let untimed = NUMBERS.replace("split = { by = \"all\", into = \"train\" }", "");
+    assert!(matches!(schema(&untimed).split, SplitSchema::Order { .. }));
+    let ordered = SCHEMA.replace("by = \"time\"", "by = \"order\"");
+    let error = ImportSchema::parse(&ordered, "my.toml")
+        .expect_err("parts equal times")
+        .to_string();
+    assert!(error.contains("use by = \"time\""), "{error}");
+}
+
+#[test]
 fn a_cancelled_import_leaves_nothing() {
     let input = folder(&[(
         "n.csv",
@@ -312,7 +373,9 @@ fn compressed_and_split_files_give_the_same_rows() {
             .and_then(|()| encoder.finish().map(drop))
             .expect("memory");
     }
-    let zstandard = zstd::encode_all(tail.as_bytes(), 3).expect("memory");
+    // As pzstd writes it: a skippable frame of four bytes first.
+    let mut zstandard = vec![0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+    zstandard.extend(zstd::encode_all(tail.as_bytes(), 3).expect("memory"));
     let input = folder(&[
         ("clicks_1.csv", &gzip),
         ("clicks_2.csv.zst", &zstandard),
