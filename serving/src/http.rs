@@ -1,10 +1,12 @@
 //! Paths, status codes, and a clean stop.
 
 mod body;
+mod connections;
 mod error;
 mod routes;
+mod write_timeout;
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,23 +14,31 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 
+use self::body::BytesInFlight;
+use self::connections::Connections;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::repository::Repository;
 
-/// The bounds of one request and of the stop.
+/// The bounds of requests, of connections and of the stop.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
     /// Rows of one request at most.
     pub request_rows_max: usize,
     /// Bytes of one request at most.
     pub request_bytes_max: usize,
+    /// Bytes of all requests under way at most.
+    pub bytes_in_flight_max: usize,
+    /// Connections at most.
+    pub connections_max: usize,
+    /// How long a request's head may take to arrive, and how long a connection may idle.
+    pub head_max: Duration,
     /// How long a request's body may take to arrive.
     pub body_max: Duration,
+    /// How long a caller may take to read an answer that does not fit the system's buffers.
+    pub write_max: Duration,
     /// How long a stop waits for connections before it closes them.
     pub grace: Duration,
 }
@@ -38,7 +48,11 @@ impl Default for HttpSettings {
         Self {
             request_rows_max: 16_384,
             request_bytes_max: 32 << 20,
+            bytes_in_flight_max: 256 << 20,
+            connections_max: 512,
+            head_max: Duration::from_secs(60),
             body_max: Duration::from_secs(30),
+            write_max: Duration::from_secs(30),
             grace: Duration::from_secs(10),
         }
     }
@@ -49,6 +63,7 @@ pub struct Server {
     repository: Repository,
     queue: Queue,
     metrics: Arc<Metrics>,
+    bytes: BytesInFlight,
     settings: HttpSettings,
     stopping: AtomicBool,
 }
@@ -65,6 +80,7 @@ impl Server {
             repository,
             queue,
             metrics,
+            bytes: BytesInFlight::new(&settings),
             settings,
             stopping: AtomicBool::new(false),
         }
@@ -109,41 +125,18 @@ impl Server {
 
     /// Serves until `stop`; then refuses new connections, answers the requests under way, and
     /// returns. Connections that are still open after the grace are closed.
-    ///
-    /// # Errors
-    /// When the listener fails.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
         stop: impl Future<Output = ()> + Send + 'static,
-    ) -> std::io::Result<()> {
+    ) {
         let server = Arc::clone(&self);
-        let (stopping, began) = oneshot::channel();
         let stop = async move {
             stop.await;
             server.stopping.store(true, Ordering::Relaxed);
-            // Nobody listens any more if the listener failed first.
-            let _ = stopping.send(());
         };
-        // An answer must not wait for the acknowledgement of the packet before it.
-        let listener = listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot set TCP_NODELAY");
-            }
-        });
-        let serving = axum::serve(listener, self.router()).with_graceful_shutdown(stop);
-        let grace = self.settings.grace;
-        let overdue = async {
-            match began.await {
-                Ok(()) => tokio::time::sleep(grace).await,
-                Err(_) => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            served = serving.into_future() => served?,
-            () = overdue => tracing::warn!(?grace, "closing the connections that are still open"),
-        }
+        let connections = Connections::new(self.router(), self.settings.clone());
+        connections.serve(listener, stop).await;
         self.queue.stop();
-        Ok(())
     }
 }

@@ -59,6 +59,18 @@ struct Args {
     /// Bytes of one request at most.
     #[arg(long, default_value = "33554432")]
     request_bytes: NonZeroUsize,
+    /// Bytes of all requests under way at most; beyond them requests are refused with 429.
+    #[arg(long, default_value = "268435456")]
+    bytes_in_flight: NonZeroUsize,
+    /// Connections at most; beyond them they are refused with 503.
+    #[arg(long, default_value = "512")]
+    connections: NonZeroUsize,
+    /// Milliseconds that a request's head may take, and that a connection may idle.
+    #[arg(long, default_value = "60000")]
+    head_ms: NonZeroU32,
+    /// Milliseconds that a caller may take to read its answer.
+    #[arg(long, default_value = "30000")]
+    write_ms: NonZeroU32,
     /// Milliseconds that a stop waits for open connections before it closes them.
     #[arg(long, default_value_t = 10_000)]
     grace_ms: u32,
@@ -80,6 +92,10 @@ impl Args {
         HttpSettings {
             request_rows_max: self.request_rows.get(),
             request_bytes_max: self.request_bytes.get(),
+            bytes_in_flight_max: self.bytes_in_flight.get(),
+            connections_max: self.connections.get(),
+            head_max: Duration::from_millis(self.head_ms.get().into()),
+            write_max: Duration::from_millis(self.write_ms.get().into()),
             grace: Duration::from_millis(self.grace_ms.into()),
             ..HttpSettings::default()
         }
@@ -135,7 +151,7 @@ async fn serve(server: Arc<Server>, listen: &str) -> anyhow::Result<()> {
     // On standard output, for scripts that started us with port 0; flushed, as it may be a pipe.
     println!("listening on http://{address}");
     std::io::stdout().flush()?;
-    server.serve(listener, stop).await?;
+    server.serve(listener, stop).await;
     tracing::info!("stopped");
     Ok(())
 }

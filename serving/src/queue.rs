@@ -19,7 +19,7 @@ use crate::ranker::{Ranker, ScoreError};
 /// How requests are put together, and how many may wait.
 #[derive(Debug, Clone)]
 pub struct QueueSettings {
-    /// Rows scored together at most; a larger request is scored alone.
+    /// Rows scored together at most; a larger request is scored alone, in pieces of so many.
     pub batch_rows_max: usize,
     /// How long the first request of a batch waits for others.
     pub delay_max: Duration,
@@ -256,13 +256,10 @@ impl Shared {
             .collect();
         let Some(first) = jobs.first() else { return };
         let ranker = Arc::clone(&first.ranker);
-        let started = Instant::now();
         let scores = without_panic(|| match jobs.as_slice() {
-            [only] => ranker.score(&only.rows),
-            several => ranker.score(&together(several)),
+            [only] => self.scores(&ranker, &only.rows),
+            several => self.scores(&ranker, &together(several)),
         });
-        let rows: usize = jobs.iter().map(|job| job.rows.rows).sum();
-        self.metrics.scored(rows, started.elapsed());
         match scores {
             Ok(scores) => distribute(jobs, &scores, ranker.labels().len()),
             Err(why) => {
@@ -272,6 +269,30 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// The scores of `rows`, in pieces where they are many: every layer keeps its values of all rows
+    /// of a piece.
+    fn scores(&self, ranker: &Ranker, rows: &RawBatch) -> Result<Vec<f32>, ScoreError> {
+        let timed = |rows: &RawBatch| {
+            let started = Instant::now();
+            let scores = ranker.score(rows)?;
+            self.metrics.scored(rows.rows, started.elapsed());
+            Ok(scores)
+        };
+        let most = self.settings.batch_rows_max.max(1);
+        if rows.rows <= most {
+            return timed(rows);
+        }
+        let (mut piece, mut scores) = (RawBatch::new(ranker.inputs()), Vec::new());
+        for begin in (0..rows.rows).step_by(most) {
+            piece.clear();
+            for row in begin..rows.rows.min(begin + most) {
+                piece.push_row_of(rows, row);
+            }
+            scores.extend(timed(&piece)?);
+        }
+        Ok(scores)
     }
 
     /// The job, unless it waited too long or nobody waits for it any more.

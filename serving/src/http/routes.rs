@@ -9,13 +9,20 @@ use axum::http::{Method, StatusCode, Uri, header::CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::Server;
+use super::body::{self, HeldBody};
 use super::error::HttpError;
-use super::{Server, body};
 use crate::metrics::Outcome;
 use crate::protocol::{
     Expected, InferRequest, InferResponse, ModelMetadata, OutputTensor, ServerMetadata,
 };
 use crate::ranker::Ranker;
+
+/// JSON above this is read or written by a thread of its own; below, the change of threads would
+/// cost more than it spares others.
+const LARGE_BYTES: usize = 256 << 10;
+/// About what a probability takes in JSON.
+const PROBABILITY_BYTES: usize = 12;
 
 type App = State<Arc<Server>>;
 type Answer<T> = Result<T, HttpError>;
@@ -66,7 +73,7 @@ pub(super) async fn infer(
     State(server): App,
     Path(model): Path<String>,
     request: Request,
-) -> Answer<Json<InferResponse>> {
+) -> Answer<Response> {
     counted(&server, &model, None, request).await
 }
 
@@ -74,7 +81,7 @@ pub(super) async fn version_infer(
     State(server): App,
     Path((model, version)): Path<(String, String)>,
     request: Request,
-) -> Answer<Json<InferResponse>> {
+) -> Answer<Response> {
     counted(&server, &model, Some(&version), request).await
 }
 
@@ -150,7 +157,7 @@ async fn counted(
     model: &str,
     version: Option<&str>,
     request: Request,
-) -> Answer<Json<InferResponse>> {
+) -> Answer<Response> {
     let started = Instant::now();
     let answer = scored(server, model, version, request).await;
     let outcome = match &answer {
@@ -162,7 +169,7 @@ async fn counted(
         },
     };
     server.metrics.request(outcome, started.elapsed());
-    answer.map(Json)
+    answer
 }
 
 async fn scored(
@@ -170,24 +177,51 @@ async fn scored(
     model: &str,
     version: Option<&str>,
     request: Request,
-) -> Answer<InferResponse> {
+) -> Answer<Response> {
     let ranker = find(server, model, version)?;
-    let body = body::read(request, &server.settings).await?;
-    let labels = ranker.labels();
-    let expected = Expected {
-        inputs: ranker.inputs(),
-        labels,
-        rows_max: server.settings.request_rows_max,
-    };
-    let request = InferRequest::parse(&body, expected)?;
-    let probabilities = server
-        .queue
-        .score(Arc::clone(&ranker), request.rows)
-        .await?;
-    Ok(InferResponse {
-        model_name: model.to_owned(),
-        model_version: ranker.version().to_owned(),
-        id: request.id,
-        outputs: OutputTensor::of(&probabilities, labels, &request.labels),
+    let HeldBody { bytes, room } = body::read(request, &server.settings, &server.bytes).await?;
+    let rows_max = server.settings.request_rows_max;
+    let reader = Arc::clone(&ranker);
+    let large = bytes.len() > LARGE_BYTES;
+    let request = off_the_workers(large, move || {
+        let expected = Expected {
+            inputs: reader.inputs(),
+            labels: reader.labels(),
+            rows_max,
+        };
+        InferRequest::parse(&bytes, expected)
+    })
+    .await??;
+    let InferRequest { id, labels, rows } = request;
+    let probabilities = server.queue.score(Arc::clone(&ranker), rows).await?;
+    let model_name = model.to_owned();
+    let large = probabilities.len() > LARGE_BYTES / PROBABILITY_BYTES;
+    let answer = off_the_workers(large, move || {
+        Json(InferResponse {
+            model_name,
+            model_version: ranker.version().to_owned(),
+            id,
+            outputs: OutputTensor::of(&probabilities, ranker.labels(), &labels),
+        })
+        .into_response()
+    })
+    .await;
+    drop(room);
+    answer
+}
+
+/// Does `work` where it may take long: on a worker, it would hold up every connection of it.
+async fn off_the_workers<T: Send + 'static>(
+    large: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Answer<T> {
+    if !large {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        HttpError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("a bug of the server, which its log tells: {error}"),
+        )
     })
 }

@@ -1,6 +1,7 @@
 //! Claims about the server: the real program, real connections, real signals.
 
 mod batching;
+mod connections;
 mod loading;
 mod metrics;
 mod model;

@@ -22,7 +22,7 @@ fn served_probabilities_equal_the_reference() {
     let model = artifact(1);
     let folder = Folder::with(&model);
     let program = Program::start(&folder.path(), &[]);
-    for rows in [1, 7, 300] {
+    for rows in [1, 7, 300, 5000] {
         let rows = Row::many(1000, rows);
         let answer = program.infer(&request(&rows));
         assert_close(&answer.probabilities(), &expected(&model, &rows));
