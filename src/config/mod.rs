@@ -75,7 +75,8 @@ impl Experiment {
     /// bare string) and checks everything.
     ///
     /// # Errors
-    /// Every error of the file at once: unknown fields, wrong types, values out of range.
+    /// All at once: of each section its first unknown field or wrong type, or else every value that is
+    /// out of range.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
             path: path.to_owned(),
@@ -113,15 +114,33 @@ impl Experiment {
         let model: Option<ModelConfig> = section(&mut table, "model", &mut errors);
         let optimizer: Option<OptimizerConfig> = section(&mut table, "optimizer", &mut errors);
         let train: Option<TrainConfig> = section(&mut table, "train", &mut errors);
-        let checkpoint = optional(&mut table, "checkpoint", &mut errors);
-        let parallel = optional(&mut table, "parallel", &mut errors);
+        let checkpoint: CheckpointConfig =
+            optional(&mut table, "checkpoint", &mut errors).unwrap_or_default();
+        let parallel: ParallelConfig =
+            optional(&mut table, "parallel", &mut errors).unwrap_or_default();
 
+        // What can be read is checked, whatever cannot.
+        check_name(name.as_deref(), &mut errors);
+        if features.as_ref().is_some_and(Vec::is_empty) {
+            errors.push("`features`: at least one [[features]] entry is needed".into());
+        }
+        data.iter().for_each(|data| data.check(&mut errors));
+        model.iter().for_each(|model| model.check(&mut errors));
+        optimizer
+            .iter()
+            .for_each(|optimizer| optimizer.check(&mut errors));
+        train.iter().for_each(|train| train.check(&mut errors));
+        checkpoint.check(&mut errors);
+        parallel.check(&mut errors);
         let (Some(name), Some(data), Some(features), Some(model), Some(optimizer), Some(train)) =
             (name, data, features, model, optimizer, train)
         else {
             return Err(ConfigError::invalid(errors));
         };
-        let experiment = Self {
+        if !errors.is_empty() {
+            return Err(ConfigError::invalid(errors));
+        }
+        Ok(Self {
             output: output.unwrap_or_else(|| Path::new("runs").join(&name)),
             name,
             seed,
@@ -130,15 +149,9 @@ impl Experiment {
             model,
             optimizer,
             train,
-            checkpoint: checkpoint.unwrap_or_default(),
-            parallel: parallel.unwrap_or_default(),
-        };
-        experiment.check(&mut errors);
-        if errors.is_empty() {
-            Ok(experiment)
-        } else {
-            Err(ConfigError::invalid(errors))
-        }
+            checkpoint,
+            parallel,
+        })
     }
 
     /// The experiment as TOML that [`Experiment::parse`] reads back, every default written out.
@@ -148,24 +161,14 @@ impl Experiment {
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string_pretty(self).map_err(ConfigError::unwritable)
     }
+}
 
-    fn check(&self, errors: &mut Vec<String>) {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if self.name.is_empty() || !self.name.chars().all(plain) {
-            errors.push(format!(
-                "`name`: expected letters, digits, `_`, `-` or `.`, got {:?}",
-                self.name
-            ));
-        }
-        if self.features.is_empty() {
-            errors.push("`features`: at least one [[features]] entry is needed".into());
-        }
-        self.data.check(errors);
-        self.model.check(errors);
-        self.optimizer.check(errors);
-        self.train.check(errors);
-        self.checkpoint.check(errors);
-        self.parallel.check(errors);
+fn check_name(name: Option<&str>, errors: &mut Vec<String>) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if let Some(name) = name.filter(|name| name.is_empty() || !name.chars().all(plain)) {
+        errors.push(format!(
+            "`name`: expected letters, digits, `_`, `-` or `.`, got {name:?}"
+        ));
     }
 }
 

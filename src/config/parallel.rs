@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -175,9 +176,9 @@ impl ParallelConfig {
         if self.reduction == Reduction::Invariant {
             self.check_invariant(errors);
         }
-        if !self.timeout_s.is_finite() || self.timeout_s <= 0.0 {
+        if self.timeout_s <= 0.0 || Duration::try_from_secs_f64(self.timeout_s).is_err() {
             errors.push(format!(
-                "`parallel.timeout_s`: expected seconds above 0, got {}",
+                "`parallel.timeout_s`: expected seconds above 0 that a clock can count, got {}",
                 self.timeout_s
             ));
         }

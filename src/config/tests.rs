@@ -56,7 +56,14 @@ fn all_errors_are_told_at_once() {
         .replace("labels = [\"click\"]", "labels = []")
         .replace("name = \"tiny\"", "name = \"ti/ny\"\nspeed = 9");
     let message = refusal(&broken, &["oops", "checkpoint.keep=0"]);
-    for part in ["global_batchh", "`speed`: unknown section", "--set oops"] {
+    for part in [
+        "global_batchh",
+        "`speed`: unknown section",
+        "--set oops",
+        "data.labels",
+        "`name`",
+        "checkpoint.keep",
+    ] {
         assert!(message.contains(part), "{part} in {message}");
     }
     let message = refusal(
@@ -101,4 +108,12 @@ fn a_syntax_error_says_where() {
         message.contains("not valid TOML") && message.contains("line 1"),
         "{message}"
     );
+}
+
+#[test]
+fn a_time_that_no_clock_counts_is_refused() {
+    for seconds in ["1e20", "0", "nan"] {
+        let message = refusal(EXPERIMENT, &[&format!("parallel.timeout_s={seconds}")]);
+        assert!(message.contains("parallel.timeout_s"), "{message}");
+    }
 }

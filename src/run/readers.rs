@@ -39,6 +39,11 @@ pub(super) fn validation(
             let splits = [Split::Valid];
             evaluation(experiment, dataset, &splits, encoder, comm, None).map(Some)
         }
+        _ if experiment.train.early_stopping.is_some() => Err(RunError::Usage(format!(
+            "`train.early_stopping` watches the validation split, and that of {} has no rows; leave it out, \
+             or import with one",
+            dataset.folder.display()
+        ))),
         _ => Ok(None),
     }
 }

@@ -252,3 +252,38 @@ fn a_full_disk_is_named_and_the_last_checkpoint_stays() {
         &bench.path("artifact"),
     ]));
 }
+
+#[test]
+fn early_stopping_without_validation_rows_is_refused() {
+    let bench = Workbench::with_events(2_000);
+    let (source, schema) = (bench.path("rows.csv"), bench.path("rows.toml"));
+    fs::write(&source, "user,click\n1,0\n2,1\n3,0\n").expect("written");
+    fs::write(
+        &schema,
+        "name = 'rows'\nlabels = [{ name = 'click' }]\n\
+         columns = [{ name = 'user', kind = 'key', type = 'integer' }]\n\
+         source = { files = ['rows.csv'] }\nsplit = { by = 'all', into = 'train' }\n",
+    )
+    .expect("written");
+    let data = bench.path("rows");
+    expect_success(&streamrec(&[
+        "data", "import", "--format", "csv", &source, "--schema", &schema, "--out", &data,
+    ]));
+    let experiment = bench.path("rows-experiment.toml");
+    fs::write(
+        &experiment,
+        "name = 'rows'\n[data]\ndataset = 'DATA'\nlabels = ['click']\n\
+         [[features]]\nname = 'user'\nkind = 'categorical'\ncolumn = 'user'\nencoding = 'hash'\nrows = 10\n\
+         [model]\nkind = 'wide_deep'\nembedding_dim = 4\ndeep = [4]\n\
+         [optimizer.dense]\nkind = 'sgd'\nlearning_rate = 0.1\n\
+         [optimizer.sparse]\nkind = 'sgd'\nlearning_rate = 0.1\n\
+         [train]\nglobal_batch = 2\nepochs = 1\nearly_stopping = { patience = 1 }\n"
+            .replace("DATA", &data),
+    )
+    .expect("written");
+    let output = format!("output={}", bench.path("run"));
+    refused(
+        &["train", &experiment, "--set", &output],
+        &["`train.early_stopping`", "has no rows", "leave it out"],
+    );
+}
