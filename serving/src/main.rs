@@ -15,7 +15,7 @@ use streamrec_serving::metrics::Metrics;
 use streamrec_serving::queue::{Queue, QueueSettings};
 use streamrec_serving::repository::Repository;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Serves a StreamRec artifact over the Open Inference Protocol v2.
 #[derive(Debug, Parser)]
@@ -124,20 +124,22 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let (queue, http) = (args.queue(), args.http());
-    let repository = Repository::open(&args.artifact, args.name, Arc::clone(&metrics))?;
-    let queue = Queue::start(queue, Arc::clone(&metrics)).context("cannot start threads")?;
-    let server = Arc::new(Server::new(repository, queue, metrics, http));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(server, &args.listen));
+    // Before the load, which may take long: until then a hangup would end the program.
+    let hangup = runtime.block_on(async { signal(SignalKind::hangup()) })?;
+    let repository = Repository::open(&args.artifact, args.name, Arc::clone(&metrics))?;
+    let queue = Queue::start(queue, Arc::clone(&metrics)).context("cannot start threads")?;
+    let server = Arc::new(Server::new(repository, queue, metrics, http));
+    let served = runtime.block_on(serve(server, &args.listen, hangup));
     // A load that is under way is not worth waiting for.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(server: Arc<Server>, listen: &str) -> anyhow::Result<()> {
+async fn serve(server: Arc<Server>, listen: &str, hangup: Signal) -> anyhow::Result<()> {
     let bound = TcpListener::bind(listen).await;
     let listener = bound.map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => {
@@ -147,7 +149,7 @@ async fn serve(server: Arc<Server>, listen: &str) -> anyhow::Result<()> {
     })?;
     let address = listener.local_addr()?;
     let stop = stop_signal()?;
-    reload_on_hangup(Arc::clone(&server))?;
+    reload_on_hangup(Arc::clone(&server), hangup);
     // On standard output, for scripts that started us with port 0; flushed, as it may be a pipe.
     println!("listening on http://{address}");
     std::io::stdout().flush()?;
@@ -168,8 +170,7 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
-fn reload_on_hangup(server: Arc<Server>) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
+fn reload_on_hangup(server: Arc<Server>, mut hangup: Signal) {
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             let server = Arc::clone(&server);
@@ -180,5 +181,4 @@ fn reload_on_hangup(server: Arc<Server>) -> std::io::Result<()> {
             }
         }
     });
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Which version of the model answers, and how another takes over.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 
 use crate::error_chain::error_chain;
 use crate::metrics::Metrics;
@@ -55,7 +55,12 @@ impl Repository {
         Arc::clone(&live)
     }
 
-    /// Loads what stands in the folder now; requests under way end with the version that they
+    /// Whether a version is being loaded.
+    pub fn is_loading(&self) -> bool {
+        matches!(self.loading.try_lock(), Err(TryLockError::WouldBlock))
+    }
+
+    /// Loads what stands in the folder now, after a load under way; requests under way end with the version that they
     /// began with. The version before stays if this one cannot be served.
     ///
     /// # Errors

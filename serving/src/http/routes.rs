@@ -87,6 +87,11 @@ pub(super) async fn version_infer(
 
 pub(super) async fn load(State(server): App, Path(model): Path<String>) -> Answer<Response> {
     find(&server, &model, None)?;
+    // Callers that try again must not queue up loads.
+    if server.repository.is_loading() {
+        let message = "a version is being loaded already; ask again once it answers";
+        return Err(HttpError::new(StatusCode::CONFLICT, message));
+    }
     let loading = Arc::clone(&server);
     let loaded = tokio::task::spawn_blocking(move || loading.repository.reload()).await;
     let ranker = loaded.map_err(|error| {

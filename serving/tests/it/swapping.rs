@@ -99,3 +99,21 @@ fn a_version_that_cannot_be_served_leaves_the_one_before_answering() {
         404
     );
 }
+
+#[test]
+fn a_load_that_another_one_meets_is_told_so_and_does_not_queue_up() {
+    let folder = Folder::with(&artifact(1));
+    let program = Program::start(&folder.path(), &[]);
+    // Loads are short here, so several rounds may be needed until two of them meet.
+    wait_until(Duration::from_secs(20), || {
+        let statuses: Vec<u16> = std::thread::scope(|scope| {
+            let post = || program.post(LOAD, "").status;
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(post)).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert!(statuses.contains(&200), "{statuses:?}");
+        assert!(statuses.iter().all(|status| [200, 409].contains(status)));
+        statuses.contains(&409)
+    });
+    assert_eq!(program.post(LOAD, "").status, 200);
+}
