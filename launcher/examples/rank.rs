@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 use streamrec_launcher::{
-    LostLauncher, RankEnvironment, RendezvousError, Reporter, Store, bind_to_parent,
+    Channel, LostLauncher, RankEnvironment, RendezvousError, Reporter, Store, bind_to_parent,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -38,6 +38,7 @@ fn main() -> Result<(), Failure> {
         std::process::id()
     );
 
+    let channel = reporter.channel();
     for step in 0..steps {
         leave_if(&told_to_stop);
         reporter.set_step(step);
@@ -50,22 +51,25 @@ fn main() -> Result<(), Failure> {
         }
         sleep(Duration::from_millis(5));
         reporter.set_phase("reduce");
-        reporter.enter_collective("all_reduce", step);
-        meet(&store, &reporter, &told_to_stop)?;
-        reporter.leave_collective();
+        channel.enter_collective("all_reduce", step);
+        meet(&store, &reporter, &channel, &told_to_stop)?;
+        channel.leave_collective();
     }
     println!("rank {rank} finished");
     Ok(())
 }
 
 /// Waits for all ranks, as a communicator does: names those that are missing, and gives up when the launcher does.
-fn meet(store: &Store, reporter: &Reporter, told_to_stop: &AtomicBool) -> Result<(), Failure> {
+fn meet(
+    store: &Store,
+    reporter: &Reporter,
+    channel: &Channel,
+    told_to_stop: &AtomicBool,
+) -> Result<(), Failure> {
     loop {
         match store.barrier("step", Duration::from_millis(50)) {
             Ok(()) => return Ok(()),
-            Err(RendezvousError::MissingRanks { missing, .. }) => {
-                reporter.set_waiting_for(&missing)
-            }
+            Err(RendezvousError::MissingRanks { missing, .. }) => channel.set_waiting_for(&missing),
             // Rank 0 has left first.
             Err(_) if told_to_stop.load(Ordering::Relaxed) => leave_if(told_to_stop),
             Err(error) => {

@@ -13,7 +13,7 @@ use std::io::{self, BufRead, Read};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use reporter::{LostLauncher, Reporter};
+pub use reporter::{Channel, LostLauncher, Reporter};
 
 /// Variable that names the launcher's control address.
 pub const CONTROL_VARIABLE: &str = "STREAMREC_CONTROL";

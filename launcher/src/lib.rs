@@ -31,7 +31,7 @@ mod server;
 mod signals;
 
 pub use cause::{Cause, Fault, RankStatus};
-pub use control::{ControlError, LostLauncher, Reporter};
+pub use control::{Channel, ControlError, LostLauncher, Reporter};
 pub use environment::{EnvironmentError, RankEnvironment, Source};
 pub use job::{FirstRankOutput, Job, Timing};
 pub use launch::{JobReport, LaunchError, launch};

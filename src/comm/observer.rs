@@ -1,5 +1,7 @@
 //! What the communication thread tells about itself.
 
+use std::sync::Arc;
+
 /// Hears what a communicator is doing, so that a rank can report what it waits for.
 ///
 /// Called on the communication thread: it must be quick and must not call the communicator.
@@ -13,6 +15,12 @@ pub trait Observer: Send + Sync {
     /// The collective has been waiting for a while, for these ranks of the world; called again
     /// when they change.
     fn waiting_for(&self, ranks: &[usize]);
+
+    /// Who hears of a group that is split off: both may be in collectives at the same time. Nobody, unless the
+    /// observer says otherwise.
+    fn of_group(&self) -> Arc<dyn Observer> {
+        Arc::new(Silent)
+    }
 }
 
 /// The observer that ignores everything.

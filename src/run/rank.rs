@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use streamrec_kernels::Context;
 use streamrec_launcher::job::THREADS_VARIABLE;
-use streamrec_launcher::{LostLauncher, RankEnvironment, Reporter, Store, bind_to_parent};
+use streamrec_launcher::{Channel, LostLauncher, RankEnvironment, Reporter, Store, bind_to_parent};
 
 use super::RunError;
 use crate::checkpoint::{CheckpointError, Tick};
@@ -123,7 +123,7 @@ fn connect(
     let store = Store::join(environment, MEETING_TIMEOUT)?;
     let settings = Settings {
         timeout,
-        observer: Arc::new(Reports(reporter.clone())),
+        observer: Arc::new(Reports(reporter.channel())),
         ..Settings::default()
     };
     let (rank, size) = (environment.rank, environment.world_size);
@@ -154,7 +154,7 @@ fn threads(experiment: &Experiment, environment: &RankEnvironment) -> Result<usi
 }
 
 /// Tells the launcher what the communicator waits for.
-struct Reports(Reporter);
+struct Reports(Channel);
 
 impl Observer for Reports {
     fn enter(&self, collective: &'static str, sequence: u64) {
@@ -167,6 +167,10 @@ impl Observer for Reports {
 
     fn waiting_for(&self, ranks: &[usize]) {
         self.0.set_waiting_for(ranks);
+    }
+
+    fn of_group(&self) -> Arc<dyn Observer> {
+        Arc::new(Self(self.0.another()))
     }
 }
 

@@ -60,8 +60,29 @@ struct Shared {
 #[derive(Default)]
 struct Activity {
     phase: &'static str,
-    collective: Option<(&'static str, u64)>,
+    /// What each of the rank's communicators is in, by [`Channel`].
+    channels: Vec<Option<InCollective>>,
+}
+
+struct InCollective {
+    name: &'static str,
+    sequence: u64,
     waiting_for: Vec<usize>,
+}
+
+impl Activity {
+    /// The collective to tell of: that of the first communicator that is in one, as the rank's main work goes
+    /// through the first.
+    fn collective(&self) -> Option<&InCollective> {
+        self.channels.iter().flatten().next()
+    }
+}
+
+/// One communicator of a rank, to its [`Reporter`]. Several are in collectives at a time.
+#[derive(Clone)]
+pub struct Channel {
+    reporter: Reporter,
+    number: usize,
 }
 
 impl Reporter {
@@ -177,38 +198,16 @@ impl Reporter {
         }
     }
 
-    /// Notes that the rank enters a collective. Inside one it is never taken for the cause of a stuck job, so leave
-    /// it on every way out.
-    pub fn enter_collective(&self, name: &'static str, sequence: u64) {
-        if let Some(shared) = self.shared() {
-            lock(&shared.activity).collective = Some((name, sequence));
-            self.tick();
-        }
-    }
-
-    /// Names the ranks that the present collective still waits for. News are reported at once: call it only after a
-    /// wait of some 100 ms.
-    pub fn set_waiting_for(&self, ranks: &[usize]) {
-        if let Some(shared) = self.shared() {
-            let waiting_for = &mut lock(&shared.activity).waiting_for;
-            if waiting_for != ranks {
-                waiting_for.clear();
-                waiting_for.extend_from_slice(ranks);
-                // Without the lock a wake-up can be lost; the next heartbeat then carries the news.
-                shared.hurry.store(true, Ordering::Relaxed);
-                shared.wake.notify_all();
-            }
-        }
-    }
-
-    /// Notes that the rank has left its collective.
-    pub fn leave_collective(&self) {
-        if let Some(shared) = self.shared() {
-            let mut activity = lock(&shared.activity);
-            activity.collective = None;
-            activity.waiting_for.clear();
-            drop(activity);
-            self.tick();
+    /// A place of its own for a communicator.
+    pub fn channel(&self) -> Channel {
+        let number = self.shared().map_or(0, |shared| {
+            let channels = &mut lock(&shared.activity).channels;
+            channels.push(None);
+            channels.len() - 1
+        });
+        Channel {
+            reporter: self.clone(),
+            number,
         }
     }
 
@@ -224,7 +223,7 @@ impl Reporter {
         }
     }
 
-    /// Why the launcher ends this attempt, once it does. Waits inside a collective poll it: the ranks they wait for
+    /// Why the launcher ends this attempt, once it does. A wait for other ranks may poll it: those it waits for
     /// will not come.
     pub fn abort_reason(&self) -> Option<&str> {
         self.shared()
@@ -234,6 +233,54 @@ impl Reporter {
 
     fn shared(&self) -> Option<&Shared> {
         self.0.as_ref().map(|connection| connection.shared.as_ref())
+    }
+}
+
+impl Channel {
+    /// A place for another communicator of the same rank.
+    pub fn another(&self) -> Self {
+        self.reporter.channel()
+    }
+
+    /// Notes that the communicator enters a collective. Inside one a rank is never taken for the cause of a stuck
+    /// job, so leave it on every way out.
+    pub fn enter_collective(&self, name: &'static str, sequence: u64) {
+        self.set(Some(InCollective {
+            name,
+            sequence,
+            waiting_for: Vec::new(),
+        }));
+    }
+
+    /// Notes that the communicator has left its collective.
+    pub fn leave_collective(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, collective: Option<InCollective>) {
+        if let Some(shared) = self.reporter.shared() {
+            lock(&shared.activity).channels[self.number] = collective;
+            self.reporter.tick();
+        }
+    }
+
+    /// Names the ranks that the present collective still waits for. News are reported at once: call it only after a
+    /// wait of some 100 ms.
+    pub fn set_waiting_for(&self, ranks: &[usize]) {
+        let Some(shared) = self.reporter.shared() else {
+            return;
+        };
+        let mut activity = lock(&shared.activity);
+        let Some(collective) = &mut activity.channels[self.number] else {
+            return;
+        };
+        if collective.waiting_for != ranks {
+            collective.waiting_for = ranks.to_vec();
+            drop(activity);
+            // Without the lock a wake-up can be lost; the next heartbeat then carries the news.
+            shared.hurry.store(true, Ordering::Relaxed);
+            shared.wake.notify_all();
+        }
     }
 }
 
@@ -260,11 +307,14 @@ impl Shared {
                 step: self.step.load(Ordering::Relaxed),
                 phase: activity.phase.to_owned(),
                 progress: self.progress.load(Ordering::Relaxed),
-                collective: activity.collective.map(|(name, sequence)| Collective {
-                    name: name.to_owned(),
-                    sequence,
+                collective: activity.collective().map(|collective| Collective {
+                    name: collective.name.to_owned(),
+                    sequence: collective.sequence,
                 }),
-                waiting_for: activity.waiting_for.clone(),
+                waiting_for: activity
+                    .collective()
+                    .map(|collective| collective.waiting_for.clone())
+                    .unwrap_or_default(),
                 ending,
             }
         };
@@ -355,8 +405,13 @@ mod tests {
         assert_eq!(next(&mut launcher).phase, "start");
         reporter.set_step(7);
         reporter.set_phase("backward");
-        reporter.enter_collective("all_reduce", 3);
-        reporter.set_waiting_for(&[0]);
+        let [first, second] = [reporter.channel(), reporter.channel()];
+        first.enter_collective("all_reduce", 3);
+        first.set_waiting_for(&[0]);
+        // Another communicator comes and goes meanwhile, such as one that saves.
+        second.enter_collective("barrier", 9);
+        second.set_waiting_for(&[2]);
+        second.leave_collective();
         let waiting = loop {
             let report = next(&mut launcher);
             if !report.waiting_for.is_empty() {
@@ -374,7 +429,8 @@ mod tests {
                 sequence: 3
             })
         );
-        reporter.leave_collective();
+        assert_eq!(waiting.waiting_for, [0]);
+        first.leave_collective();
         let left = loop {
             let report = next(&mut launcher);
             if report.collective.is_none() {
@@ -388,10 +444,12 @@ mod tests {
     fn news_of_missing_ranks_do_not_wait_for_the_heartbeat() {
         let (reporter, mut launcher) = pair(Duration::from_secs(60));
         next(&mut launcher);
+        let channel = reporter.channel();
+        channel.enter_collective("all_reduce", 1);
         // Repeated, as a wake-up that comes before the sender sleeps is lost.
         for round in 0..50 {
             let missing = [round];
-            reporter.set_waiting_for(&missing);
+            channel.set_waiting_for(&missing);
             launcher
                 .get_ref()
                 .set_read_timeout(Some(Duration::from_millis(100)))
@@ -454,7 +512,7 @@ mod tests {
     fn a_disconnected_reporter_does_nothing() {
         let reporter = Reporter::disconnected();
         reporter.set_step(1);
-        reporter.enter_collective("barrier", 1);
+        reporter.channel().enter_collective("barrier", 1);
         reporter.fail("nobody hears", &[]);
         assert_eq!(reporter.abort_reason(), None);
     }

@@ -67,7 +67,10 @@ impl Engine {
             return Ok(None);
         }
         let world: Arc<[usize]> = members.iter().map(|rank| self.world[*rank]).collect();
-        let settings = self.settings.clone();
+        let settings = Settings {
+            observer: self.settings.observer.of_group(),
+            ..self.settings.clone()
+        };
         if let Some((control, _file, _)) = own {
             return Self::join(control, position, world, settings).map(Some);
         }
