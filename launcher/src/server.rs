@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -14,6 +14,8 @@ use crate::lock::lock;
 /// it is writing, and joins all threads; a handler that waits for anything but its connection must be woken first.
 pub(crate) struct Server {
     address: SocketAddr,
+    /// The acceptor's, to wake it.
+    listener: TcpListener,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -31,6 +33,7 @@ impl Server {
         H: Fn(TcpStream) + Send + Sync + 'static,
     {
         let address = listener.local_addr()?;
+        let wakes = listener.try_clone()?;
         let shared = Arc::new(Shared::default());
         let acceptor = thread::Builder::new().name("accept".into()).spawn({
             let shared = Arc::clone(&shared);
@@ -38,6 +41,7 @@ impl Server {
         })?;
         Ok(Self {
             address,
+            listener: wakes,
             shared,
             acceptor: Some(acceptor),
         })
@@ -45,16 +49,6 @@ impl Server {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// The listener's address as seen from this host.
-    fn own_address(&self) -> SocketAddr {
-        let ip = match self.address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        SocketAddr::new(ip, self.address.port())
     }
 }
 
@@ -64,8 +58,9 @@ impl Drop for Server {
         for connection in lock(&self.shared.connections).values() {
             let _ = connection.shutdown(Shutdown::Read);
         }
-        // `accept` has no time-out: a connection of our own wakes it, and it then sees the flag.
-        let _ = TcpStream::connect_timeout(&self.own_address(), Duration::from_secs(1));
+        // `accept` has no time-out. A connection of our own could wake it, but not where a host has no address that
+        // reaches itself, such as one that binds IPv6 and has it switched off.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
