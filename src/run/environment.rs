@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use streamrec_launcher::RankEnvironment;
 
 use super::RunError;
 use super::folder;
@@ -11,6 +12,7 @@ use crate::data::Dataset;
 
 #[derive(Serialize)]
 struct Environment<'a> {
+    job: String,
     code_version: String,
     command: Vec<String>,
     started: String,
@@ -28,6 +30,7 @@ struct Environment<'a> {
 pub(super) fn write(path: &Path, rank: &Rank, dataset: &Dataset) -> Result<(), RunError> {
     let system = rustix::system::uname();
     let environment = Environment {
+        job: job(&rank.environment),
         code_version: code_version(),
         command: std::env::args().collect(),
         started: jiff::Timestamp::now().to_string(),
@@ -43,6 +46,44 @@ pub(super) fn write(path: &Path, rank: &Rank, dataset: &Dataset) -> Result<(), R
     let text = serde_json::to_vec_pretty(&environment)
         .map_err(RunError::other("cannot describe the environment"))?;
     folder::replace(path, &text)
+}
+
+/// Whether this start is a restart of the job that last wrote `path`. Another job may be at its
+/// second attempt too, and never have come as far as to write here.
+pub(super) fn is_restart(path: &Path, rank: &RankEnvironment) -> Result<bool, RunError> {
+    #[derive(Deserialize)]
+    struct Owner {
+        job: Option<String>,
+    }
+    if rank.restart_count == 0 || !path.exists() {
+        return Ok(false);
+    }
+    let text = std::fs::read(path).map_err(RunError::file("read", path))?;
+    let owner: Owner = serde_json::from_slice(&text).map_err(RunError::other(format!(
+        "{} does not describe a start, so it cannot tell whose run this is; go on with the run by \
+         --resume",
+        path.display()
+    )))?;
+    Ok(owner.job == Some(job(rank)))
+}
+
+/// The name of the job, equal in all its attempts.
+fn job(rank: &RankEnvironment) -> String {
+    // The name that torchrun gives every job without one. Its agent outlives all attempts.
+    if rank.run_id == "none" {
+        let agent = std::os::unix::process::parent_id();
+        return format!("none, of process {agent} begun at {}", begun_at(agent));
+    }
+    rank.run_id.clone()
+}
+
+/// When a process began, in clock ticks since the host did; empty if it has ended.
+fn begun_at(pid: u32) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field is a name in brackets that may hold anything; the time is the 22nd.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let time = after_name.split_whitespace().nth(19);
+    time.unwrap_or_default().to_owned()
 }
 
 /// The package's version and a digest of this very program: equal versions are equal code.

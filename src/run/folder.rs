@@ -16,7 +16,7 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -78,8 +78,11 @@ impl RunFolder {
         let mut files = vec![DATASET_FILE];
         files.extend(dataset.history.is_some().then_some(HISTORY_FILE));
         for file in files {
-            let from = dataset.folder.join(file);
-            fs::copy(&from, self.root.join(file)).map_err(RunError::file("copy", &from))?;
+            let path = dataset.folder.join(file);
+            let mut from = File::open(&path).map_err(RunError::file("open", &path))?;
+            replace_by(&self.root.join(file), |to| {
+                io::copy(&mut from, to).map(drop)
+            })?;
         }
         Ok(())
     }
@@ -190,12 +193,18 @@ fn remove(path: &Path) -> Result<(), RunError> {
 
 /// Writes `path` so that a reader sees the old file or the new one, whatever happens.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    replace_by(path, |file| file.write_all(bytes))
+}
+
+fn replace_by(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), RunError> {
     let temporary = path.with_extension("tmp");
     let write = || {
         let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
+        fill(&mut file)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        // The name is on the disk only once its folder is.
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     };
     write().map_err(RunError::file("write", path))
 }

@@ -9,7 +9,9 @@ use streamrec_launcher::{Channel, LostLauncher, RankEnvironment, Reporter, Store
 
 use super::RunError;
 use crate::checkpoint::{CheckpointError, Tick};
-use crate::comm::{CommError, Communicator, Observer, Settings, SharedMemory, SingleRank};
+use crate::comm::{
+    CommError, Communicator, Observer, Settings, SharedMemory, SingleRank, broadcast_bytes,
+};
 use crate::config::Experiment;
 use crate::parallel::Mesh;
 
@@ -98,6 +100,14 @@ impl Rank {
                 Err(RunError::OtherRank { rank, reason })
             }
         }
+    }
+
+    /// Like [`agree`](Self::agree); then every rank takes the value of rank 0. Collective.
+    pub(super) fn agree_with_first(&self, local: Result<bool, RunError>) -> Result<bool, RunError> {
+        let own = *local.as_ref().unwrap_or(&false);
+        self.agree(local.map(|_| ()))?;
+        let first = broadcast_bytes(self.comm.as_ref(), vec![u8::from(own)], 0)?;
+        Ok(first == [1])
     }
 
     /// Tells the launcher that this rank gets on.

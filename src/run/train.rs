@@ -166,7 +166,7 @@ fn train_rank(
     .run(signal)
 }
 
-/// Makes a fresh run's folder, or finds the checkpoint to go on from. Collective.
+/// Makes a fresh run's folder, or finds the checkpoint to go on from. Collective: rank 0 decides.
 fn prepare(
     rank: &Rank,
     experiment: &Experiment,
@@ -174,26 +174,25 @@ fn prepare(
     folder: &RunFolder,
     dataset: &Dataset,
 ) -> Result<Option<Checkpoint>, RunError> {
-    // A restarted rank goes on, whatever the first attempt was asked to do.
-    let go_on = args.resume || rank.environment.restart_count > 0;
     let begin = || {
-        if go_on && folder.experiment().exists() {
+        let goes_on = folder.experiment().exists()
+            && (args.resume || environment::is_restart(&folder.environment(), &rank.environment)?);
+        if goes_on {
             check_same(folder, experiment)?;
-            return folder.check_dataset(dataset);
+            folder.check_dataset(dataset)?;
+        } else {
+            folder.prepare(args.overwrite)?;
+            folder.keep_history(dataset)?;
         }
-        folder.prepare(args.overwrite)?;
-        folder.keep_history(dataset)?;
-        // Last: from here on the folder is a run.
-        folder::replace(&folder.experiment(), experiment.to_toml()?.as_bytes())
+        environment::write(&folder.environment(), rank, dataset)?;
+        // Last: from here on the folder is a run, and this job's.
+        folder::replace(&folder.experiment(), experiment.to_toml()?.as_bytes())?;
+        Ok(goes_on)
     };
-    let begun = if rank.is_first() {
-        begin().and_then(|()| environment::write(&folder.environment(), rank, dataset))
-    } else {
-        Ok(())
-    };
-    rank.agree(begun)?;
+    let begun = if rank.is_first() { begin() } else { Ok(false) };
+    let goes_on = rank.agree_with_first(begun)?;
     let checkpoints = folder.checkpoints();
-    let latest = if go_on { checkpoints.latest()? } else { None };
+    let latest = if goes_on { checkpoints.latest()? } else { None };
     let open = |step| Ok(Checkpoint::open(&checkpoints, step)?.with_tick(rank.tick()));
     latest.map(open).transpose()
 }
