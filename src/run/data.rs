@@ -1,12 +1,12 @@
 //! `streamrec data`: import, generate, show.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::RunError;
 use super::cli::{DataCommand, GenerateArgs, ImportArgs};
+use super::replacement::Replacement;
 use crate::data::generator::{GeneratorSettings, generate};
 use crate::data::import::{ImportSchema, ImportSettings, Stage, formats, import};
 use crate::data::{Dataset, Split};
@@ -43,7 +43,9 @@ fn run_import(args: &ImportArgs) -> Result<(), RunError> {
         }
         (None, format) => formats::detect(format, &args.input),
     };
-    let mut settings = ImportSettings::new(schema?, &args.input, &args.out);
+    let schema = schema?;
+    let replacement = Replacement::of(&args.out, "dataset", "dataset.json", args.overwrite)?;
+    let mut settings = ImportSettings::new(schema, &args.input, replacement.folder());
     let split = args.split.as_deref().map(str::parse).transpose();
     settings.split = split.map_err(|error| RunError::Usage(format!("--split: {error}")))?;
     settings.max_malformed = args.max_malformed;
@@ -52,7 +54,6 @@ fn run_import(args: &ImportArgs) -> Result<(), RunError> {
         signal_hook::flag::register(signal, Arc::clone(&settings.cancel))
             .map_err(RunError::other("cannot watch signals"))?;
     }
-    make_way(&args.out, args.overwrite)?;
     let mut progress: Option<(Stage, Progress)> = None;
     let report = import(&settings, &mut |now| {
         if progress
@@ -75,7 +76,9 @@ fn run_import(args: &ImportArgs) -> Result<(), RunError> {
         }
     });
     drop(progress);
-    let report = report?;
+    let mut report = report?;
+    replacement.finish()?;
+    report.dataset.folder.clone_from(&args.out);
     for line in &report.first_malformed {
         tracing::warn!("left out: {line}");
     }
@@ -105,32 +108,15 @@ fn run_generate(args: &GenerateArgs) -> Result<(), RunError> {
         drift_per_day: if args.drift { DRIFT_PER_DAY } else { 0.0 },
         ..GeneratorSettings::default()
     };
-    make_way(&args.out, args.overwrite)?;
+    let replacement = Replacement::of(&args.out, "dataset", "dataset.json", args.overwrite)?;
     let mut progress = Progress::new("generate", "rows", args.impressions);
     let tick = |rows, _| progress.at(rows, String::new);
-    let dataset = generate(&settings, &args.out, tick)?;
+    let mut dataset = generate(&settings, replacement.folder(), tick)?;
     progress.finish();
+    replacement.finish()?;
+    dataset.folder.clone_from(&args.out);
     show(&dataset);
     Ok(())
-}
-
-/// Removes a dataset that is to be replaced; what is no dataset stays.
-fn make_way(folder: &Path, overwrite: bool) -> Result<(), RunError> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    let shown = folder.display();
-    if !overwrite {
-        return Err(RunError::Usage(format!(
-            "{shown} exists; replace the dataset in it by --overwrite, or choose another --out"
-        )));
-    }
-    if !folder.join("dataset.json").exists() {
-        return Err(RunError::Usage(format!(
-            "{shown} holds no dataset, so it is not overwritten; choose another --out"
-        )));
-    }
-    std::fs::remove_dir_all(folder).map_err(RunError::file("remove", folder))
 }
 
 fn show(dataset: &Dataset) {

@@ -10,6 +10,7 @@ use super::cli::ExportArgs;
 use super::evaluate::EvaluationRecord;
 use super::features::Features;
 use super::folder::RunFolder;
+use super::replacement::Replacement;
 use super::session::TrainState;
 use super::{RunError, environment, readers, trainee};
 use crate::comm::SingleRank;
@@ -22,7 +23,8 @@ const BATCH_ROWS: usize = 4096;
 
 pub(super) fn run(args: &ExportArgs) -> Result<(), RunError> {
     let (folder, mut experiment) = RunFolder::open(&args.run)?;
-    refuse_present(&args.out, args.overwrite)?;
+    let marker = streamrec_artifact::MANIFEST_FILE;
+    let replacement = Replacement::of(&args.out, "artifact", marker, args.overwrite)?;
     let dataset = Dataset::open(&experiment.data.dataset)?;
     folder.check_dataset(&dataset)?;
     let features = Features::read(&folder.features())?;
@@ -81,7 +83,10 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), RunError> {
         golden,
         profile,
     };
-    write(&artifact, &args.out)?;
+    let failed = format!("cannot write the artifact {}", args.out.display());
+    let written = artifact.write(replacement.folder());
+    written.map_err(RunError::other(failed))?;
+    replacement.finish()?;
     println!(
         "{} (step {}) is in {}",
         experiment.name,
@@ -96,50 +101,6 @@ fn reference_split(dataset: &Dataset) -> Split {
     let filled = |split: &Split| dataset.splits.get(split).is_some_and(|file| file.rows > 0);
     let wanted = [Split::Test, Split::Valid, Split::Train];
     wanted.into_iter().find(filled).unwrap_or(Split::Train)
-}
-
-fn refuse_present(out: &Path, overwrite: bool) -> Result<(), RunError> {
-    if !out.exists() {
-        return Ok(());
-    }
-    let shown = out.display();
-    if !overwrite {
-        return Err(RunError::Usage(format!(
-            "{shown} exists; replace the artifact in it by --overwrite, or choose another --out"
-        )));
-    }
-    if !out.join(streamrec_artifact::MANIFEST_FILE).exists() {
-        return Err(RunError::Usage(format!(
-            "{shown} holds no artifact, so it is not overwritten; choose another --out"
-        )));
-    }
-    Ok(())
-}
-
-/// Writes beside an artifact that is to be replaced, so that there always is a whole one.
-fn write(artifact: &Artifact, out: &Path) -> Result<(), RunError> {
-    let failed = || RunError::other(format!("cannot write the artifact {}", out.display()));
-    if !out.exists() {
-        return artifact.write(out).map_err(failed());
-    }
-    let name = out
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let (next, old) = (
-        out.with_file_name(format!(".{name}.next")),
-        out.with_file_name(format!(".{name}.old")),
-    );
-    for leftover in [&next, &old] {
-        if leftover.exists() {
-            std::fs::remove_dir_all(leftover).map_err(RunError::file("remove", leftover))?;
-        }
-    }
-    artifact.write(&next).map_err(failed())?;
-    std::fs::rename(out, &old).map_err(RunError::file("rename", out))?;
-    std::fs::rename(&next, out).map_err(RunError::file("rename", &next))?;
-    std::fs::remove_dir_all(&old).map_err(RunError::file("remove", &old))
 }
 
 /// What was measured of this checkpoint on the run's own data: by validation while it trained, and

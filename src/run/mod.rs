@@ -13,6 +13,7 @@ mod logging;
 mod plan;
 mod rank;
 mod readers;
+mod replacement;
 mod request;
 mod session;
 mod stop;

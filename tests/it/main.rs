@@ -11,6 +11,7 @@ mod own_model;
 mod plan;
 mod ranks;
 mod real_data;
+mod replacement;
 mod restart;
 mod resume;
 mod serving;
