@@ -1,5 +1,6 @@
 //! Finds source files and opens them, compressed or not, counting and hashing what is read.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -28,15 +29,14 @@ pub(super) fn find(input: &Path, patterns: &[String]) -> Result<Vec<PathBuf>, Im
             patterns: patterns.to_vec(),
         });
     }
-    let plain = |path: &Path| match path.extension().and_then(|e| e.to_str()) {
-        Some("gz" | "zst") => path.with_extension(""),
-        _ => path.to_owned(),
-    };
-    for pair in found.windows(2) {
-        if plain(&pair[0]) == plain(&pair[1]) {
+    let mut seen: HashMap<PathBuf, &PathBuf> = HashMap::new();
+    for path in &found {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let plain = name.map_or_else(|| path.clone(), |name| path.with_file_name(plain(name)));
+        if let Some(first) = seen.insert(plain, path) {
             return Err(ImportError::SameFileTwice {
-                first: pair[0].clone(),
-                second: pair[1].clone(),
+                first: first.clone(),
+                second: path.clone(),
             });
         }
     }
@@ -57,11 +57,10 @@ fn expand(folder: &Path, pattern: &str, found: &mut Vec<PathBuf>) -> Result<(), 
         };
         for entry in entries {
             let entry = entry.map_err(|error| ImportError::io("list", folder, error))?;
-            if entry
-                .file_name()
-                .to_str()
-                .is_some_and(|file| matches_pattern(name, file))
-            {
+            if entry.file_name().to_str().is_some_and(|file| match rest {
+                Some(_) => matches_pattern(name, file),
+                None => matches_file(name, file),
+            }) {
                 candidates.push(entry.path());
             }
         }
@@ -78,8 +77,28 @@ fn expand(folder: &Path, pattern: &str, found: &mut Vec<PathBuf>) -> Result<(), 
     Ok(())
 }
 
+/// A file's name without what says how it is compressed.
+fn plain(name: &str) -> &str {
+    let compressed = [".gz", ".zst"];
+    let stripped = compressed.iter().find_map(|end| name.strip_suffix(end));
+    stripped.unwrap_or(name)
+}
+
+/// Whether a pattern for files means `name`. A last `*` behind an extension stands for nothing,
+/// `.gz` or `.zst`: `ratings.csv*` is not `ratings.csv.bak`, the same rows once more.
+pub(super) fn matches_file(pattern: &str, name: &str) -> bool {
+    let has_extension = |text: &str| match text.rsplit_once('.') {
+        Some((_, end)) => !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_alphabetic()),
+        None => false,
+    };
+    match pattern.strip_suffix('*').filter(|text| has_extension(text)) {
+        Some(whole) => matches_pattern(whole, name) || matches_pattern(whole, plain(name)),
+        None => matches_pattern(pattern, name),
+    }
+}
+
 /// Whether `name` matches `pattern`, in which `*` stands for any text.
-pub(super) fn matches_pattern(pattern: &str, name: &str) -> bool {
+fn matches_pattern(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {
@@ -301,5 +320,35 @@ mod tests {
             find(folder.path(), &["x*".to_owned()]),
             Err(ImportError::NoFiles { .. })
         ));
+    }
+
+    #[test]
+    fn a_star_behind_an_extension_stands_for_compression_only() {
+        for (pattern, name, expected) in [
+            ("ratings.csv*", "ratings.csv", true),
+            ("ratings.csv*", "ratings.csv.gz", true),
+            ("log_*.csv*", "log_1.csv.zst", true),
+            ("ratings.csv*", "ratings.csv.bak", false),
+            ("ratings.csv*", "ratings.csv.gz.part", false),
+            ("ratings.csv*", "ratings.csv~", false),
+            ("day_*", "day_3", true),
+            ("day_*", "day_3.gz", true),
+            ("part.*", "part.7", true),
+        ] {
+            assert_eq!(matches_file(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn the_same_file_twice_is_found_whatever_lies_between() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["day_1", "day_1-late", "day_1.zst"] {
+            std::fs::write(folder.path().join(name), "").expect("a file");
+        }
+        let error = find(folder.path(), &["day_*".to_owned()]).expect_err("day_1 is there twice");
+        let ImportError::SameFileTwice { first, second } = error else {
+            panic!("{error}")
+        };
+        assert!(first.ends_with("day_1") && second.ends_with("day_1.zst"));
     }
 }

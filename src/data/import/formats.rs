@@ -75,7 +75,8 @@ pub fn schema_text(name: &str) -> Result<&'static str, ImportError> {
 /// The schema of the layout of importer `name` that lies at `input`.
 ///
 /// # Errors
-/// No importer has this name, or `input` holds none of its layouts.
+/// No importer has this name, or `input` holds none of its layouts, holds a file twice, or cannot be
+/// listed.
 pub fn detect(name: &str, input: &Path) -> Result<ImportSchema, ImportError> {
     let format = FORMATS.iter().find(|format| format.name == name);
     let layouts = match format {
@@ -102,9 +103,13 @@ pub fn detect(name: &str, input: &Path) -> Result<ImportSchema, ImportError> {
                     .source
                     .files
                     .iter()
-                    .any(|pattern| files::matches_pattern(pattern, file))
+                    .any(|pattern| files::matches_file(pattern, file))
         } else {
-            files::find(input, &schema.source.files).is_ok()
+            match files::find(input, &schema.source.files) {
+                Ok(_) => true,
+                Err(ImportError::NoFiles { .. }) => false,
+                Err(error) => return Err(error),
+            }
         };
         if fits {
             return Ok(schema);
@@ -148,6 +153,14 @@ mod tests {
         let empty = tempfile::tempdir().expect("a folder");
         let error = detect("movielens", empty.path()).expect_err("no files");
         assert!(error.to_string().contains("u.data"), "{error}");
+        let twice = tempfile::tempdir().expect("a folder");
+        for file in ["ratings.csv", "ratings.csv.gz"] {
+            std::fs::write(twice.path().join(file), "").expect("a file");
+        }
+        assert!(matches!(
+            detect("movielens", twice.path()),
+            Err(ImportError::SameFileTwice { .. })
+        ));
         assert!(matches!(
             detect("nonsense", empty.path()),
             Err(ImportError::UnknownFormat { .. })
