@@ -28,6 +28,18 @@ pub(super) fn integer(text: &[u8]) -> Option<i64> {
     Some(value)
 }
 
+/// The bits of an identifier: of an integer, or of an unsigned one up to `u64::MAX`.
+pub(super) fn identifier(text: &[u8]) -> Option<i64> {
+    integer(text).or_else(|| {
+        let text = std::str::from_utf8(text).ok()?;
+        let (whole, tail) = text.split_once('.').unwrap_or((text, ""));
+        let whole: u64 = whole.parse().ok()?;
+        tail.bytes()
+            .all(|byte| byte == b'0')
+            .then_some(whole.cast_signed())
+    })
+}
+
 /// Powers of ten that are exact in `f64`.
 const EXACT_POWERS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
@@ -86,6 +98,21 @@ mod tests {
         assert_eq!(integer(b"+3"), Some(3));
         for text in [&b""[..], b"-", b"1.5", b".0", b"1e3", b" 1", b"0x1"] {
             assert_eq!(integer(text), None, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn identifiers_reach_the_last_unsigned_integer() {
+        assert_eq!(identifier(b"-7"), Some(-7));
+        assert_eq!(identifier(b"9223372036854775809"), Some(i64::MIN + 1));
+        assert_eq!(identifier(b"18446744073709551615.0"), Some(-1));
+        for text in [
+            &b""[..],
+            b".0",
+            b"18446744073709551616",
+            b"9223372036854775809.5",
+        ] {
+            assert_eq!(identifier(text), None, "{}", String::from_utf8_lossy(text));
         }
     }
 

@@ -7,12 +7,14 @@ use std::sync::atomic::Ordering;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray,
-    TimestampMillisecondArray,
+    TimestampMillisecondArray, UInt64Array,
 };
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Field, Float64Type, Int64Type, TimeUnit, TimestampMillisecondType,
+    DataType, Field, Float64Type, Int64Type, TimeUnit, TimestampMillisecondType, UInt64Type,
 };
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
@@ -37,7 +39,7 @@ pub(super) struct ParquetRows {
     reader: Option<ParquetRecordBatchReader>,
     /// For each wanted column: its place in a batch, and the plain type it is read as.
     columns: Vec<(usize, DataType)>,
-    values: Vec<Values>,
+    values: Vec<Column>,
     rows: usize,
     /// The place in the batch of the next row, and the rows of earlier batches.
     next: usize,
@@ -46,14 +48,21 @@ pub(super) struct ParquetRows {
     file_rows: u64,
 }
 
-/// One column of a batch.
+/// One column of a batch, and where its plain type could not hold what the file has.
+struct Column {
+    values: Values,
+    out_of_range: Option<BooleanBuffer>,
+}
+
 enum Values {
     Integers(Int64Array),
+    Unsigneds(UInt64Array),
     Floats(Float64Array),
     Booleans(BooleanArray),
     Texts(StringArray),
     Times(TimestampMillisecondArray),
     IntegerLists(ListArray, Int64Array),
+    UnsignedLists(ListArray, UInt64Array),
     TextLists(ListArray, StringArray),
 }
 
@@ -158,12 +167,16 @@ impl ParquetRows {
 
     pub(super) fn cell(&self, place: usize) -> Cell<'_> {
         let row = self.next - 1;
-        let values = &self.values[place];
-        if values.is_null(row) {
-            return Cell::Null;
+        let column = &self.values[place];
+        if column.values.is_null(row) {
+            return match &column.out_of_range {
+                Some(rows) if rows.value(row) => Cell::OutOfRange,
+                _ => Cell::Null,
+            };
         }
-        match values {
+        match &column.values {
             Values::Integers(values) => Cell::Integer(values.value(row)),
+            Values::Unsigneds(values) => Cell::unsigned(values.value(row)),
             Values::Floats(values) => Cell::Float(values.value(row)),
             Values::Booleans(values) => Cell::Boolean(values.value(row)),
             Values::Texts(values) => Cell::Text(values.value(row).as_bytes()),
@@ -171,6 +184,10 @@ impl ParquetRows {
             Values::IntegerLists(lists, values) => {
                 let (start, end) = bounds(lists, row);
                 Cell::Integers(values, start, end)
+            }
+            Values::UnsignedLists(lists, values) => {
+                let (start, end) = bounds(lists, row);
+                Cell::Unsigneds(values, start, end)
             }
             Values::TextLists(lists, values) => {
                 let (start, end) = bounds(lists, row);
@@ -189,15 +206,27 @@ impl ParquetRows {
             .fetch_add((share * self.file_bytes as f64) as u64, Ordering::Relaxed);
         self.values.clear();
         for (place, plain) in &self.columns {
-            let options = CastOptions {
-                safe: false,
-                ..CastOptions::default()
-            };
-            let array = cast_with_options(batch.column(*place), plain, &options)
-                .map_err(|error| failed(&self.path, error))?;
-            self.values.push(Values::of(&array));
+            let column = Column::cast(batch.column(*place), plain);
+            self.values
+                .push(column.map_err(|error| failed(&self.path, error))?);
         }
         Ok(())
+    }
+}
+
+impl Column {
+    /// As one of the plain types; what that cannot hold becomes null and is remembered.
+    fn cast(found: &ArrayRef, plain: &DataType) -> Result<Self, ArrowError> {
+        let array = cast(found, plain)?;
+        let out_of_range = (array.null_count() > found.logical_null_count()).then(|| {
+            let nulls = found.logical_nulls();
+            let was_null = |row| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+            BooleanBuffer::collect_bool(array.len(), |row| array.is_null(row) && !was_null(row))
+        });
+        Ok(Self {
+            values: Values::of(&array),
+            out_of_range,
+        })
     }
 }
 
@@ -206,6 +235,7 @@ impl Values {
     fn of(array: &ArrayRef) -> Self {
         match array.data_type() {
             DataType::Int64 => Self::Integers(array.as_primitive::<Int64Type>().clone()),
+            DataType::UInt64 => Self::Unsigneds(array.as_primitive::<UInt64Type>().clone()),
             DataType::Float64 => Self::Floats(array.as_primitive::<Float64Type>().clone()),
             DataType::Boolean => Self::Booleans(array.as_boolean().clone()),
             DataType::Timestamp(..) => {
@@ -217,6 +247,10 @@ impl Values {
                     DataType::Int64 => {
                         let values = lists.values().as_primitive::<Int64Type>().clone();
                         Self::IntegerLists(lists, values)
+                    }
+                    DataType::UInt64 => {
+                        let values = lists.values().as_primitive::<UInt64Type>().clone();
+                        Self::UnsignedLists(lists, values)
                     }
                     _ => {
                         let values = lists.values().as_string::<i32>().clone();
@@ -231,11 +265,14 @@ impl Values {
     fn is_null(&self, row: usize) -> bool {
         match self {
             Self::Integers(values) => values.is_null(row),
+            Self::Unsigneds(values) => values.is_null(row),
             Self::Floats(values) => values.is_null(row),
             Self::Booleans(values) => values.is_null(row),
             Self::Texts(values) => values.is_null(row),
             Self::Times(values) => values.is_null(row),
-            Self::IntegerLists(lists, _) | Self::TextLists(lists, _) => lists.is_null(row),
+            Self::IntegerLists(lists, _)
+            | Self::UnsignedLists(lists, _)
+            | Self::TextLists(lists, _) => lists.is_null(row),
         }
     }
 }
@@ -248,6 +285,7 @@ fn bounds(lists: &ListArray, row: usize) -> (usize, usize) {
 /// The plain type that a column is cast to.
 fn plain_type(found: &DataType) -> Option<DataType> {
     Some(match found {
+        DataType::UInt64 => DataType::UInt64,
         integer if integer.is_integer() => DataType::Int64,
         float if float.is_floating() => DataType::Float64,
         DataType::Decimal128(..) | DataType::Decimal256(..) => DataType::Float64,
@@ -259,7 +297,7 @@ fn plain_type(found: &DataType) -> Option<DataType> {
         }
         DataType::List(element) | DataType::LargeList(element) => {
             let plain = plain_type(element.data_type())?;
-            if !matches!(plain, DataType::Int64 | DataType::Utf8) {
+            if !matches!(plain, DataType::Int64 | DataType::UInt64 | DataType::Utf8) {
                 return None;
             }
             DataType::List(Field::new_list_field(plain, true).into())

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::data::{Dataset, RawColumn, Role, Split};
 
+mod parquet;
 mod real_files;
 mod trouble;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use arrow::array::{Array, Int64Array, StringArray};
+use arrow::array::{Array, Int64Array, StringArray, UInt64Array};
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::TimeZone;
 use streamrec_artifact::{ColumnKind, RawColumn, SourceType, key};
@@ -17,13 +17,25 @@ pub(super) enum Cell<'a> {
     Null,
     Text(&'a [u8]),
     Integer(i64),
+    /// Beyond what [`Cell::Integer`] holds.
+    Unsigned(u64),
     Float(f64),
     Boolean(bool),
     /// Milliseconds since the epoch.
     Time(i64),
     /// The elements of a list column's values from the first place up to the second.
     Integers(&'a Int64Array, usize, usize),
+    Unsigneds(&'a UInt64Array, usize, usize),
     Texts(&'a StringArray, usize, usize),
+    /// A value that the type it is read as cannot hold.
+    OutOfRange,
+}
+
+impl Cell<'_> {
+    /// Of an unsigned integer: most fit a signed one.
+    pub(super) fn unsigned(value: u64) -> Self {
+        i64::try_from(value).map_or(Self::Unsigned(value), Self::Integer)
+    }
 }
 
 /// Why a field is malformed.
@@ -40,6 +52,7 @@ pub(super) enum Fault {
     Missing,
     ReservedKey,
     LongList,
+    OutOfRange,
     Type,
 }
 
@@ -51,6 +64,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::Utf8 => "is not valid UTF-8",
             Self::Integer => "is not a 64-bit integer",
+            Self::OutOfRange => "is beyond what 64 bits hold",
             Self::Number => "is not a number",
             Self::NotFinite => {
                 "does not fit a 32-bit float; name it in `null` if it stands for a missing value"
@@ -181,7 +195,7 @@ impl Conversion {
     #[inline]
     pub(super) fn push(&self, cell: Cell<'_>, to: &mut RawColumn) -> Result<(), Fault> {
         let cell = self.first(cell);
-        if self.is_missing(cell) {
+        if self.is_missing(cell)? {
             if self.required {
                 return Err(Fault::Missing);
             }
@@ -208,7 +222,7 @@ impl Conversion {
 
     /// The key that a field holds, for joins.
     pub(super) fn key_of(&self, cell: Cell<'_>) -> Result<u64, Fault> {
-        if self.is_missing(cell) {
+        if self.is_missing(cell)? {
             Ok(key::MISSING_KEY)
         } else {
             self.key(cell)
@@ -229,22 +243,24 @@ impl Conversion {
         }
     }
 
-    fn is_missing(&self, cell: Cell<'_>) -> bool {
-        match cell {
+    fn is_missing(&self, cell: Cell<'_>) -> Result<bool, Fault> {
+        Ok(match cell {
             Cell::Null => true,
             Cell::Text(text) => self.nulls.iter().any(|null| null == text),
             Cell::Float(value) => value.is_nan(),
+            Cell::OutOfRange => return Err(Fault::OutOfRange),
             _ => false,
-        }
+        })
     }
 
     #[inline]
     fn key(&self, cell: Cell<'_>) -> Result<u64, Fault> {
         match (&self.rule, cell) {
-            (Rule::KeyInteger, _) => integer_key(integer(cell)?),
+            (Rule::KeyInteger, _) => integer_key(cell),
             (Rule::KeyText, Cell::Text(text)) => text_key(text),
             // Text keys of numbers are those of their decimal form, as a text file would hold it.
             (Rule::KeyText, Cell::Integer(value)) => text_key(value.to_string().as_bytes()),
+            (Rule::KeyText, Cell::Unsigned(value)) => text_key(value.to_string().as_bytes()),
             (Rule::KeyBoolean, _) => Ok(key::from_boolean(boolean(cell)?)),
             _ => Err(Fault::Type),
         }
@@ -281,8 +297,15 @@ fn truth(value: bool) -> f32 {
     f32::from(u8::from(value))
 }
 
-fn integer_key(value: i64) -> Result<u64, Fault> {
-    key::from_integer(value).map_err(|_| Fault::ReservedKey)
+/// An integer's own bits, signed or not.
+#[inline]
+fn integer_key(cell: Cell<'_>) -> Result<u64, Fault> {
+    let bits = match cell {
+        Cell::Text(text) => number::identifier(text).ok_or(Fault::Integer)?,
+        Cell::Unsigned(value) => value.cast_signed(),
+        _ => integer(cell)?,
+    };
+    key::from_integer(bits).map_err(|_| Fault::ReservedKey)
 }
 
 fn text_key(text: &[u8]) -> Result<u64, Fault> {
@@ -301,7 +324,7 @@ fn integer(cell: Cell<'_>) -> Result<i64, Fault> {
         Cell::Float(value) if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 => {
             Ok(value as i64)
         }
-        Cell::Float(_) => Err(Fault::Integer),
+        Cell::Float(_) | Cell::Unsigned(_) => Err(Fault::Integer),
         _ => Err(Fault::Type),
     }
 }
@@ -311,6 +334,7 @@ fn float(cell: Cell<'_>) -> Result<f64, Fault> {
     match cell {
         Cell::Text(text) => number::float(text).ok_or(Fault::Number),
         Cell::Integer(value) => Ok(value as f64),
+        Cell::Unsigned(value) => Ok(value as f64),
         Cell::Float(value) => Ok(value),
         Cell::Boolean(value) => Ok(f64::from(u8::from(value))),
         _ => Err(Fault::Type),
@@ -351,8 +375,9 @@ fn push_list(
         keys.push(match (element, cell) {
             (SourceType::Text, Cell::Text(text)) => text_key(text)?,
             (SourceType::Text, Cell::Integer(value)) => text_key(value.to_string().as_bytes())?,
+            (SourceType::Text, Cell::Unsigned(value)) => text_key(value.to_string().as_bytes())?,
             (SourceType::Boolean, _) => key::from_boolean(boolean(cell)?),
-            _ => integer_key(integer(cell)?)?,
+            _ => integer_key(cell)?,
         });
         Ok(())
     };
@@ -360,6 +385,9 @@ fn push_list(
         Cell::Integers(values, start, end) => (start..end)
             .filter(|i| values.is_valid(*i))
             .try_for_each(|i| push(Cell::Integer(values.value(i)))),
+        Cell::Unsigneds(values, start, end) => (start..end)
+            .filter(|i| values.is_valid(*i))
+            .try_for_each(|i| push(Cell::unsigned(values.value(i)))),
         Cell::Texts(values, start, end) => (start..end)
             .filter(|i| values.is_valid(*i))
             .try_for_each(|i| push(Cell::Text(values.value(i).as_bytes()))),

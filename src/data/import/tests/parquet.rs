@@ -1,0 +1,220 @@
+//! Parquet files, whose columns have types of their own.
+
+use std::sync::Arc;
+
+use ::parquet::arrow::ArrowWriter;
+use ::parquet::file::properties::WriterProperties;
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch,
+    StringArray, TimestampSecondArray, UInt64Array,
+};
+use arrow::datatypes::{Int32Type, UInt64Type};
+
+use super::*;
+
+/// A file of these columns.
+fn parquet(columns: Vec<(&str, ArrayRef)>, group_rows: Option<usize>) -> Vec<u8> {
+    let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+    let mut bytes = Vec::new();
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(group_rows)
+        .build();
+    let mut writer =
+        ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).expect("a writer");
+    writer.write(&batch).expect("memory");
+    writer.close().expect("memory");
+    bytes
+}
+
+#[test]
+fn parquet_gives_the_same_rows_as_text() {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("unused", Arc::new(Int64Array::from(vec![0; 4]))),
+        (
+            "at",
+            Arc::new(TimestampSecondArray::from(vec![
+                86_400, 172_800, 172_800, 259_200,
+            ])),
+        ),
+        (
+            "item",
+            Arc::new(StringArray::from(vec!["a", "b", "b", "c"])),
+        ),
+        ("user", Arc::new(Int64Array::from(vec![1, 2, 1, 1]))),
+        (
+            "click",
+            Arc::new(BooleanArray::from(vec![true, false, true, false])),
+        ),
+        (
+            "seconds",
+            Arc::new(Float64Array::from(vec![
+                Some(30.0),
+                Some(3.0),
+                Some(9.0),
+                Some(10.0),
+            ])),
+        ),
+    ];
+    let bytes = parquet(columns, Some(2));
+    let input = folder(&[("clicks.parquet", &bytes), ("items.csv", ITEMS.as_bytes())]);
+    let text = SCHEMA.replace(
+        r#"["clicks*.csv*"]"#,
+        "[\"*.parquet\"]\nformat = \"parquet\"",
+    );
+    let got = run(&settings(&input, &text)).expect("imported").dataset;
+    let plain = clicks_and_items();
+    assert_eq!(
+        got.splits,
+        run(&settings(&plain, SCHEMA))
+            .expect("imported")
+            .dataset
+            .splits
+    );
+}
+
+#[test]
+fn parquet_lists_become_key_lists_and_nulls_are_missing() {
+    let lists = [Some(vec![Some(1), None, Some(2)]), None, Some(vec![])];
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        (
+            "tags",
+            Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists)),
+        ),
+        (
+            "x",
+            Arc::new(Int32Array::from(vec![None, Some(3), Some(4)])),
+        ),
+        (
+            "y",
+            Arc::new(Int32Array::from(vec![Some(1), Some(0), None])),
+        ),
+    ];
+    let input = folder(&[("n.parquet", &parquet(columns, None))]);
+    let text = r#"
+        name = "lists"
+        labels = [{ name = "y" }]
+        columns = [
+          { name = "tags", kind = "key_list", type = "integer" },
+          { name = "x", kind = "key", type = "integer" },
+        ]
+        source = { files = ["*.parquet"], format = "parquet" }
+        split = { by = "all", into = "train" }
+    "#;
+    let mut settings = settings(&input, text);
+    settings.max_malformed = 0.5;
+    let report = run(&settings).expect("imported");
+    assert_eq!(
+        (report.rows, report.malformed),
+        (2, 1),
+        "the label of row 3 is missing"
+    );
+    assert!(
+        report.first_malformed[0].contains("n.parquet:3: "),
+        "{:?}",
+        report.first_malformed
+    );
+    let tags = RawColumn::KeyList {
+        offsets: vec![0, 2, 2],
+        keys: vec![1, 2],
+    };
+    assert_eq!(all_splits(&report.dataset, "tags"), tags);
+    assert_eq!(
+        all_splits(&report.dataset, "x"),
+        RawColumn::Key(vec![key::MISSING_KEY, 3])
+    );
+}
+
+const IDS: &str = r#"
+name = "ids"
+labels = [{ name = "y" }]
+columns = [
+  { name = "id", kind = "key", type = "integer" },
+  { name = "more", kind = "key_list", type = "integer", separator = "|" },
+  { name = "text", from = "id", kind = "key", type = "text" },
+]
+source = { files = ["*.csv", "*.parquet"] }
+split = { by = "all", into = "train" }
+"#;
+
+#[test]
+fn unsigned_ids_keep_their_bits_in_parquet_and_in_text() {
+    let more = [Some(vec![Some(1), Some(u64::MAX)]), None, None];
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        (
+            "id",
+            Arc::new(UInt64Array::from(vec![7, u64::MAX - 1, 1 << 63])),
+        ),
+        (
+            "more",
+            Arc::new(ListArray::from_iter_primitive::<UInt64Type, _, _>(more)),
+        ),
+        ("y", Arc::new(Int32Array::from(vec![1, 0, 1]))),
+    ];
+    let text = format!(
+        "id,more,y\n7,1|{},1\n{},,0\n{},,1\n",
+        u64::MAX,
+        u64::MAX - 1,
+        1u64 << 63
+    );
+    let packed = folder(&[("n.parquet", &parquet(columns, None))]);
+    let plain = folder(&[("n.csv", text.as_bytes())]);
+    for (input, format) in [(packed, "parquet"), (plain, "csv")] {
+        let mut settings = settings(&input, IDS);
+        settings.schema.source.format = match format {
+            "csv" => FileFormat::Csv,
+            _ => FileFormat::Parquet,
+        };
+        settings.max_malformed = 0.5;
+        let report = run(&settings).expect("imported");
+        assert_eq!((report.rows, report.malformed), (2, 1), "{format}");
+        let first = &report.first_malformed[0];
+        assert!(first.contains("column `id` is the one integer"), "{first}");
+        let values = |name| all_splits(&report.dataset, name);
+        assert_eq!(values("id"), RawColumn::Key(vec![7, u64::MAX - 1]));
+        let texts = ["7".to_owned(), (u64::MAX - 1).to_string()];
+        let texts = texts.map(|text| key::from_text(&text)).to_vec();
+        assert_eq!(values("text"), RawColumn::Key(texts), "{format}");
+        let more = RawColumn::KeyList {
+            offsets: vec![0, 2, 2],
+            keys: vec![1, u64::MAX],
+        };
+        assert_eq!(values("more"), more, "{format}");
+    }
+}
+
+#[test]
+fn a_time_beyond_64_bits_is_a_malformed_line_and_not_the_end() {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        (
+            "at",
+            Arc::new(TimestampSecondArray::from(vec![
+                Some(1),
+                Some(i64::MAX),
+                None,
+            ])),
+        ),
+        ("y", Arc::new(Int32Array::from(vec![1, 0, 1]))),
+    ];
+    let input = folder(&[("n.parquet", &parquet(columns, None))]);
+    let text = r#"
+        name = "times"
+        labels = [{ name = "y" }]
+        columns = [{ name = "at", kind = "time", type = "timestamp", format = "s" }]
+        source = { files = ["*.parquet"], format = "parquet" }
+        split = { by = "all", into = "train" }
+    "#;
+    let mut settings = settings(&input, text);
+    settings.max_malformed = 0.5;
+    let report = run(&settings).expect("imported");
+    let first = &report.first_malformed[0];
+    assert!(
+        first.contains("n.parquet:2: column `at` is beyond what 64 bits hold"),
+        "{first}"
+    );
+    let times = RawColumn::Time(vec![1000, key::MISSING_TIME]);
+    assert_eq!(
+        all_splits(&report.dataset, "at"),
+        times,
+        "a null is missing"
+    );
+}
