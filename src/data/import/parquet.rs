@@ -61,6 +61,7 @@ enum Values {
     Booleans(BooleanArray),
     Texts(StringArray),
     Times(TimestampMillisecondArray),
+    LocalTimes(TimestampMillisecondArray),
     IntegerLists(ListArray, Int64Array),
     UnsignedLists(ListArray, UInt64Array),
     TextLists(ListArray, StringArray),
@@ -181,6 +182,7 @@ impl ParquetRows {
             Values::Booleans(values) => Cell::Boolean(values.value(row)),
             Values::Texts(values) => Cell::Text(values.value(row).as_bytes()),
             Values::Times(values) => Cell::Time(values.value(row)),
+            Values::LocalTimes(values) => Cell::LocalTime(values.value(row)),
             Values::IntegerLists(lists, values) => {
                 let (start, end) = bounds(lists, row);
                 Cell::Integers(values, start, end)
@@ -224,22 +226,27 @@ impl Column {
             BooleanBuffer::collect_bool(array.len(), |row| array.is_null(row) && !was_null(row))
         });
         Ok(Self {
-            values: Values::of(&array),
+            values: Values::of(&array, has_zone(found.data_type())),
             out_of_range,
         })
     }
 }
 
 impl Values {
-    /// Of an array of one of the plain types.
-    fn of(array: &ArrayRef) -> Self {
+    /// Of an array of one of the plain types, which lack the zone of timestamps.
+    fn of(array: &ArrayRef, zoned: bool) -> Self {
         match array.data_type() {
             DataType::Int64 => Self::Integers(array.as_primitive::<Int64Type>().clone()),
             DataType::UInt64 => Self::Unsigneds(array.as_primitive::<UInt64Type>().clone()),
             DataType::Float64 => Self::Floats(array.as_primitive::<Float64Type>().clone()),
             DataType::Boolean => Self::Booleans(array.as_boolean().clone()),
             DataType::Timestamp(..) => {
-                Self::Times(array.as_primitive::<TimestampMillisecondType>().clone())
+                let times = array.as_primitive::<TimestampMillisecondType>().clone();
+                if zoned {
+                    Self::Times(times)
+                } else {
+                    Self::LocalTimes(times)
+                }
             }
             DataType::List(element) => {
                 let lists = array.as_list::<i32>().clone();
@@ -269,7 +276,7 @@ impl Values {
             Self::Floats(values) => values.is_null(row),
             Self::Booleans(values) => values.is_null(row),
             Self::Texts(values) => values.is_null(row),
-            Self::Times(values) => values.is_null(row),
+            Self::Times(values) | Self::LocalTimes(values) => values.is_null(row),
             Self::IntegerLists(lists, _)
             | Self::UnsignedLists(lists, _)
             | Self::TextLists(lists, _) => lists.is_null(row),
@@ -280,6 +287,15 @@ impl Values {
 fn bounds(lists: &ListArray, row: usize) -> (usize, usize) {
     let offsets = lists.value_offsets();
     (offsets[row] as usize, offsets[row + 1] as usize)
+}
+
+/// Whether timestamps of this type are moments, and not what a clock somewhere showed.
+fn has_zone(found: &DataType) -> bool {
+    match found {
+        DataType::Timestamp(_, zone) => zone.is_some(),
+        DataType::Dictionary(_, values) => has_zone(values),
+        _ => false,
+    }
 }
 
 /// The plain type that a column is cast to.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 
 use arrow::array::{Array, Int64Array, StringArray, UInt64Array};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::TimeZone;
 use streamrec_artifact::{ColumnKind, RawColumn, SourceType, key};
@@ -23,6 +25,8 @@ pub(super) enum Cell<'a> {
     Boolean(bool),
     /// Milliseconds since the epoch.
     Time(i64),
+    /// The same, of a clock of which the file does not say where it hangs.
+    LocalTime(i64),
     /// The elements of a list column's values from the first place up to the second.
     Integers(&'a Int64Array, usize, usize),
     Unsigneds(&'a UInt64Array, usize, usize),
@@ -430,6 +434,12 @@ impl TimeRule {
         let milliseconds = match (self.format, cell) {
             (_, Cell::Time(milliseconds)) => Some(milliseconds),
             (TimestampFormat::Iso8601, Cell::Text(text)) => return self.iso8601(text),
+            (TimestampFormat::Iso8601, Cell::LocalTime(local)) => {
+                let local = Timestamp::from_millisecond(local).map_err(|_| Fault::Timestamp)?;
+                return self.in_zone(TimeZone::UTC.to_datetime(local));
+            }
+            // What counts from the epoch has no zone.
+            (_, Cell::LocalTime(milliseconds)) => Some(milliseconds),
             (TimestampFormat::Iso8601, _) => return Err(Fault::Type),
             (TimestampFormat::S, _) => integer(cell).or_else(|_| whole(cell))?.checked_mul(1000),
             (TimestampFormat::Ms, _) => Some(integer(cell)?),
@@ -445,11 +455,15 @@ impl TimeRule {
         if let Ok(timestamp) = DATE_TIME.parse_timestamp(text) {
             return Ok(timestamp.as_millisecond());
         }
-        let civil = DATE_TIME
+        let local = DATE_TIME
             .parse_datetime(text)
             .map_err(|_| Fault::Timestamp)?;
+        self.in_zone(local)
+    }
+
+    fn in_zone(&self, local: DateTime) -> Result<i64, Fault> {
         let zone = self.zone.as_ref().ok_or(Fault::NoOffset)?;
-        let timestamp = zone.to_timestamp(civil).map_err(|_| Fault::Timestamp)?;
+        let timestamp = zone.to_timestamp(local).map_err(|_| Fault::Timestamp)?;
         Ok(timestamp.as_millisecond())
     }
 }

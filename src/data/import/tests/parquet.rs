@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::file::properties::WriterProperties;
 use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch,
-    StringArray, TimestampSecondArray, UInt64Array,
+    ArrayRef, BooleanArray, Date32Array, Float64Array, Int32Array, Int64Array, ListArray,
+    RecordBatch, StringArray, TimestampSecondArray, UInt64Array,
 };
 use arrow::datatypes::{Int32Type, UInt64Type};
 
@@ -216,5 +216,63 @@ fn a_time_beyond_64_bits_is_a_malformed_line_and_not_the_end() {
         all_splits(&report.dataset, "at"),
         times,
         "a null is missing"
+    );
+}
+
+#[test]
+fn a_parquet_time_without_a_zone_is_in_that_of_the_schema() {
+    // 2024-07-01 12:00 on a clock, the same moment in UTC, and the day alone.
+    let noon = 1_719_835_200;
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("local", Arc::new(TimestampSecondArray::from(vec![noon]))),
+        (
+            "moment",
+            Arc::new(TimestampSecondArray::from(vec![noon]).with_timezone("+00:00")),
+        ),
+        ("day", Arc::new(Date32Array::from(vec![19_905]))),
+        ("y", Arc::new(Int32Array::from(vec![1]))),
+    ];
+    let input = folder(&[("n.parquet", &parquet(columns, None))]);
+    let import = |zone: &str, format: &str, out: &str| {
+        let column = |name| {
+            format!(
+                r#"{{ name = "{name}", kind = "time", type = "timestamp", format = "{format}"{zone} }}"#
+            )
+        };
+        let columns = ["local", "moment", "day"].map(column).join(",\n");
+        let text = format!(
+            r#"
+                name = "times"
+                labels = [{{ name = "y" }}]
+                columns = [{columns}]
+                source = {{ files = ["*.parquet"], format = "parquet" }}
+                split = {{ by = "all", into = "train" }}
+            "#
+        );
+        let mut settings = settings(&input, &text);
+        settings.output = input.path().join(out);
+        run(&settings)
+    };
+    let times = |report: &ImportReport| {
+        ["local", "moment", "day"].map(|name| match all_splits(&report.dataset, name) {
+            RawColumn::Time(times) => times[0],
+            other => panic!("{}", other.kind()),
+        })
+    };
+    let noon = noon * 1000;
+    let hour = 3_600_000;
+    // Berlin is two hours ahead of UTC in summer.
+    let report = import(r#", time_zone = "Europe/Berlin""#, "iso8601", "berlin").expect("imported");
+    assert_eq!(times(&report), [noon - 2 * hour, noon, noon - 14 * hour]);
+    let error = import("", "iso8601", "nowhere")
+        .expect_err("no zone")
+        .to_string();
+    assert!(error.contains("column `local` has no offset"), "{error}");
+    assert!(error.contains("time_zone"), "{error}");
+    let report = import("", "ms", "epoch").expect("imported");
+    assert_eq!(
+        times(&report),
+        [noon, noon, noon - 12 * hour],
+        "since the epoch"
     );
 }
