@@ -97,44 +97,29 @@ impl SparseOptimizer {
             source: Box::new(source),
         };
         let parameter = parameters.table_mut(table);
-        match gradient {
-            SparseGradient::Rows(gradient) if own.needs_whole_rows => {
+        let whole;
+        let gradient = match gradient {
+            SparseGradient::Rows(rows) if own.needs_whole_rows => {
                 let world = self.world.as_ref();
-                let whole = match self.reduction {
+                whole = match self.reduction {
                     Reduction::Fast => {
-                        let own_sums = row_products(context, parameter.view(), gradient);
+                        let own_sums = row_products(context, parameter.view(), rows);
                         let mut sums = own_sums.map_err(failed)?.into_flattened();
                         all_reduce_f64(world, &mut sums).map_err(ModelError::Comm)?;
                         WholeRows::new(&own.rule, sums.as_chunks().0, own.extent.width())
                     }
-                    Reduction::Invariant => own.gathered_rows(world, parameter, gradient)?,
+                    Reduction::Invariant => own.gathered_rows(world, parameter, rows)?,
                 };
-                let weights = parameter.view_mut();
-                sparse_optimizer::update_columns(
-                    context,
-                    &own.rule,
-                    rate,
-                    step,
-                    weights,
-                    &mut own.state,
-                    gradient,
-                    &whole,
-                )
+                SparseGradient::Columns {
+                    rows,
+                    whole: &whole,
+                }
             }
-            gradient => {
-                let weights = parameter.view_mut();
-                sparse_optimizer::update(
-                    context,
-                    &own.rule,
-                    rate,
-                    step,
-                    weights,
-                    &mut own.state,
-                    gradient,
-                )
-            }
-        }
-        .map_err(failed)
+            gradient => gradient,
+        };
+        let (weights, state) = (parameter.view_mut(), &mut own.state);
+        sparse_optimizer::update(context, &own.rule, rate, step, weights, state, gradient)
+            .map_err(failed)
     }
 
     /// The state, for checkpoints: `optimizer.embedding.<table>.<state>`.

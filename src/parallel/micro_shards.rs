@@ -102,12 +102,17 @@ pub struct GradientTree {
 }
 
 impl GradientTree {
-    /// Takes up the gradients of leaf `index`, from 0. After the last leaf the sum of all lies in
+    /// Takes up the gradients of leaf `index`, from 0. After the `last` the sum of all lies in
     /// `gradients`; before, what lies there may be overwritten.
     ///
     /// # Errors
     /// When a bucket is in flight.
-    pub fn add(&mut self, index: usize, gradients: &mut Gradients) -> Result<(), ModelError> {
+    pub fn add(
+        &mut self,
+        index: usize,
+        last: bool,
+        gradients: &mut Gradients,
+    ) -> Result<(), ModelError> {
         let buckets = gradients.layout().buckets().len();
         let complete = index.trailing_ones() as usize;
         for waiting in &self.waiting[..complete] {
@@ -120,6 +125,9 @@ impl GradientTree {
                     .for_each(|(own, part)| *own += part);
                 rest = after;
             }
+        }
+        if last {
+            return Ok(());
         }
         if self.waiting.len() <= complete {
             self.waiting.push(Vec::new());

@@ -180,7 +180,8 @@ impl RunFolder {
     }
 }
 
-fn remove(path: &Path) -> Result<(), RunError> {
+/// Removes a file or a folder with all that is in it, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), RunError> {
     let removed = if path.is_dir() {
         fs::remove_dir_all(path)
     } else if path.exists() {

@@ -12,7 +12,7 @@ use super::RunError;
 use super::cli::PlanArgs;
 use super::features::Features;
 use super::rank::Rank;
-use super::{readers, trainee};
+use super::{folder, readers, trainee};
 use crate::comm::SingleRank;
 use crate::config::optimizer::{DenseOptimizerConfig, SparseOptimizerConfig};
 use crate::config::{Experiment, Placement, TableConfig};
@@ -50,6 +50,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<(), RunError> {
     let planner = Planner {
         machine: &machine,
         batch: experiment.train.global_batch,
+        reduction: experiment.parallel.reduction,
         other_bytes: dense.bytes as u64,
     };
     let choices = planner
@@ -101,6 +102,8 @@ fn parse_bytes(option: &str, text: &str) -> Result<u64, RunError> {
 /// The experiment's features, fitted for this plan alone.
 fn fitted(experiment: &Experiment, dataset: &Dataset) -> Result<Features, RunError> {
     let folder = std::env::temp_dir().join(format!("streamrec-plan-{}", std::process::id()));
+    // What a killed plan of the same number left are other features.
+    folder::remove(&folder)?;
     let folder = Removed(folder);
     let (environment, reporter) = Rank::identify()?;
     let rank = Rank {
@@ -119,7 +122,7 @@ struct Removed(PathBuf);
 impl Drop for Removed {
     fn drop(&mut self) {
         // It is temporary: what cannot be removed stays in the system's folder for such.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = folder::remove(&self.0);
     }
 }
 

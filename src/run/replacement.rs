@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::RunError;
+use super::{RunError, folder};
 
 /// A folder to be made under a name that another may have now.
 ///
@@ -54,7 +54,8 @@ impl Replacement {
         // A link and `.` have siblings only where they lead to.
         let out = out.canonicalize().map_err(RunError::file("find", out))?;
         let next = sibling(&out, "next");
-        remove_leftover(&next)?;
+        // What an earlier replacement left that was killed.
+        folder::remove(&next)?;
         Ok(Self {
             out,
             next: Some(next),
@@ -85,7 +86,7 @@ impl Replacement {
             Ok(()) => next.clone(),
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 let old = sibling(&self.out, "old");
-                remove_leftover(&old)?;
+                folder::remove(&old)?;
                 swap_in_two_steps(&next, &self.out, &old).map_err(failed())?;
                 old
             }
@@ -114,16 +115,6 @@ fn sibling(out: &Path, end: &str) -> PathBuf {
     name.push(".");
     name.push(end);
     out.with_file_name(name)
-}
-
-/// What an earlier replacement left that was killed.
-fn remove_leftover(folder: &Path) -> Result<(), RunError> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(RunError::file("remove", folder)(error))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

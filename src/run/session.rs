@@ -160,7 +160,7 @@ struct TrainRecord {
     samples_per_s: f64,
     learning_rate_factor: f64,
     gradient_norm: f64,
-    /// Time that rank 0 waited for gradients, a step.
+    /// Time that rank 0 waited for vectors and gradients of others, a step.
     waited_ms: f64,
 }
 
@@ -426,10 +426,9 @@ impl Window {
         self.steps += 1;
         self.waited += outcome.waited;
         // Of a batch worked through in pieces, these are the last piece's.
-        let (heads, probabilities) = (trainer.heads(), trainer.last_probabilities());
-        let first = batch.rows - probabilities.len() / heads;
-        for row in first..batch.filled {
-            let probability = probabilities[(row - first) * heads];
+        let (heads, (rows, probabilities)) = (trainer.heads(), trainer.last_probabilities());
+        for row in rows.start..rows.end.min(batch.filled) {
+            let probability = probabilities[(row - rows.start) * heads];
             let (label, weight) = (batch.labels[row * heads], batch.weights[row]);
             self.predictions.push(probability, label, weight, None);
         }

@@ -1,6 +1,7 @@
 //! One rank's training step and its predictions.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +68,8 @@ pub struct Trainer {
     ahead: Option<PendingIds>,
     optimizer: Optimizer,
     micro_batch: MicroBatch,
+    /// The rows of the batch that the last forward pass was of.
+    predicted: Range<usize>,
     pieces: MicroShards,
     /// Where the reduction is invariant.
     tree: GradientTree,
@@ -85,7 +88,8 @@ pub struct StepOutcome {
     pub stop: bool,
     /// The norm of the dense gradients before clipping.
     pub gradient_norm: f64,
-    /// How long this rank waited for the gradients of others after its own backward pass.
+    /// How long this rank waited for others: for vectors of sharded tables, then for gradients.
+    /// Exchanges inside shared layers do not count.
     pub waited: Duration,
 }
 
@@ -145,6 +149,7 @@ impl Trainer {
             exchange,
             ahead: None,
             micro_batch: MicroBatch::default(),
+            predicted: 0..0,
             pieces,
             tree: GradientTree::default(),
             status: Some(mesh.world.allocate(2)?),
@@ -207,6 +212,7 @@ impl Trainer {
     ) -> Result<StepOutcome, TrainError> {
         let (mut local_loss, mut waited) = (0.0, Duration::ZERO);
         let mut status = None;
+        let mut cut = mem::take(&mut self.micro_batch);
         for piece in 0..self.pieces.count() {
             let last = piece + 1 == self.pieces.count();
             let after = if last {
@@ -214,14 +220,17 @@ impl Trainer {
             } else {
                 Some((batch, piece + 1))
             };
-            let (loss, waited_for_vectors) = self.forward(batch, piece, after)?;
+            let rows = self.pieces.rows(piece, batch.rows, batch.filled);
+            let input = piece_of(batch, self.features, rows.clone(), &mut cut);
+            let (loss, waited_for_vectors) = self.forward(batch, &input, rows, after)?;
             local_loss += loss;
             waited += waited_for_vectors;
             if last {
                 status = self.send_status(local_loss, stop);
             }
-            waited += self.backward(batch, piece)?;
+            waited += self.backward(&input, piece)?;
         }
+        self.micro_batch = cut;
         self.tables.start();
         waited += self.buckets.finish(self.parameters.gradients_mut())?;
         // The status went first, so it is there by now.
@@ -246,17 +255,16 @@ impl Trainer {
         })
     }
 
-    /// The loss of a piece of a batch, and how long it waited for vectors of sharded tables; ids of the
-    /// piece `after` it travel from then on.
+    /// The loss of `input`, which is `rows` of a batch, and how long it waited for vectors of sharded
+    /// tables; ids of the piece `after` it travel from then on.
     fn forward(
         &mut self,
         batch: &Batch,
-        piece: usize,
+        input: &BatchInput<'_>,
+        rows: Range<usize>,
         after: Option<(&Batch, usize)>,
     ) -> Result<(f64, Duration), TrainError> {
-        let features = self.features;
-        let rows = self.pieces.rows(piece, batch.rows, batch.filled);
-        let mut input = piece_of(batch, features, rows.clone(), &mut self.micro_batch);
+        let mut input = *input;
         let mut waited = Duration::ZERO;
         if let Some(exchange) = &mut self.exchange {
             let ids = match self.ahead.take() {
@@ -266,7 +274,7 @@ impl Trainer {
             if let Some((batch, piece)) = after {
                 let mut cut = MicroBatch::default();
                 let rows = self.pieces.rows(piece, batch.rows, batch.filled);
-                let after = piece_of(batch, features, rows, &mut cut);
+                let after = piece_of(batch, self.features, rows, &mut cut);
                 self.ahead = Some(exchange.send_ids(&after)?);
             }
             let vectors;
@@ -280,9 +288,10 @@ impl Trainer {
             &self.context,
             logits,
             &batch.labels[rows.start * self.heads..rows.end * self.heads],
-            &batch.weights[rows],
+            &batch.weights[rows.clone()],
             batch.weight_sum,
         )?;
+        self.predicted = rows;
         Ok((loss, waited))
     }
 
@@ -300,10 +309,8 @@ impl Trainer {
         })
     }
 
-    /// The gradients of the piece whose forward pass was last. Returns how long it waited for others'.
-    fn backward(&mut self, batch: &Batch, piece: usize) -> Result<Duration, TrainError> {
-        let rows = self.pieces.rows(piece, batch.rows, batch.filled);
-        let input = piece_of(batch, self.features, rows, &mut self.micro_batch);
+    /// The gradients of `input`, whose forward pass was last. Returns how long it waited for others'.
+    fn backward(&mut self, input: &BatchInput<'_>, piece: usize) -> Result<Duration, TrainError> {
         let last = piece + 1 == self.pieces.count();
         let invariant = self.pieces.reduction() == Reduction::Invariant;
         let mut keep = KeepGradients;
@@ -314,14 +321,14 @@ impl Trainer {
         self.network.backward(
             &self.context,
             &mut self.parameters,
-            &input,
+            input,
             self.loss.d_logits(),
             piece > 0 && !invariant,
             sink,
         )?;
         if invariant {
             let gradients = self.parameters.gradients_mut();
-            self.tree.add(piece, gradients)?;
+            self.tree.add(piece, last, gradients)?;
             if last {
                 self.buckets.start(gradients)?;
             }
@@ -351,10 +358,10 @@ impl Trainer {
         Ok((norm, waited))
     }
 
-    /// The probabilities that the last step's forward pass gave, `[rows, heads]`; of its last piece
-    /// where a batch is worked through in several.
-    pub fn last_probabilities(&self) -> &[f32] {
-        self.loss.probabilities()
+    /// The probabilities that the last step's forward pass gave, `[rows, heads]`, and the rows of its
+    /// batch that they are of: those of its last piece where a batch is worked through in several.
+    pub fn last_probabilities(&self) -> (Range<usize>, &[f32]) {
+        (self.predicted.clone(), self.loss.probabilities())
     }
 }
 

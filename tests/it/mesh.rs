@@ -131,6 +131,25 @@ fn agree_to_the_bit(config: &str) {
 }
 
 #[test]
+fn invariant_ranks_pair_what_they_predicted_with_its_labels() {
+    let bench = Workbench::with_events(6_000);
+    let own = [
+        "train.global_batch=509",
+        "train.max_steps=4",
+        "train.log_every_steps=1",
+    ];
+    bench.launch(1, "synthetic_dlrm.toml", "alone", &own);
+    // Of eight ranks each has one micro-shard, so together they predict the whole batch; some are padded.
+    let invariant = [&own[..], &["parallel.reduction=invariant"]].concat();
+    bench.launch(8, "synthetic_dlrm.toml", "ranks", &invariant);
+    let [alone, ranks] = ["alone", "ranks"].map(|run| curve(&bench, run, "auc"));
+    assert_eq!(alone.len(), 4);
+    for (one, many) in alone.iter().zip(&ranks) {
+        assert!((one - many).abs() < 1e-3, "{alone:?} {ranks:?}");
+    }
+}
+
+#[test]
 fn invariant_dlrm_is_the_same_to_the_bit() {
     agree_to_the_bit("synthetic_dlrm.toml");
 }

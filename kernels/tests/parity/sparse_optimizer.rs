@@ -1,9 +1,7 @@
 use streamrec_kernels::{
     Error, TensorMut, TensorRef,
     embedding_bag::{BagSource, Groups, Pooling, RowGradients, segment_sum},
-    sparse_optimizer::{
-        SparseGradient, SparseRule, SparseState, WholeRows, row_products, update, update_columns,
-    },
+    sparse_optimizer::{SparseGradient, SparseRule, SparseState, WholeRows, row_products, update},
 };
 
 use crate::{
@@ -413,17 +411,11 @@ fn columns_apart_are_updated_as_the_whole_row() {
             let rows = WholeRows::new(&rule, &products, dim);
             for ((w, own, state), columns) in parts.iter_mut().zip(&columns) {
                 let view = TensorMut::from_f32(w, &[ROWS, columns.len()]);
-                update_columns(
-                    &context,
-                    &rule,
-                    LEARNING_RATE,
-                    step,
-                    view,
-                    state,
-                    own,
-                    &rows,
-                )
-                .unwrap();
+                let gradient = SparseGradient::Columns {
+                    rows: own,
+                    whole: &rows,
+                };
+                update(&context, &rule, LEARNING_RATE, step, view, state, gradient).unwrap();
             }
         }
         for ((w, ..), columns) in parts.iter().zip(&columns) {

@@ -1,11 +1,8 @@
 use streamrec_artifact::Node;
-use streamrec_kernels::{
-    add,
-    linear::{self, Activation, LinearBackward},
-};
+use streamrec_kernels::linear::{self, Activation, LinearBackward};
 
 use super::{
-    Backward, Forward, InputGradient, Layer, LayerContext, ModelError, ParamId, PassError,
+    Backward, Forward, Layer, LayerContext, ModelError, ParamId, PassError,
     group_matrix::{GatheredMatrix, SummedMatrix},
 };
 
@@ -52,9 +49,7 @@ impl Layer for ColumnParallel {
 
     fn forward(&mut self, pass: Forward<'_>) -> Result<(), PassError> {
         let (context, x, activation) = (pass.context, pass.inputs.get(0), self.activation);
-        let weight = pass.parameters.weight(self.parameters[0]);
-        let bias = self.parameters.get(1);
-        let bias = bias.map(|&bias| pass.parameters.weight(bias));
+        let (weight, bias) = pass.parameters.weight_and_bias(&self.parameters);
         let Some(gathered) = &mut self.gathered else {
             let output = pass.output;
             return Ok(linear::forward(
@@ -63,25 +58,14 @@ impl Layer for ColumnParallel {
         };
         let own = gathered.own(x.shape()[0])?;
         linear::forward(context, x, weight, bias, activation, own)?;
-        let event = gathered.start()?;
-        let whole = InputGradient {
-            view: pass.output,
-            accumulate: false,
-        };
-        gathered.finish(context, event, whole)
+        gathered.gather(context, pass.output, false)
     }
 
     fn backward(&mut self, mut pass: Backward<'_>) -> Result<(), PassError> {
         let (context, x) = (pass.context, pass.inputs.get(0));
         let rows = x.shape()[0];
         let (weights, gradients) = pass.parameters.weights_and_gradients();
-        let (dw, db) = match self.parameters[..] {
-            [weight, bias] => {
-                let [dw, db] = gradients.get_two_mut(weight, bias)?;
-                (dw, Some(db))
-            }
-            _ => (gradients.get_mut(self.parameters[0])?, None),
-        };
+        let (dw, db) = gradients.weight_and_bias_mut(&self.parameters)?;
         let (y, dy) = match &self.gathered {
             None => (pass.output, pass.d_output),
             Some(gathered) => (
@@ -107,15 +91,9 @@ impl Layer for ColumnParallel {
             accumulate_dx: false,
         };
         linear::backward(context, operands)?;
-        let Some(InputGradient { view, accumulate }) = d_input else {
-            return Ok(());
-        };
-        let sum = self.d_input.sum(rows)?;
-        if accumulate {
-            add::accumulate(context, sum, view)?;
-        } else {
-            add::copy(context, sum, view)?;
+        match d_input {
+            Some(gradient) => gradient.receive(context, self.d_input.sum(rows)?),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use streamrec_kernels::{
 };
 
 use super::{
-    Backward, Forward, InputGradient, Layer, LayerContext, ModelError, ParamId, PassError,
+    Backward, Forward, Layer, LayerContext, ModelError, ParamId, PassError,
     group_matrix::{GatheredMatrix, SummedMatrix},
 };
 use crate::{config::Partition, model::planned_buffer::PlannedBuffer};
@@ -73,12 +73,7 @@ impl Layer for Cross {
             }) => {
                 let part = own.own(x.shape()[0])?;
                 linear::forward(context, x, weight, bias, activation, part)?;
-                let event = own.start()?;
-                let whole = InputGradient {
-                    view: projection.reborrow(),
-                    accumulate: false,
-                };
-                own.finish(context, event, whole)?;
+                own.gather(context, projection.reborrow(), false)?;
             }
         }
         Ok(cross::combine_forward(

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
-use streamrec_kernels::{Context, TensorMut, TensorRef, add};
+use streamrec_kernels::{Context, TensorMut, TensorRef};
 
 use super::{InputGradient, ModelError, PassError};
-use crate::comm::{CommBuffer, CommError, Communicator, Event, ReduceOp};
+use crate::comm::{CommBuffer, CommError, Communicator, ReduceOp};
 
 /// A matrix that the ranks of a tensor-parallel group add up: `[batch, width]` on each.
 pub(super) struct SummedMatrix {
@@ -93,32 +93,28 @@ impl GatheredMatrix {
         ))
     }
 
-    /// Starts to give every rank the columns of all. Collective in the group.
-    pub(super) fn start(&mut self) -> Result<Event<CommBuffer>, ModelError> {
-        let buffer = self.buffer.take().ok_or(lost())?;
-        Ok(self.comm.all_gather(buffer))
-    }
-
-    /// Waits for what [`start`](Self::start) began, and writes the columns of all ranks into `whole`,
-    /// or adds them to it.
-    pub(super) fn finish(
+    /// Gives every rank the columns of all: writes them into `whole`, or adds them to it. Collective in the
+    /// group.
+    pub(super) fn gather(
         &mut self,
         context: &Context,
-        event: Event<CommBuffer>,
-        mut whole: InputGradient<'_>,
+        mut whole: TensorMut<'_>,
+        accumulate: bool,
     ) -> Result<(), PassError> {
-        let buffer = self.buffer.insert(event.wait().map_err(ModelError::Comm)?);
-        let (rows, width) = (whole.view.shape()[0], self.own_width);
+        let buffer = self.buffer.take().ok_or(lost())?;
+        let buffer = self
+            .comm
+            .all_gather(buffer)
+            .wait()
+            .map_err(ModelError::Comm)?;
+        let buffer = self.buffer.insert(buffer);
+        let (rows, width) = (whole.shape()[0], self.own_width);
         for rank in 0..self.comm.size() {
             let start = rank * self.batch * width;
             let part = TensorRef::from_f32(&buffer[start..start + rows * width], &[rows, width]);
             let columns = rank * width..(rank + 1) * width;
-            let into = whole.view.reborrow().columns(columns);
-            if whole.accumulate {
-                add::accumulate(context, part, into)?;
-            } else {
-                add::copy(context, part, into)?;
-            }
+            let view = whole.reborrow().columns(columns);
+            InputGradient { view, accumulate }.receive(context, part)?;
         }
         Ok(())
     }

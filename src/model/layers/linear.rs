@@ -24,11 +24,7 @@ impl Layer for Linear {
     }
 
     fn forward(&mut self, pass: Forward<'_>) -> Result<(), PassError> {
-        let weight = pass.parameters.weight(self.parameters[0]);
-        let bias = self
-            .parameters
-            .get(1)
-            .map(|&bias| pass.parameters.weight(bias));
+        let (weight, bias) = pass.parameters.weight_and_bias(&self.parameters);
         let x = pass.inputs.get(0);
         Ok(linear::forward(
             pass.context,
@@ -42,13 +38,7 @@ impl Layer for Linear {
 
     fn backward(&mut self, mut pass: Backward<'_>) -> Result<(), PassError> {
         let (weights, gradients) = pass.parameters.weights_and_gradients();
-        let (dw, db) = match self.parameters[..] {
-            [weight, bias] => {
-                let [dw, db] = gradients.get_two_mut(weight, bias)?;
-                (dw, Some(db))
-            }
-            _ => (gradients.get_mut(self.parameters[0])?, None),
-        };
+        let (dw, db) = gradients.weight_and_bias_mut(&self.parameters)?;
         let d_input = pass.d_inputs.get(0);
         let accumulate_dx = d_input.as_ref().is_some_and(|gradient| gradient.accumulate);
         let operands = LinearBackward {

@@ -116,6 +116,22 @@ pub(in crate::model) struct InputGradient<'a> {
     pub(in crate::model) accumulate: bool,
 }
 
+impl InputGradient<'_> {
+    /// Takes a gradient that was computed elsewhere, `[rows, width]`.
+    pub(in crate::model) fn receive(
+        self,
+        context: &Context,
+        from: TensorRef<'_>,
+    ) -> Result<(), PassError> {
+        if self.accumulate {
+            streamrec_kernels::add::accumulate(context, from, self.view)?;
+        } else {
+            streamrec_kernels::add::copy(context, from, self.view)?;
+        }
+        Ok(())
+    }
+}
+
 impl InputGradients<'_> {
     /// The gradient of input `index`; `None` where nobody needs it. Layers with several inputs ask
     /// for the last one first.
@@ -153,13 +169,7 @@ impl InputGradients<'_> {
             accumulate: false,
         };
         compute(one, destination(slot, second, self.rows))?;
-        let InputGradient { view, accumulate } = destination(slot, first, self.rows);
-        if accumulate {
-            streamrec_kernels::add::accumulate(context, own.as_ref(), view)?;
-        } else {
-            streamrec_kernels::add::copy(context, own.as_ref(), view)?;
-        }
-        Ok(())
+        destination(slot, first, self.rows).receive(context, own.as_ref())
     }
 }
 

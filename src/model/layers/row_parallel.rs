@@ -56,9 +56,7 @@ impl Layer for RowParallel {
             x = x.columns(columns.clone());
         }
         let rows = x.shape()[0];
-        let weight = pass.parameters.weight(self.parameters[0]);
-        let bias = self.parameters.get(1);
-        let bias = bias.map(|&bias| pass.parameters.weight(bias));
+        let (weight, bias) = pass.parameters.weight_and_bias(&self.parameters);
         let summand = self.sums.summand(rows)?;
         linear::forward(context, x, weight, None, Activation::None, summand)?;
         let sums = self.sums.sum(rows)?;
@@ -78,13 +76,7 @@ impl Layer for RowParallel {
             x = x.columns(columns.clone());
         }
         let (weights, gradients) = pass.parameters.weights_and_gradients();
-        let (dw, db) = match self.parameters[..] {
-            [weight, bias] => {
-                let [dw, db] = gradients.get_two_mut(weight, bias)?;
-                (dw, Some(db))
-            }
-            _ => (gradients.get_mut(self.parameters[0])?, None),
-        };
+        let (dw, db) = gradients.weight_and_bias_mut(&self.parameters)?;
         let mut d_input = pass.d_inputs.get(0);
         let mut accumulate_dx = false;
         let dx = match (&mut self.cut, &mut d_input) {
@@ -109,8 +101,7 @@ impl Layer for RowParallel {
         };
         linear::backward(context, operands)?;
         if let (Some((_, gathered)), Some(gradient)) = (&mut self.cut, d_input) {
-            let event = gathered.start()?;
-            gathered.finish(context, event, gradient)?;
+            gathered.gather(context, gradient.view, gradient.accumulate)?;
         }
         Ok(())
     }

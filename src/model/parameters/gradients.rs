@@ -99,6 +99,23 @@ impl Gradients {
         ])
     }
 
+    /// The gradients of a weight and of the bias that may follow it, to write to.
+    ///
+    /// # Errors
+    /// When a bucket is in flight.
+    pub fn weight_and_bias_mut(
+        &mut self,
+        parameters: &[ParamId],
+    ) -> Result<(TensorMut<'_>, Option<TensorMut<'_>>), ModelError> {
+        match *parameters {
+            [weight, bias] => {
+                let [weight, bias] = self.get_two_mut(weight, bias)?;
+                Ok((weight, Some(bias)))
+            }
+            _ => Ok((self.get_mut(parameters[0])?, None)),
+        }
+    }
+
     /// A whole bucket, padding (zeros) included.
     ///
     /// # Errors

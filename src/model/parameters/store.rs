@@ -228,6 +228,15 @@ impl ParameterStore {
         weight(&self.layout, &self.weights, id)
     }
 
+    /// What is here of a weight and of the bias that may follow it.
+    pub fn weight_and_bias(
+        &self,
+        parameters: &[ParamId],
+    ) -> (TensorRef<'_>, Option<TensorRef<'_>>) {
+        let bias = parameters.get(1).map(|&bias| self.weight(bias));
+        (self.weight(parameters[0]), bias)
+    }
+
     /// What is here of a dense parameter's weights, to write to.
     pub fn weight_mut(&mut self, id: ParamId) -> TensorMut<'_> {
         let placed = self.layout.get(id);

@@ -10,7 +10,7 @@ use super::{
     wire::{Words, put},
 };
 use crate::{
-    config::Placement,
+    config::{Exchange, Placement},
     model::{ModelError, Network},
 };
 
@@ -62,10 +62,10 @@ impl EmbeddingExchange {
         gradients: &[TensorRef<'_>],
         messages: &mut [Vec<u8>],
     ) -> Result<(), ModelError> {
-        if !self.layout.unique_tables().any(|(index, _)| index == table) {
+        let shared = &self.layout.tables[table];
+        if shared.exchange != Exchange::Unique {
             return Ok(());
         }
-        let shared = &self.layout.tables[table];
         let unique = self.requested.unique_of(&self.layout, table);
         let (samples, dim) = (self.requested.samples.len(), shared.dim);
         // The lookups' gradients side by side: they may come from several nodes.

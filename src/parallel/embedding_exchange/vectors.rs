@@ -10,7 +10,10 @@ use super::{
     layout::OwnerLayout,
     wire::{Words, put},
 };
-use crate::model::{ModelError, ParameterStore};
+use crate::{
+    config::Exchange,
+    model::{ModelError, ParameterStore},
+};
 
 impl EmbeddingExchange {
     /// As an owner: what each rank asked for.
@@ -96,7 +99,7 @@ impl EmbeddingExchange {
         vectors: &mut [f32],
     ) -> Result<(), ModelError> {
         let shared = &self.layout.tables[table];
-        if !self.layout.unique_tables().any(|(index, _)| index == table) {
+        if shared.exchange != Exchange::Unique {
             return Ok(());
         }
         let unique = self.requested.unique_of(&self.layout, table);

@@ -1,5 +1,5 @@
 use super::{Cost, Machine, TableLoad};
-use crate::config::{EmbeddingsConfig, Exchange, Placement, TableConfig};
+use crate::config::{EmbeddingsConfig, Exchange, Placement, Reduction, TableConfig};
 
 /// What saves less is not worth an exchange: candidates come from the simplest to the most involved.
 const WORTH_S: f64 = 2e-6;
@@ -11,6 +11,8 @@ pub struct Planner<'a> {
     pub machine: &'a Machine,
     /// Samples of a global batch.
     pub batch: usize,
+    /// Where it is invariant, each id travels once.
+    pub reduction: Reduction,
     /// Bytes that a rank holds besides tables.
     pub other_bytes: u64,
 }
@@ -78,9 +80,10 @@ impl Planner<'_> {
             if !fits || !allowed || (sharded && ranks == 1) {
                 continue;
             }
-            let exchanges: &[Exchange] = match sharded {
-                true => &[Exchange::Pooled, Exchange::Unique],
-                false => &[Exchange::Pooled],
+            let exchanges: &[Exchange] = match (sharded, self.reduction) {
+                (false, _) => &[Exchange::Pooled],
+                (true, Reduction::Fast) => &[Exchange::Pooled, Exchange::Unique],
+                (true, Reduction::Invariant) => &[Exchange::Unique],
             };
             for &exchange in exchanges {
                 let pinned_exchange = pinned.and_then(|pin| pin.exchange);
@@ -242,6 +245,7 @@ mod tests {
         let planner = Planner {
             machine,
             batch: 8_192,
+            reduction: Reduction::Fast,
             other_bytes: 1 << 20,
         };
         planner.plan(loads, &toml::from_str(config).unwrap())
@@ -297,6 +301,7 @@ mod tests {
         let planner = Planner {
             machine: &machine,
             batch: 8_192,
+            reduction: Reduction::Fast,
             other_bytes: 0,
         };
         let busiest = |choices: &[Option<Choice>]| {
@@ -318,6 +323,22 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn an_invariant_reduction_sends_each_id_once() {
+        let machine = machine(4, 600 << 20);
+        let planner = Planner {
+            machine: &machine,
+            batch: 8_192,
+            reduction: Reduction::Invariant,
+            other_bytes: 0,
+        };
+        let all = planner.candidates(&load("large", 4_000_000, 1.0, 8_000), None);
+        let sharded = |choice: &&Choice| choice.placement != Placement::Replicated;
+        let mut sharded = all.iter().filter(sharded).peekable();
+        assert!(sharded.peek().is_some());
+        assert!(sharded.all(|choice| choice.exchange == Exchange::Unique));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! The gradient comes either as summed rows (merged over ranks, say) or straight from the batch,
 //! summed row by row while the row is updated. Both give the same bits. Rows that no id touches
 //! stay as they are: no decay, no moment changes. Where other ranks hold the other columns of a table,
-//! [`row_products`] and [`update_columns`] give the update of the whole row.
+//! [`row_products`] and [`SparseGradient::Columns`] give the update of the whole row.
 
 mod rule;
 mod state;
@@ -13,5 +13,5 @@ mod whole_rows;
 
 pub use rule::SparseRule;
 pub use state::SparseState;
-pub use update::{SparseGradient, update, update_columns};
+pub use update::{SparseGradient, update};
 pub use whole_rows::{WholeRows, row_products};

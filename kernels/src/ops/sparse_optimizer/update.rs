@@ -28,6 +28,13 @@ const PREFETCH_AHEAD: usize = 4;
 pub enum SparseGradient<'a> {
     /// Summed rows.
     Rows(&'a RowGradients),
+    /// Summed rows of a table that is some columns of a larger one.
+    Columns {
+        /// The rows, as far as the columns are here.
+        rows: &'a RowGradients,
+        /// What the update must know of the other columns, for each of the rows.
+        whole: &'a WholeRows,
+    },
     /// The gradient of the pooled vectors, to be summed row by row as
     /// [`segment_sum`](crate::embedding_bag::segment_sum) does.
     Bags {
@@ -51,66 +58,16 @@ pub fn update(
     rule: &SparseRule,
     learning_rate: f32,
     step: u64,
-    table: TensorMut<'_>,
-    state: &mut SparseState,
-    gradient: SparseGradient<'_>,
-) -> Result<()> {
-    apply(
-        context,
-        rule,
-        learning_rate,
-        step,
-        table,
-        state,
-        gradient,
-        None,
-    )
-}
-
-/// As [`update`], for a table that is some columns of a larger one; `whole` tells of all of them, for
-/// each row of the gradient.
-///
-/// # Errors
-/// As [`update`], or when `whole` has another number of rows.
-#[allow(clippy::too_many_arguments)] // Those of `update` and one more.
-pub fn update_columns(
-    context: &Context,
-    rule: &SparseRule,
-    learning_rate: f32,
-    step: u64,
-    table: TensorMut<'_>,
-    state: &mut SparseState,
-    gradient: &RowGradients,
-    whole: &WholeRows,
-) -> Result<()> {
-    let (rows, expected) = (whole.squares.len(), gradient.ids.len());
-    expect_len(OPERATION, "whole rows", rows, expected)?;
-    let gradient = SparseGradient::Rows(gradient);
-    apply(
-        context,
-        rule,
-        learning_rate,
-        step,
-        table,
-        state,
-        gradient,
-        Some(whole),
-    )
-}
-
-#[allow(clippy::too_many_arguments)] // Those of `update_columns`.
-fn apply(
-    context: &Context,
-    rule: &SparseRule,
-    learning_rate: f32,
-    step: u64,
     mut table: TensorMut<'_>,
     state: &mut SparseState,
     gradient: SparseGradient<'_>,
-    whole: Option<&WholeRows>,
 ) -> Result<()> {
     let [rows, dim] = table.shape();
     expect(OPERATION, "table", &table, [rows, dim])?;
+    let whole = match gradient {
+        SparseGradient::Columns { whole, .. } => Some(whole),
+        _ => None,
+    };
     let gradient = Gradient::new(gradient, rows, dim)?;
     let stride = table.row_stride();
     let len = rows.saturating_sub(1) * stride + if rows > 0 { dim } else { 0 };
@@ -159,6 +116,14 @@ enum Gradient<'a> {
 impl<'a> Gradient<'a> {
     fn new(gradient: SparseGradient<'a>, rows: usize, dim: usize) -> Result<Self> {
         match gradient {
+            SparseGradient::Columns {
+                rows: gradients,
+                whole,
+            } => {
+                let (got, expected) = (whole.squares.len(), gradients.ids.len());
+                expect_len(OPERATION, "whole rows", got, expected)?;
+                Self::new(SparseGradient::Rows(gradients), rows, dim)
+            }
             SparseGradient::Rows(gradients) => {
                 gradients.view().check(OPERATION, dim, rows)?;
                 Ok(Self::Rows(gradients.view()))
