@@ -6,15 +6,13 @@
 //!
 //! ```text
 //! cargo run --release --example own_model -- EXPERIMENT.toml
+//! streamrec launch --nproc 2 --program target/release/examples/own_model EXPERIMENT.toml
 //! ```
 
-use anyhow::Result;
-use clap::Parser;
-use streamrec::{
-    config::Experiment,
-    model::{GraphBuilder, ModelError},
-    run::{TrainArgs, train_with},
-};
+use std::process::ExitCode;
+
+use streamrec::model::{GraphBuilder, ModelError};
+use streamrec::run::train_command_line;
 use streamrec_artifact::{FeatureSchema, Graph};
 
 /// The width of embedding vectors, and of what interacts with them.
@@ -45,15 +43,6 @@ pub fn own_model(features: &FeatureSchema) -> Result<Graph, ModelError> {
     graph.finish(logits)
 }
 
-#[derive(Parser)]
-struct Arguments {
-    #[command(flatten)]
-    train: TrainArgs,
-}
-
-fn main() -> Result<()> {
-    let Arguments { train } = Arguments::parse();
-    let experiment = Experiment::load(&train.config, &train.set)?;
-    train_with(&experiment, &train, own_model)?;
-    Ok(())
+fn main() -> ExitCode {
+    train_command_line(own_model)
 }

@@ -32,8 +32,9 @@ pub enum Command {
     Data(DataCommand),
     /// Train on this host with several ranks, watched and restarted.
     #[command(after_help = "\
-Example:
+Examples:
   streamrec launch --nproc 2 configs/kuairand_dcn_v2.toml --set train.global_batch=4096
+  streamrec launch --nproc 2 --program target/release/examples/own_model configs/goodbooks_dlrm.toml
 Each rank's output is kept in RUN/logs/attempt-K/rank-N.log.")]
     Launch(LaunchArgs),
     /// Train as one rank: alone, or the rank that the environment says (torchrun, Slurm, Open MPI).
@@ -176,6 +177,10 @@ pub struct LaunchArgs {
     /// Do not bind ranks to cores.
     #[arg(long)]
     pub no_pin: bool,
+    /// The program of each rank, in place of `streamrec train`: your own model's, which takes the
+    /// arguments of `train`.
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
     /// What each rank does.
     #[command(flatten)]
     pub train: TrainArgs,
@@ -198,6 +203,18 @@ pub struct TrainArgs {
     /// Start from the weights and vocabularies of an earlier artifact; new ids are added.
     #[arg(long, value_name = "ARTIFACT")]
     pub warm_start: Option<PathBuf>,
+}
+
+/// The command line of a program that trains a model of its own.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about = "Trains a model of one's own, as `streamrec train` does."
+)]
+pub struct TrainCli {
+    /// What to train.
+    #[command(flatten)]
+    pub train: TrainArgs,
 }
 
 /// Arguments of `plan`.

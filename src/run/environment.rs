@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use streamrec_launcher::RankEnvironment;
+use streamrec_launcher::{RankEnvironment, Source};
 
 use super::RunError;
 use super::folder;
@@ -69,10 +69,11 @@ pub(super) fn is_restart(path: &Path, rank: &RankEnvironment) -> Result<bool, Ru
 
 /// The name of the job, equal in all its attempts.
 fn job(rank: &RankEnvironment) -> String {
-    // The name that torchrun gives every job without one. Its agent outlives all attempts.
-    if rank.run_id == "none" {
-        let agent = std::os::unix::process::parent_id();
-        return format!("none, of process {agent} begun at {}", begun_at(agent));
+    // torchrun's name is the user's, or "none", and may be that of an earlier job too; but its agent, like our
+    // launcher, outlives all attempts of a job.
+    if rank.source == Source::Torchrun {
+        let (name, agent) = (&rank.run_id, std::os::unix::process::parent_id());
+        return format!("{name}, of process {agent} begun at {}", begun_at(agent));
     }
     rank.run_id.clone()
 }

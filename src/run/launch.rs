@@ -1,13 +1,14 @@
 //! `streamrec launch`: ranks of `streamrec train` on this host, watched and restarted.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use streamrec_launcher::{FirstRankOutput, Job, LaunchError, launch};
 
 use super::RunError;
-use super::cli::{LaunchArgs, TrainArgs};
+use super::cli::LaunchArgs;
 use super::folder::RunFolder;
 use crate::config::Experiment;
 use crate::data::Dataset;
@@ -29,10 +30,8 @@ fn job(args: &LaunchArgs) -> Result<Job, RunError> {
     if !args.train.resume && !args.train.overwrite {
         folder.refuse_present()?;
     }
-    let program =
-        std::env::current_exe().map_err(RunError::other("cannot find this program's own file"))?;
-    let mut job = Job::new(program, args.nproc, folder.logs());
-    job.args = rank_arguments(&args.train);
+    let mut job = Job::new(program(args)?, args.nproc, folder.logs());
+    job.args = rank_arguments(args);
     job.max_restarts = args.max_restarts;
     job.pin_cores = !args.no_pin;
     job.first_rank = FirstRankOutput::Direct;
@@ -50,8 +49,26 @@ fn seconds(option: &str, value: f64) -> Result<Duration, RunError> {
         .ok_or_else(|| RunError::Usage(format!("{option}: expected seconds above 0, got {value}")))
 }
 
-fn rank_arguments(train: &TrainArgs) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = vec!["train".into(), train.config.clone().into()];
+/// What each rank runs: the user's program, else this one.
+fn program(args: &LaunchArgs) -> Result<PathBuf, RunError> {
+    match &args.program {
+        None => {
+            std::env::current_exe().map_err(RunError::other("cannot find this program's own file"))
+        }
+        // A bare name would be looked for in PATH, and never in the working folder.
+        Some(program) => {
+            std::path::absolute(program).map_err(RunError::file("find", program.as_path()))
+        }
+    }
+}
+
+fn rank_arguments(args: &LaunchArgs) -> Vec<OsString> {
+    let train = &args.train;
+    let mut arguments: Vec<OsString> = Vec::new();
+    if args.program.is_none() {
+        arguments.push("train".into());
+    }
+    arguments.push(train.config.clone().into());
     for entry in &train.set {
         arguments.extend(["--set".into(), entry.into()]);
     }

@@ -23,10 +23,21 @@ mod trainee;
 use std::process::ExitCode;
 
 use clap::Parser;
+use streamrec_artifact::{FeatureSchema, Graph};
 
-pub use cli::{Cli, TrainArgs};
+pub use cli::{Cli, TrainArgs, TrainCli};
 pub use error::RunError;
 pub use train::{TrainOutcome, train, train_with};
+
+use crate::model::ModelError;
+
+/// Runs the command line of a program that trains a model of its own: it takes the arguments of `streamrec train`,
+/// logs and exits as that does, and `streamrec launch --program` starts it as ranks.
+pub fn train_command_line(graph: impl Fn(&FeatureSchema) -> Result<Graph, ModelError>) -> ExitCode {
+    let cli = TrainCli::parse();
+    logging::start();
+    train::run_with(&cli.train, &|_, schema| graph(schema))
+}
 
 /// Runs the command line of this process.
 pub fn command_line() -> ExitCode {

@@ -43,9 +43,13 @@ pub enum TrainOutcome {
 }
 
 pub(super) fn run(args: &TrainArgs) -> ExitCode {
+    run_with(args, &trainee::built_in)
+}
+
+pub(super) fn run_with(args: &TrainArgs, graph: &GraphSource<'_>) -> ExitCode {
     let outcome = Experiment::load(&args.config, &args.set)
         .map_err(RunError::from)
-        .and_then(|experiment| train(&experiment, args));
+        .and_then(|experiment| start(&experiment, args, graph));
     match outcome {
         Ok(TrainOutcome::Finished { .. }) => ExitCode::SUCCESS,
         // The shell's convention for a process that ends on a signal.

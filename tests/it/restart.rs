@@ -80,20 +80,22 @@ fn a_restart_goes_on_with_the_run_of_its_job_only() {
 }
 
 #[test]
-fn jobs_without_a_name_are_told_apart_by_who_started_them() {
-    let bench = Workbench::with_events(4_000);
-    expect_success(&train(&bench, 10, "none", 0, None));
-    expect_success(&train(&bench, 12, "none", 1, None));
+fn jobs_of_one_name_are_told_apart_by_who_started_them() {
+    for name in ["none", "daily"] {
+        let bench = Workbench::with_events(4_000);
+        expect_success(&train(&bench, 10, name, 0, None));
+        expect_success(&train(&bench, 12, name, 1, None));
 
-    let mut shell = Command::new("/bin/sh");
-    // More than one command, so that the shell stays the parent.
-    shell.args([
-        "-c",
-        "\"$0\" \"$@\"; exit $?",
-        env!("CARGO_BIN_EXE_streamrec"),
-    ]);
-    let mut elsewhere = attempt(shell, "none", 1);
-    let output = elsewhere.args(arguments(&bench, 12)).output();
-    let output = output.expect("starts");
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        let mut shell = Command::new("/bin/sh");
+        // More than one command, so that the shell stays the parent.
+        shell.args([
+            "-c",
+            "\"$0\" \"$@\"; exit $?",
+            env!("CARGO_BIN_EXE_streamrec"),
+        ]);
+        let mut elsewhere = attempt(shell, name, 1);
+        let output = elsewhere.args(arguments(&bench, 12)).output();
+        let output = output.expect("starts");
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    }
 }
