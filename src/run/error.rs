@@ -67,6 +67,15 @@ pub enum RunError {
         /// Its error.
         reason: String,
     },
+    /// Two commands would write the same folder.
+    #[error(
+        "another command is writing {}; wait until it is done, or choose another --out",
+        path.display()
+    )]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A file of the run could not be read or written.
     #[error("cannot {action} {}", path.display())]
     File {

@@ -10,6 +10,7 @@ mod features;
 mod folder;
 mod launch;
 mod logging;
+mod output_lock;
 mod plan;
 mod rank;
 mod readers;

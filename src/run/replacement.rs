@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::output_lock::OutputLock;
 use super::{RunError, folder};
 
 /// A folder to be made under a name that another may have now.
@@ -15,9 +16,13 @@ use super::{RunError, folder};
 /// The two names are then exchanged in one step, so the name always stands for a whole folder. A
 /// file system that cannot exchange names takes two steps: the old one is first moved to
 /// `.NAME.old`. A crash between them leaves the name empty and both folders whole beside it.
+///
+/// `.NAME.lock` keeps other commands away from these names until this one is done.
 #[derive(Debug)]
 pub(super) struct Replacement {
     out: PathBuf,
+    /// Until the replacement drops.
+    _lock: OutputLock,
     /// Where the new folder is built, if there is an old one.
     next: Option<PathBuf>,
 }
@@ -27,16 +32,27 @@ impl Replacement {
     /// holds the file `marker`, as every `product` (such as "dataset") does.
     ///
     /// # Errors
-    /// The old folder may not be replaced, or what an earlier replacement left cannot be removed.
+    /// Another command is making this folder, the old one may not be replaced, or what an earlier
+    /// replacement left cannot be removed.
     pub(super) fn of(
         out: &Path,
         product: &str,
         marker: &str,
         overwrite: bool,
     ) -> Result<Self, RunError> {
+        // A link and `.` have siblings only where they lead to.
+        let place = match out.canonicalize() {
+            Ok(place) => place,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => out.to_owned(),
+            Err(error) => return Err(RunError::file("find", out)(error)),
+        };
+        let parent = parent(&place);
+        std::fs::create_dir_all(parent).map_err(RunError::file("make", parent))?;
+        let lock = OutputLock::take(sibling(&place, "lock"), out)?;
         if !out.exists() {
             return Ok(Self {
-                out: out.to_owned(),
+                out: place,
+                _lock: lock,
                 next: None,
             });
         }
@@ -51,13 +67,12 @@ impl Replacement {
                 "{shown} holds no {product}, so it is not overwritten; choose another --out"
             )));
         }
-        // A link and `.` have siblings only where they lead to.
-        let out = out.canonicalize().map_err(RunError::file("find", out))?;
-        let next = sibling(&out, "next");
+        let next = sibling(&place, "next");
         // What an earlier replacement left that was killed.
         folder::remove(&next)?;
         Ok(Self {
-            out,
+            out: place,
+            _lock: lock,
             next: Some(next),
         })
     }
@@ -72,7 +87,7 @@ impl Replacement {
     /// # Errors
     /// The file system refuses; the message says where both are.
     pub(super) fn finish(self) -> Result<(), RunError> {
-        let Some(next) = self.next else {
+        let Some(next) = &self.next else {
             return Ok(());
         };
         let failed = || {
@@ -82,17 +97,17 @@ impl Replacement {
                 self.out.display()
             ))
         };
-        let old = match renameat_with(CWD, &next, CWD, &self.out, RenameFlags::EXCHANGE) {
+        let old = match renameat_with(CWD, next, CWD, &self.out, RenameFlags::EXCHANGE) {
             Ok(()) => next.clone(),
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 let old = sibling(&self.out, "old");
                 folder::remove(&old)?;
-                swap_in_two_steps(&next, &self.out, &old).map_err(failed())?;
+                swap_in_two_steps(next, &self.out, &old).map_err(failed())?;
                 old
             }
             Err(error) => return Err(failed()(error.into())),
         };
-        let parent = self.out.parent().unwrap_or(Path::new("/"));
+        let parent = parent(&self.out);
         File::open(parent)
             .and_then(|parent| parent.sync_all())
             .map_err(RunError::file("sync", parent))?;
@@ -107,6 +122,13 @@ fn swap_in_two_steps(next: &Path, out: &Path, old: &Path) -> io::Result<()> {
         // The first error is the one to tell.
         let _ = std::fs::rename(old, out);
     })
+}
+
+fn parent(out: &Path) -> &Path {
+    match out.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
 }
 
 fn sibling(out: &Path, end: &str) -> PathBuf {

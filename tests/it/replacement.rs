@@ -3,12 +3,13 @@
 use std::fs;
 use std::mem::MaybeUninit;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::fs::{CWD, Mode, mkfifoat};
 use streamrec::data::{Dataset, Split};
 
-use crate::workbench::{Workbench, expect_success, said, streamrec};
+use crate::workbench::{Workbench, command, expect_success, said, streamrec};
 
 const SCHEMA: &str = r#"
 name = "visits"
@@ -109,6 +110,44 @@ fn a_dataset_can_be_replaced_by_the_one_that_continues_its_history() {
     let told = said(&output);
     assert!(told.contains(&format!("visits in {out}\n")), "{told}");
     assert_eq!(history().expect("a history").base, Some(first.id));
+    assert_eq!(names(&bench), ["data", "schema.toml", "visits.csv"]);
+}
+
+#[test]
+fn a_second_command_on_the_same_folder_is_refused_until_the_first_has_ended() {
+    let bench = Workbench::new();
+    expect_success(&import(&bench, "at,item,click\n1,5,0\n2,5,1\n", &[]));
+    let out = bench.path("data");
+    let before = Dataset::open(&out).expect("a dataset");
+    // The first command waits for rows that do not come.
+    let (pipe, schema) = (bench.path("pipe.csv"), bench.path("schema.toml"));
+    mkfifoat(CWD, &pipe, Mode::RWXU).expect("a pipe");
+    let mut first = command()
+        .args(["data", "import", "--format", "csv", &pipe, "--overwrite"])
+        .args(["--schema", &schema, "--out", &out])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    // Opens when the first command does, which has locked the folder by then.
+    let rows = fs::File::options().write(true).open(&pipe).expect("opened");
+    let generate = ["data", "generate", "--overwrite", "--out", &out];
+    for second in [
+        import(&bench, "at,item,click\n1,5,0\n", &[]),
+        streamrec(&generate),
+    ] {
+        assert_eq!(second.status.code(), Some(1), "{}", said(&second));
+        let told = said(&second);
+        for part in ["another command is writing", &out, "another --out"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+    // A crash of the first keeps nobody out.
+    first.kill().expect("killed");
+    first.wait().expect("waited");
+    drop(rows);
+    fs::remove_file(&pipe).expect("removed");
+    assert_eq!(Dataset::open(&out).expect("a dataset"), before);
+    expect_success(&import(&bench, "at,item,click\n1,5,0\n", &[]));
     assert_eq!(names(&bench), ["data", "schema.toml", "visits.csv"]);
 }
 
