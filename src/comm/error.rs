@@ -43,6 +43,21 @@ pub enum CommError {
         ranks: Vec<usize>,
     },
 
+    /// Whoever started the ranks ends the job, as [`Observer::called_off`](super::Observer::called_off) told.
+    #[error(
+        "{collective} (number {sequence}) waited for ranks {missing:?} when the job was ended: {reason}"
+    )]
+    CalledOff {
+        /// The collective.
+        collective: &'static str,
+        /// Its number.
+        sequence: u64,
+        /// The ranks that had not arrived, ascending.
+        missing: Vec<usize>,
+        /// Why the job ends.
+        reason: String,
+    },
+
     /// Another rank failed inside the collective, for a reason that it reports itself.
     #[error("{collective} (number {sequence}) failed on rank {rank}; its own error tells why")]
     PeerFailed {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// Hears what a communicator is doing, so that a rank can report what it waits for.
+/// Hears what a communicator is doing, so that a rank can report what it waits for; and tells it when to give up.
 ///
 /// Called on the communication thread: it must be quick and must not call the communicator.
 pub trait Observer: Send + Sync {
@@ -15,6 +15,11 @@ pub trait Observer: Send + Sync {
     /// The collective has been waiting for a while, for these ranks of the world; called again
     /// when they change.
     fn waiting_for(&self, ranks: &[usize]);
+
+    /// Why the job is being ended, once it is: a rank that waits then gives up. Asked now and then in a long wait.
+    fn called_off(&self) -> Option<String> {
+        None
+    }
 
     /// Who hears of a group that is split off: both may be in collectives at the same time. Nobody, unless the
     /// observer says otherwise.

@@ -42,17 +42,14 @@ impl Features {
         folder: &Path,
     ) -> Result<Self, RunError> {
         rank.reporter.set_phase("fit features");
-        // A failure of rank 0 must reach the others before they wait for what never comes.
-        let fitted = if rank.is_first() && !FittedFeatures::exist(folder) {
-            fit(rank, experiment, dataset, earlier).and_then(|fitted| {
-                fitted
-                    .write(folder)
-                    .map_err(RunError::other("the features of the run cannot be written"))
-            })
-        } else {
-            Ok(())
-        };
-        rank.agree(fitted)?;
+        rank.first_works(|| {
+            if FittedFeatures::exist(folder) {
+                return Ok(());
+            }
+            fit(rank, experiment, dataset, earlier)?
+                .write(folder)
+                .map_err(RunError::other("the features of the run cannot be written"))
+        })?;
         Self::read(folder)
     }
 }

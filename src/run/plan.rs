@@ -18,8 +18,8 @@ use crate::config::optimizer::{DenseOptimizerConfig, SparseOptimizerConfig};
 use crate::config::{Experiment, Placement, TableConfig};
 use crate::data::{Batch, Dataset};
 use crate::model::ModelError;
+use crate::parallel::TensorPlan;
 use crate::parallel::planner::{Choice, Cost, Distinct, Machine, Planner, TableLoad};
-use crate::parallel::{Mesh, TensorPlan};
 
 const FLOAT: f64 = 4.0;
 
@@ -105,14 +105,7 @@ fn fitted(experiment: &Experiment, dataset: &Dataset) -> Result<Features, RunErr
     // What a killed plan of the same number left are other features.
     folder::remove(&folder)?;
     let folder = Removed(folder);
-    let (environment, reporter) = Rank::identify()?;
-    let rank = Rank {
-        environment,
-        reporter,
-        comm: std::sync::Arc::new(SingleRank),
-        mesh: Mesh::single(),
-        threads: 1,
-    };
+    let rank = Rank::alone()?;
     Features::fit_or_read(&rank, experiment, dataset, None, &folder.0)
 }
 

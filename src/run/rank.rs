@@ -1,6 +1,8 @@
 //! One rank of a job: who it is, whom it talks to, how many threads it has.
 
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use streamrec_kernels::Context;
@@ -15,8 +17,11 @@ use crate::comm::{
 use crate::config::Experiment;
 use crate::parallel::Mesh;
 
-/// How long ranks wait for one another before the first step.
+/// How long ranks wait for one another before the first step, or for as long as a collective may take if that is less.
 const MEETING_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Rank 0 at long work speaks to the others at least so often.
+const LONGEST_SILENCE: Duration = Duration::from_secs(2);
 
 /// A rank that has met the others.
 pub(super) struct Rank {
@@ -25,6 +30,8 @@ pub(super) struct Rank {
     pub(super) comm: Arc<dyn Communicator>,
     pub(super) mesh: Mesh,
     pub(super) threads: usize,
+    /// How long rank 0 may be busy before it tells the others to go on waiting.
+    patience: Duration,
 }
 
 impl Rank {
@@ -74,6 +81,20 @@ impl Rank {
             comm,
             mesh,
             threads,
+            patience: LONGEST_SILENCE.min(timeout / 4),
+        })
+    }
+
+    /// A rank that meets nobody.
+    pub(super) fn alone() -> Result<Self, RunError> {
+        let (environment, reporter) = Self::identify()?;
+        Ok(Self {
+            environment,
+            reporter,
+            comm: Arc::new(SingleRank),
+            mesh: Mesh::single(),
+            threads: 1,
+            patience: LONGEST_SILENCE,
         })
     }
 
@@ -81,6 +102,40 @@ impl Rank {
     pub(super) fn context(&self) -> Result<Context, RunError> {
         // The launcher has bound the whole process to its cores already.
         Ok(Context::cpu(self.threads, false)?)
+    }
+
+    /// Lets rank 0 work while the others wait, also for longer than a collective may take. Collective.
+    pub(super) fn first_works(
+        &self,
+        work: impl FnOnce() -> Result<(), RunError> + Send,
+    ) -> Result<(), RunError> {
+        if !self.is_first() {
+            while !self.first_says(false)? {}
+            return self.agree(Ok(()));
+        }
+        let outcome = thread::scope(|scope| {
+            let (done, news) = mpsc::channel();
+            let worker = scope.spawn(move || {
+                // Nobody hears it after an error below, and nobody needs to.
+                let outcome = work();
+                let _ = done.send(());
+                outcome
+            });
+            // A worker that panics drops its end, which is news too.
+            while news.recv_timeout(self.patience) == Err(RecvTimeoutError::Timeout) {
+                self.first_says(false)?;
+            }
+            self.first_says(true)?;
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        self.agree(outcome)
+    }
+
+    /// What rank 0 says. Collective.
+    fn first_says(&self, own: bool) -> Result<bool, CommError> {
+        Ok(broadcast_bytes(self.comm.as_ref(), vec![u8::from(own)], 0)? == [1])
     }
 
     /// Tells all ranks how something went on each: a failure of one is a failure of all, before
@@ -106,8 +161,7 @@ impl Rank {
     pub(super) fn agree_with_first(&self, local: Result<bool, RunError>) -> Result<bool, RunError> {
         let own = *local.as_ref().unwrap_or(&false);
         self.agree(local.map(|_| ()))?;
-        let first = broadcast_bytes(self.comm.as_ref(), vec![u8::from(own)], 0)?;
-        Ok(first == [1])
+        Ok(self.first_says(own)?)
     }
 
     /// Tells the launcher that this rank gets on.
@@ -130,7 +184,8 @@ fn connect(
     if environment.world_size == 1 {
         return Ok(Arc::new(SingleRank));
     }
-    let store = Store::join(environment, MEETING_TIMEOUT)?;
+    let meeting = MEETING_TIMEOUT.min(timeout);
+    let store = Store::join(environment, meeting)?;
     let settings = Settings {
         timeout,
         observer: Arc::new(Reports(reporter.channel())),
@@ -139,7 +194,7 @@ fn connect(
     let (rank, size) = (environment.rank, environment.world_size);
     let comm = SharedMemory::connect(rank, size, &store, settings)?;
     // The store goes with rank 0: nobody may still need it.
-    store.barrier("connected", MEETING_TIMEOUT)?;
+    store.barrier("connected", meeting)?;
     Ok(Arc::new(comm))
 }
 
@@ -179,6 +234,10 @@ impl Observer for Reports {
         self.0.set_waiting_for(ranks);
     }
 
+    fn called_off(&self) -> Option<String> {
+        self.0.abort_reason().map(str::to_owned)
+    }
+
     fn of_group(&self) -> Arc<dyn Observer> {
         Arc::new(Self(self.0.another()))
     }
@@ -197,7 +256,9 @@ pub(super) fn lost_ranks(error: &RunError) -> Vec<usize> {
 
 fn lost(error: &CommError) -> Vec<usize> {
     match error {
-        CommError::Timeout { missing, .. } => missing.clone(),
+        CommError::Timeout { missing, .. } | CommError::CalledOff { missing, .. } => {
+            missing.clone()
+        }
         CommError::Lost { ranks, .. } => ranks.clone(),
         CommError::PeerFailed { rank, .. } => vec![*rank],
         // The first failure is often met by a collective that nobody waits for yet.
@@ -210,6 +271,41 @@ fn lost(error: &CommError) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::train::TrainError;
+
+    #[test]
+    fn rank_0_may_work_longer_than_a_collective_may_take() {
+        let timeout = Duration::from_millis(400);
+        let settings = Settings {
+            timeout,
+            ..Settings::default()
+        };
+        let comms = SharedMemory::connect_threads(2, &settings).unwrap();
+        let rank = |comm: SharedMemory| Rank {
+            environment: RankEnvironment::single(),
+            reporter: Reporter::disconnected(),
+            comm: Arc::new(comm),
+            mesh: Mesh::single(),
+            threads: 1,
+            patience: timeout / 4,
+        };
+        let works = |outcome: fn() -> Result<(), RunError>, rank: &Rank| {
+            rank.first_works(|| {
+                assert!(rank.is_first());
+                thread::sleep(timeout * 2);
+                outcome()
+            })
+        };
+        let ranks: Vec<Rank> = comms.into_iter().map(rank).collect();
+        thread::scope(|scope| {
+            for rank in &ranks {
+                scope.spawn(move || {
+                    works(|| Ok(()), rank).unwrap();
+                    let refused = works(|| Err(RunError::Usage("no rows".into())), rank);
+                    assert!(refused.unwrap_err().message().contains("no rows"));
+                });
+            }
+        });
+    }
 
     #[test]
     fn a_lost_rank_is_named_whoever_met_the_loss_first() {

@@ -1,6 +1,6 @@
 //! A rank that hangs is found and named; a job that cannot go on says why.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::workbench::{Workbench, command, rank_process, said, send};
@@ -30,6 +30,13 @@ fn a_stopped_rank_is_found_within_seconds_and_the_job_goes_on() {
         stopped.elapsed()
     );
     assert_eq!(bench.newest_shards("run").0, 400);
+    // The other rank gave up by itself, and said what it had waited for.
+    let log = bench.path("run/logs/attempt-0/rank-0.log");
+    let log = std::fs::read_to_string(log).expect("a log");
+    assert!(
+        log.contains("error: ") && log.contains("ranks [1]"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -51,22 +58,36 @@ fn a_job_without_restarts_left_names_the_rank_and_its_log() {
     }
 }
 
-#[test]
-fn ranks_that_never_come_are_named() {
+/// Rank 0 of 2, alone, on a host with `local` of them.
+fn rank_without_its_peer(local: &str, port: &str) -> Output {
     let bench = Workbench::with_events(2_000);
-    let mut command = command();
     let environment = [
         ("RANK", "0"),
         ("LOCAL_RANK", "0"),
         ("WORLD_SIZE", "2"),
-        ("LOCAL_WORLD_SIZE", "1"),
+        ("LOCAL_WORLD_SIZE", local),
         ("MASTER_ADDR", "127.0.0.1"),
-        ("MASTER_PORT", "29512"),
+        ("MASTER_PORT", port),
     ];
-    command
-        .arg("train")
-        .args(bench.experiment("synthetic_dlrm.toml", "run", &[]));
-    let output = command.envs(environment).output().expect("starts");
+    let mut command = command();
+    command.arg("train").args(bench.experiment(
+        "synthetic_dlrm.toml",
+        "run",
+        &["parallel.timeout_s=1"],
+    ));
+    command.envs(environment).output().expect("starts")
+}
+
+#[test]
+fn ranks_that_never_come_are_named() {
+    let output = rank_without_its_peer("2", "29512");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("[1]"), "{}", said(&output));
+}
+
+#[test]
+fn ranks_on_several_hosts_are_refused() {
+    let output = rank_without_its_peer("1", "29513");
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("spans hosts"), "{}", said(&output));
 }

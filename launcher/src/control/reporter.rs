@@ -242,6 +242,11 @@ impl Channel {
         self.reporter.channel()
     }
 
+    /// See [`Reporter::abort_reason`].
+    pub fn abort_reason(&self) -> Option<&str> {
+        self.reporter.abort_reason()
+    }
+
     /// Notes that the communicator enters a collective. Inside one a rank is never taken for the cause of a stuck
     /// job, so leave it on every way out.
     pub fn enter_collective(&self, name: &'static str, sequence: u64) {

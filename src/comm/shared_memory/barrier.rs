@@ -40,6 +40,8 @@ pub(super) enum Interruption {
         missing: Vec<usize>,
         waited: Duration,
     },
+    /// Whoever started the ranks ends them, while these have not come.
+    CalledOff { missing: Vec<usize>, reason: String },
 }
 
 impl Barrier {
@@ -57,7 +59,7 @@ impl Barrier {
         } else {
             Duration::ZERO
         };
-        let liveness = Liveness::none();
+        let liveness = Liveness::new(control.size());
         Self {
             control,
             rank,
@@ -68,11 +70,6 @@ impl Barrier {
             liveness,
             world,
         }
-    }
-
-    /// From now on notices when a process ends.
-    pub(super) fn watch(&mut self, liveness: Liveness) {
-        self.liveness = liveness;
     }
 
     /// Comes to the next barrier, and waits until all ranks have. What a rank wrote before it
@@ -101,7 +98,7 @@ impl Barrier {
         }
     }
 
-    fn sleep(&self) -> Result<(), Interruption> {
+    fn sleep(&mut self) -> Result<(), Interruption> {
         let start = Instant::now();
         let mut reported = Vec::new();
         loop {
@@ -120,6 +117,9 @@ impl Barrier {
                 return Err(Interruption::Lost(lost));
             }
             let missing = self.missing();
+            if is_watching && let Some(reason) = self.observer.called_off() {
+                return Err(Interruption::CalledOff { missing, reason });
+            }
             if is_watching && missing != reported {
                 let ranks: Vec<usize> = missing.iter().map(|rank| self.world[*rank]).collect();
                 self.observer.waiting_for(&ranks);
@@ -141,13 +141,20 @@ impl Barrier {
     }
 
     /// The missing ranks that will never come.
-    fn lost(&self, ask_processes: bool) -> Vec<usize> {
-        let is_gone = |rank: &usize| {
-            self.control.has_left(*rank) || (ask_processes && self.liveness.has_ended(*rank))
+    fn lost(&mut self, ask_processes: bool) -> Vec<usize> {
+        let (control, liveness) = (&self.control, &mut self.liveness);
+        let mut has_ended = |rank| match control.process(rank) {
+            // It has not even joined.
+            (0, _) => false,
+            (pid, _) => liveness.has_ended(rank, pid),
         };
+        let mut is_gone =
+            |rank: &usize| control.has_left(*rank) || (ask_processes && has_ended(*rank));
+        let missing = (0..control.size()).filter(|rank| !control.has_arrived(*rank, self.phase));
+        let gone: Vec<usize> = missing.filter(&mut is_gone).collect();
         // A rank may arrive and then leave: whether it has arrived is asked last.
-        (self.missing().into_iter().filter(is_gone))
-            .filter(|rank| !self.control.has_arrived(*rank, self.phase))
+        gone.into_iter()
+            .filter(|rank| !control.has_arrived(*rank, self.phase))
             .collect()
     }
 }
@@ -214,6 +221,30 @@ mod tests {
             other => panic!("expected a timeout, got {other:?}"),
         }
         assert_eq!(*observer.0.lock().unwrap(), [[12]]);
+    }
+
+    struct Ends;
+
+    impl Observer for Ends {
+        fn enter(&self, _collective: &'static str, _sequence: u64) {}
+        fn leave(&self) {}
+        fn waiting_for(&self, _ranks: &[usize]) {}
+        fn called_off(&self) -> Option<String> {
+            Some("rank 1 is stuck".to_owned())
+        }
+    }
+
+    #[test]
+    fn a_job_that_ends_ends_the_wait() {
+        let control = Arc::new(Control::create(2).unwrap().0);
+        let mut waiting = barrier(&control, 0, 60_000);
+        waiting.observer = Arc::new(Ends);
+        let result = waiting.wait();
+        assert!(
+            matches!(&result, Err(Interruption::CalledOff { missing, reason })
+                if *missing == [1] && reason == "rank 1 is stuck"),
+            "{result:?}"
+        );
     }
 
     #[test]

@@ -12,7 +12,6 @@ use super::Settings;
 use super::barrier::{Barrier, Interruption};
 use super::call::{Call, Kind};
 use super::control::{Control, Failure, Note, Reason};
-use super::liveness::Liveness;
 use super::mailbox::Mailbox;
 use crate::comm::CommError;
 
@@ -95,10 +94,6 @@ impl Engine {
             };
             self.mailboxes.push(mailbox);
         }
-        let pids: Vec<u32> = (0..self.size())
-            .map(|rank| self.control.process(rank).0)
-            .collect();
-        self.barrier.watch(Liveness::of(pids.into_iter()));
         self.synchronize()
     }
 
@@ -133,10 +128,15 @@ impl Engine {
         result
     }
 
-    fn poison(&mut self, error: &CommError) {
+    /// After this nothing works any more, on any rank.
+    pub(super) fn poison(&mut self, error: &CommError) {
         self.failure = Some(error.clone());
-        // All ranks see a mismatch themselves; a recorded failure stays the first.
-        if !matches!(error, CommError::Mismatch { .. }) {
+        // All ranks see a mismatch themselves, and each is called off; a recorded failure stays the first.
+        let known = matches!(
+            error,
+            CommError::Mismatch { .. } | CommError::CalledOff { .. }
+        );
+        if !known {
             self.record(Reason::Failed, vec![self.rank], Duration::ZERO);
         }
     }
@@ -176,6 +176,12 @@ impl Engine {
             Interruption::TimedOut { missing, waited } => {
                 self.record(Reason::Timeout, missing, waited)
             }
+            Interruption::CalledOff { missing, reason } => CommError::CalledOff {
+                collective: self.kind.name(),
+                sequence: self.sequence,
+                missing: missing.iter().map(|rank| self.world[*rank]).collect(),
+                reason,
+            },
         })
     }
 

@@ -53,11 +53,9 @@ impl Engine {
         let position = members.iter().position(|rank| *rank == self.rank);
         let position = position.expect("a rank has its own color");
         let is_leader = position == 0 && members.len() > 1;
-        let own = if is_leader {
-            Some(create(members.len())?)
-        } else {
-            None
-        };
+        let own = is_leader.then(|| create(members.len())).transpose();
+        // The others wait for the address: they must hear that it will not come.
+        let own = own.inspect_err(|error| self.poison(error))?;
         let address = own
             .as_ref()
             .map(|(_, _, address)| address.to_string())
