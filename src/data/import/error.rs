@@ -85,6 +85,18 @@ pub enum ImportError {
         /// What the schema says.
         expected: String,
     },
+    /// A text for a missing value where only a null can be missing.
+    #[error(
+        "{}, column `{field}`: no text stands for a missing Parquet list, which is null there; \
+         leave `null` out of this column of the schema",
+        path.display()
+    )]
+    NullOfList {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        field: String,
+    },
     /// Files of one source whose headers differ from the first file's.
     #[error("{} has other fields than {}; import them one by one, each with its schema", path.display(), first.display())]
     DifferentFields {

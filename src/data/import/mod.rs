@@ -10,6 +10,7 @@
 //! malformed line is counted and left out; too many of them stop the import. The dataset appears
 //! under its name only when it is whole.
 
+mod cell;
 mod disk_space;
 mod engine;
 mod error;
@@ -17,6 +18,7 @@ mod files;
 pub mod formats;
 mod gather;
 mod malformed;
+mod null;
 mod number;
 mod order;
 mod parquet;

@@ -40,6 +40,24 @@ pub(super) fn identifier(text: &[u8]) -> Option<i64> {
     })
 }
 
+/// An integer that is a signed or an unsigned one of 64 bits.
+pub(super) fn whole(text: &[u8]) -> Option<i128> {
+    let unsigned = |bits: i64| i128::from(bits.cast_unsigned());
+    integer(text)
+        .map(i128::from)
+        .or_else(|| identifier(text).map(unsigned))
+}
+
+/// Decimal digits without the zeros at the end of the fraction.
+pub(super) fn trimmed(text: &[u8]) -> &[u8] {
+    if !text.contains(&b'.') {
+        return text;
+    }
+    let end = text.iter().rposition(|digit| *digit != b'0').unwrap_or(0);
+    let end = end + usize::from(text[end] != b'.');
+    &text[..end]
+}
+
 /// Powers of ten that are exact in `f64`.
 const EXACT_POWERS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
@@ -113,6 +131,26 @@ mod tests {
             b"9223372036854775809.5",
         ] {
             assert_eq!(identifier(text), None, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn whole_numbers_reach_from_the_first_signed_to_the_last_unsigned() {
+        assert_eq!(whole(b"-1.0"), Some(-1));
+        assert_eq!(whole(b"18446744073709551615"), Some(u64::MAX.into()));
+        assert_eq!(whole(b"-9223372036854775809"), None);
+    }
+
+    #[test]
+    fn zeros_at_the_end_of_a_fraction_say_nothing() {
+        for (text, expected) in [
+            ("7.00", "7"),
+            ("7.50", "7.5"),
+            ("700", "700"),
+            ("0.00", "0"),
+            ("-0.10", "-0.1"),
+        ] {
+            assert_eq!(trimmed(text.as_bytes()), expected.as_bytes());
         }
     }
 

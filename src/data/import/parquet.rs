@@ -19,10 +19,11 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
+use super::cell::Cell;
 use super::error::ImportError;
 use super::files::{self, Fingerprint, Meter};
 use super::malformed::Tally;
-use super::value::Cell;
+use super::plan::Fill;
 
 /// Rows decoded at a time; row groups are read page by page.
 const BATCH_ROWS: usize = 4096;
@@ -60,6 +61,8 @@ enum Values {
     Floats(Float64Array),
     Booleans(BooleanArray),
     Texts(StringArray),
+    /// As texts, since no plain number holds all digits.
+    Decimals(StringArray),
     Times(TimestampMillisecondArray),
     LocalTimes(TimestampMillisecondArray),
     IntegerLists(ListArray, Int64Array),
@@ -124,7 +127,7 @@ impl ParquetRows {
         self.rows_before + self.next as u64
     }
 
-    pub(super) fn select(&mut self, wanted: &[usize]) -> Result<(), ImportError> {
+    pub(super) fn select(&mut self, wanted: &[usize], fills: &[Fill]) -> Result<(), ImportError> {
         // A batch holds the selected columns in the order of the file.
         let mut in_file = wanted.to_vec();
         in_file.sort_unstable();
@@ -139,6 +142,15 @@ impl ParquetRows {
             })?;
             let place = in_file.binary_search(&column).unwrap_or(0);
             self.columns.push((place, plain));
+        }
+        for fill in fills {
+            let is_list = matches!(self.columns[fill.field].1, DataType::List(_));
+            if is_list && fill.conversion.has_own_nulls() {
+                return Err(ImportError::NullOfList {
+                    path: self.path.clone(),
+                    field: self.names[wanted[fill.field]].clone(),
+                });
+            }
         }
         if let Some(builder) = self.builder.take() {
             let mask = ProjectionMask::roots(builder.parquet_schema(), in_file);
@@ -181,6 +193,7 @@ impl ParquetRows {
             Values::Floats(values) => Cell::Float(values.value(row)),
             Values::Booleans(values) => Cell::Boolean(values.value(row)),
             Values::Texts(values) => Cell::Text(values.value(row).as_bytes()),
+            Values::Decimals(values) => Cell::Decimal(values.value(row).as_bytes()),
             Values::Times(values) => Cell::Time(values.value(row)),
             Values::LocalTimes(values) => Cell::LocalTime(values.value(row)),
             Values::IntegerLists(lists, values) => {
@@ -226,15 +239,15 @@ impl Column {
             BooleanBuffer::collect_bool(array.len(), |row| array.is_null(row) && !was_null(row))
         });
         Ok(Self {
-            values: Values::of(&array, has_zone(found.data_type())),
+            values: Values::of(&array, found.data_type()),
             out_of_range,
         })
     }
 }
 
 impl Values {
-    /// Of an array of one of the plain types, which lack the zone of timestamps.
-    fn of(array: &ArrayRef, zoned: bool) -> Self {
+    /// Of an array of one of the plain types; what they leave out is in the type of the file.
+    fn of(array: &ArrayRef, found: &DataType) -> Self {
         match array.data_type() {
             DataType::Int64 => Self::Integers(array.as_primitive::<Int64Type>().clone()),
             DataType::UInt64 => Self::Unsigneds(array.as_primitive::<UInt64Type>().clone()),
@@ -242,7 +255,7 @@ impl Values {
             DataType::Boolean => Self::Booleans(array.as_boolean().clone()),
             DataType::Timestamp(..) => {
                 let times = array.as_primitive::<TimestampMillisecondType>().clone();
-                if zoned {
+                if has_zone(found) {
                     Self::Times(times)
                 } else {
                     Self::LocalTimes(times)
@@ -265,6 +278,7 @@ impl Values {
                     }
                 }
             }
+            _ if is_decimal(found) => Self::Decimals(array.as_string::<i32>().clone()),
             _ => Self::Texts(array.as_string::<i32>().clone()),
         }
     }
@@ -275,7 +289,7 @@ impl Values {
             Self::Unsigneds(values) => values.is_null(row),
             Self::Floats(values) => values.is_null(row),
             Self::Booleans(values) => values.is_null(row),
-            Self::Texts(values) => values.is_null(row),
+            Self::Texts(values) | Self::Decimals(values) => values.is_null(row),
             Self::Times(values) | Self::LocalTimes(values) => values.is_null(row),
             Self::IntegerLists(lists, _)
             | Self::UnsignedLists(lists, _)
@@ -298,13 +312,20 @@ fn has_zone(found: &DataType) -> bool {
     }
 }
 
+fn is_decimal(found: &DataType) -> bool {
+    match found {
+        DataType::Dictionary(_, values) => is_decimal(values),
+        _ => found.is_decimal(),
+    }
+}
+
 /// The plain type that a column is cast to.
 fn plain_type(found: &DataType) -> Option<DataType> {
     Some(match found {
         DataType::UInt64 => DataType::UInt64,
         integer if integer.is_integer() => DataType::Int64,
         float if float.is_floating() => DataType::Float64,
-        DataType::Decimal128(..) | DataType::Decimal256(..) => DataType::Float64,
+        decimal if decimal.is_decimal() => DataType::Utf8,
         DataType::Boolean => DataType::Boolean,
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
         DataType::Dictionary(_, values) => return plain_type(values),
@@ -313,7 +334,8 @@ fn plain_type(found: &DataType) -> Option<DataType> {
         }
         DataType::List(element) | DataType::LargeList(element) => {
             let plain = plain_type(element.data_type())?;
-            if !matches!(plain, DataType::Int64 | DataType::UInt64 | DataType::Utf8) {
+            let is_key = matches!(plain, DataType::Int64 | DataType::UInt64 | DataType::Utf8);
+            if !is_key || is_decimal(element.data_type()) {
                 return None;
             }
             DataType::List(Field::new_list_field(plain, true).into())

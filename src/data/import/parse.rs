@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use streamrec_artifact::{RawColumn, key};
 
+use super::cell::Fault;
 use super::error::ImportError;
 use super::files::Meter;
 use super::malformed::Tally;
@@ -14,7 +15,7 @@ use super::plan::{Plan, Target};
 use super::rows::FileRows;
 use super::schema::SourceSchema;
 use super::side::{SideTable, push_elapsed};
-use super::value::{Fault, truncate};
+use super::value::truncate;
 use crate::data::{Block, DEFAULT_BLOCK_ROWS, SourceFile};
 
 /// Everything that the parser thread owns.
@@ -60,7 +61,7 @@ impl Parser {
                     });
                 }
             }
-            rows.select(&self.plan.wanted)?;
+            rows.select(&self.plan.wanted, &self.plan.fills)?;
             while rows.next(&mut self.tally)? {
                 match self.row(&rows, &mut block, &mut since) {
                     Ok(()) => block.rows += 1,

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use super::cell::Cell;
 use super::error::ImportError;
 use super::files::{self, Fingerprint, Meter};
 use super::malformed::Tally;
 use super::parquet::ParquetRows;
+use super::plan::Fill;
 use super::schema::{FileFormat, SourceSchema};
 use super::text::{Dialect, Next, RecordReader};
-use super::value::Cell;
 
 /// An open source file.
 pub(super) enum FileRows {
@@ -46,14 +47,15 @@ impl FileRows {
         }
     }
 
-    /// Begins reading; [`FileRows::cell`] then counts along `wanted`, which are places in the names.
-    pub(super) fn select(&mut self, wanted: &[usize]) -> Result<(), ImportError> {
+    /// Begins reading; [`FileRows::cell`] then counts along `wanted`, which are places in the names,
+    /// as `fills` do.
+    pub(super) fn select(&mut self, wanted: &[usize], fills: &[Fill]) -> Result<(), ImportError> {
         match self {
             Self::Text(rows) => {
                 rows.wanted = wanted.to_vec();
                 Ok(())
             }
-            Self::Parquet(rows) => rows.select(wanted),
+            Self::Parquet(rows) => rows.select(wanted, fills),
         }
     }
 

@@ -66,7 +66,7 @@ impl SideTable {
                     });
                 }
             }
-            rows.select(&plan.wanted)?;
+            rows.select(&plan.wanted, &plan.fills)?;
             while rows.next(tally)? {
                 if let Err((place, problem)) = table.add(&rows, &plan.key, &plan.fills) {
                     let reason = format!("table `{}`: {problem}", schema.name);

@@ -1,96 +1,30 @@
 //! One field of a file into one raw value, or the reason why not.
 
-use std::fmt;
 use std::ops::Range;
 
-use arrow::array::{Array, Int64Array, StringArray, UInt64Array};
+use arrow::array::Array;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::TimeZone;
 use streamrec_artifact::{ColumnKind, RawColumn, SourceType, key};
 
+use super::cell::{Cell, Fault, boolean, float, integer};
+use super::null::Null;
 use super::number;
 use super::schema::{ColumnSchema, LabelSchema, TimeSchema, TimestampFormat};
 
-/// One field as the file gives it.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Cell<'a> {
-    Null,
-    Text(&'a [u8]),
-    Integer(i64),
-    /// Beyond what [`Cell::Integer`] holds.
-    Unsigned(u64),
-    Float(f64),
-    Boolean(bool),
-    /// Milliseconds since the epoch.
-    Time(i64),
-    /// The same, of a clock of which the file does not say where it hangs.
-    LocalTime(i64),
-    /// The elements of a list column's values from the first place up to the second.
-    Integers(&'a Int64Array, usize, usize),
-    Unsigneds(&'a UInt64Array, usize, usize),
-    Texts(&'a StringArray, usize, usize),
-    /// A value that the type it is read as cannot hold.
-    OutOfRange,
-}
-
-impl Cell<'_> {
-    /// Of an unsigned integer: most fit a signed one.
-    pub(super) fn unsigned(value: u64) -> Self {
-        i64::try_from(value).map_or(Self::Unsigned(value), Self::Integer)
-    }
-}
-
-/// Why a field is malformed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
-    Utf8,
-    Integer,
-    Number,
-    NotFinite,
-    Boolean,
-    Timestamp,
-    NoOffset,
-    Label,
-    Missing,
-    ReservedKey,
-    LongList,
-    OutOfRange,
-    Type,
-}
-
 /// The most keys of one list.
 const LIST_KEYS_MAX: usize = 1 << 16;
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Utf8 => "is not valid UTF-8",
-            Self::Integer => "is not a 64-bit integer",
-            Self::OutOfRange => "is beyond what 64 bits hold",
-            Self::Number => "is not a number",
-            Self::NotFinite => {
-                "does not fit a 32-bit float; name it in `null` if it stands for a missing value"
-            }
-            Self::Boolean => "is not 0, 1, true or false",
-            Self::Timestamp => "is not a timestamp of the schema's format",
-            Self::NoOffset => "has no offset from UTC; give the column a `time_zone`",
-            Self::Label => "is not 0 or 1; give the label `at_least` or `equals`",
-            Self::Missing => "is missing, and labels and times may not be",
-            Self::ReservedKey => "is the one integer that cannot be a key",
-            Self::LongList => "has more than 65536 elements",
-            Self::Type => "has another type than the schema says",
-        })
-    }
-}
 
 /// Turns cells of one field into values of one column.
 #[derive(Debug, Clone)]
 pub(super) struct Conversion {
     rule: Rule,
-    /// Texts that stand for a missing value.
-    nulls: Vec<Vec<u8>>,
+    /// What stands for a missing value.
+    nulls: Vec<Null>,
+    /// Whether the column itself says so, and not its source for all columns.
+    own_nulls: bool,
     /// Whether a missing value makes the line malformed.
     required: bool,
     /// What ends the first element of a text, where only that is a key.
@@ -146,14 +80,15 @@ impl Conversion {
             (ColumnKind::Key, Boolean) => Rule::KeyBoolean,
             (ColumnKind::Key, Integer | Float) => Rule::KeyInteger,
         };
-        let nulls = schema.null.as_deref().unwrap_or(source_nulls);
         let separator = schema
             .separator
             .as_ref()
             .map(|text| text.as_bytes().to_vec());
+        let nulls = schema.null.as_deref().unwrap_or(source_nulls);
         Self {
+            nulls: rule.nulls(nulls),
+            own_nulls: schema.null.is_some(),
             rule,
-            nulls: bytes(nulls),
             required: false,
             first_until: separator.filter(|_| schema.kind == ColumnKind::Key),
         }
@@ -167,8 +102,9 @@ impl Conversion {
             (None, None) => Rule::LabelBinary,
         };
         Self {
+            nulls: rule.nulls(source_nulls),
+            own_nulls: false,
             rule,
-            nulls: bytes(source_nulls),
             required: true,
             first_until: None,
         }
@@ -178,8 +114,9 @@ impl Conversion {
     pub(super) fn time(schema: &TimeSchema, source_nulls: &[String]) -> Self {
         let rule = Rule::Time(TimeRule::new(schema.format, schema.time_zone.as_deref()));
         Self {
+            nulls: rule.nulls(source_nulls),
+            own_nulls: false,
             rule,
-            nulls: bytes(source_nulls),
             required: true,
             first_until: None,
         }
@@ -247,14 +184,24 @@ impl Conversion {
         }
     }
 
+    /// Whether the column names texts for a missing value, which a list cannot hold.
+    pub(super) fn has_own_nulls(&self) -> bool {
+        self.own_nulls && self.nulls.iter().any(|null| !null.is_empty())
+    }
+
     fn is_missing(&self, cell: Cell<'_>) -> Result<bool, Fault> {
-        Ok(match cell {
-            Cell::Null => true,
-            Cell::Text(text) => self.nulls.iter().any(|null| null == text),
-            Cell::Float(value) => value.is_nan(),
-            Cell::OutOfRange => return Err(Fault::OutOfRange),
-            _ => false,
-        })
+        let cell = match (cell, &self.rule) {
+            (Cell::Null, _) => return Ok(true),
+            (Cell::Float(value), _) if value.is_nan() => return Ok(true),
+            (Cell::OutOfRange, _) => return Err(Fault::OutOfRange),
+            // What a clock shows is a moment only by the column's rule.
+            (Cell::LocalTime(_), Rule::Time(rule)) => match rule.milliseconds(cell) {
+                Ok(milliseconds) => Cell::Time(milliseconds),
+                Err(_) => cell,
+            },
+            _ => cell,
+        };
+        Ok(self.nulls.iter().any(|null| null.is(cell)))
     }
 
     #[inline]
@@ -265,6 +212,10 @@ impl Conversion {
             // Text keys of numbers are those of their decimal form, as a text file would hold it.
             (Rule::KeyText, Cell::Integer(value)) => text_key(value.to_string().as_bytes()),
             (Rule::KeyText, Cell::Unsigned(value)) => text_key(value.to_string().as_bytes()),
+            (Rule::KeyText, Cell::Decimal(digits)) => match number::trimmed(digits) {
+                whole if !whole.contains(&b'.') => text_key(whole),
+                _ => Err(Fault::Type),
+            },
             (Rule::KeyBoolean, _) => Ok(key::from_boolean(boolean(cell)?)),
             _ => Err(Fault::Type),
         }
@@ -285,6 +236,7 @@ impl Conversion {
             Rule::LabelEquals(text) => Ok(truth(match cell {
                 Cell::Text(got) => got == text.as_bytes(),
                 Cell::Integer(got) => number::integer(text.as_bytes()) == Some(got),
+                Cell::Decimal(got) => number::trimmed(got) == number::trimmed(text.as_bytes()),
                 Cell::Boolean(got) => got == (text == "true" || text == "1"),
                 _ => return Err(Fault::Type),
             })),
@@ -293,8 +245,16 @@ impl Conversion {
     }
 }
 
-fn bytes(texts: &[String]) -> Vec<Vec<u8>> {
-    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+impl Rule {
+    /// What `texts` stand for in a column of this rule.
+    fn nulls(&self, texts: &[String]) -> Vec<Null> {
+        let moment = |text: &String| match self {
+            Self::Time(rule) => rule.milliseconds(Cell::Text(text.as_bytes())).ok(),
+            _ => None,
+        };
+        let null = |text: &String| Null::new(text.as_bytes(), moment(text));
+        texts.iter().map(null).collect()
+    }
 }
 
 fn truth(value: bool) -> f32 {
@@ -305,7 +265,7 @@ fn truth(value: bool) -> f32 {
 #[inline]
 fn integer_key(cell: Cell<'_>) -> Result<u64, Fault> {
     let bits = match cell {
-        Cell::Text(text) => number::identifier(text).ok_or(Fault::Integer)?,
+        Cell::Text(text) | Cell::Decimal(text) => number::identifier(text).ok_or(Fault::Integer)?,
         Cell::Unsigned(value) => value.cast_signed(),
         _ => integer(cell)?,
     };
@@ -318,33 +278,6 @@ fn text_key(text: &[u8]) -> Result<u64, Fault> {
         .map_err(|_| Fault::Utf8)
 }
 
-#[inline]
-fn integer(cell: Cell<'_>) -> Result<i64, Fault> {
-    match cell {
-        Cell::Text(text) => number::integer(text).ok_or(Fault::Integer),
-        Cell::Integer(value) => Ok(value),
-        Cell::Boolean(value) => Ok(i64::from(value)),
-        // Beyond 2^53 a double no longer tells neighbouring integers apart.
-        Cell::Float(value) if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 => {
-            Ok(value as i64)
-        }
-        Cell::Float(_) | Cell::Unsigned(_) => Err(Fault::Integer),
-        _ => Err(Fault::Type),
-    }
-}
-
-#[inline]
-fn float(cell: Cell<'_>) -> Result<f64, Fault> {
-    match cell {
-        Cell::Text(text) => number::float(text).ok_or(Fault::Number),
-        Cell::Integer(value) => Ok(value as f64),
-        Cell::Unsigned(value) => Ok(value as f64),
-        Cell::Float(value) => Ok(value),
-        Cell::Boolean(value) => Ok(f64::from(u8::from(value))),
-        _ => Err(Fault::Type),
-    }
-}
-
 /// Numbers are read as doubles and then rounded, as serving does with JSON.
 fn finite(value: f64) -> Result<f32, Fault> {
     let rounded = value as f32;
@@ -352,20 +285,6 @@ fn finite(value: f64) -> Result<f32, Fault> {
         Ok(rounded)
     } else {
         Err(Fault::NotFinite)
-    }
-}
-
-fn boolean(cell: Cell<'_>) -> Result<bool, Fault> {
-    match cell {
-        Cell::Boolean(value) => Ok(value),
-        Cell::Text(b"1" | b"true" | b"True" | b"TRUE" | b"1.0") => Ok(true),
-        Cell::Text(b"0" | b"false" | b"False" | b"FALSE" | b"0.0") => Ok(false),
-        Cell::Text(_) => Err(Fault::Boolean),
-        _ => match float(cell)? {
-            0.0 => Ok(false),
-            1.0 => Ok(true),
-            _ => Err(Fault::Boolean),
-        },
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::file::properties::WriterProperties;
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Float64Array, Int32Array, Int64Array, ListArray,
-    RecordBatch, StringArray, TimestampSecondArray, UInt64Array,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Decimal256Array, Float64Array,
+    Int32Array, Int64Array, ListArray, RecordBatch, StringArray, TimestampSecondArray, UInt64Array,
 };
-use arrow::datatypes::{Int32Type, UInt64Type};
+use arrow::datatypes::{Int32Type, UInt64Type, i256};
 
 use super::*;
 
@@ -275,4 +275,167 @@ fn a_parquet_time_without_a_zone_is_in_that_of_the_schema() {
         [noon, noon, noon - 12 * hour],
         "since the epoch"
     );
+}
+
+const NULLS: &str = r#"
+name = "nulls"
+labels = [{ name = "y" }]
+columns = [
+  { name = "id", kind = "key", type = "integer" },
+  { name = "big", kind = "key", type = "integer", null = ["18446744073709551615"] },
+  { name = "age", kind = "dense", type = "integer", null = ["-1", "NA"] },
+  { name = "price", kind = "dense", type = "float", null = ["-0.5"] },
+  { name = "cost", kind = "dense", type = "float", null = ["0.5"] },
+  { name = "flag", kind = "dense", type = "boolean", null = ["false"] },
+  { name = "made", kind = "time", type = "timestamp", format = "iso8601", time_zone = "UTC", null = ["1970-01-01"] },
+]
+[source]
+files = ["*.csv", "*.parquet"]
+format = "parquet"
+null = ["", "0"]
+[split]
+by = "all"
+into = "train"
+"#;
+
+#[test]
+fn a_null_of_the_schema_is_the_value_it_is_read_as() {
+    let decimals = |values: Vec<i128>, scale| {
+        Decimal128Array::from(values)
+            .with_precision_and_scale(38, scale)
+            .expect("a decimal")
+    };
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from(vec![0, 7]))),
+        ("big", Arc::new(UInt64Array::from(vec![u64::MAX, 8]))),
+        ("age", Arc::new(Int32Array::from(vec![-1, 9]))),
+        ("price", Arc::new(Float64Array::from(vec![-0.5, 1.5]))),
+        ("cost", Arc::new(decimals(vec![50, 150], 2))),
+        ("flag", Arc::new(BooleanArray::from(vec![false, true]))),
+        (
+            "made",
+            Arc::new(TimestampSecondArray::from(vec![0, 86_400])),
+        ),
+        ("y", Arc::new(Int32Array::from(vec![1, 1]))),
+    ];
+    let text = "id,big,age,price,cost,flag,made,y\n\
+        0,18446744073709551615,-1,-0.5,0.5,false,1970-01-01,1\n7,8,9,1.5,1.5,true,1970-01-02,1\n";
+    let expected = [
+        ("id", RawColumn::Key(vec![key::MISSING_KEY, 7])),
+        ("big", RawColumn::Key(vec![key::MISSING_KEY, 8])),
+        ("age", RawColumn::Dense(vec![f32::NAN, 9.0])),
+        ("price", RawColumn::Dense(vec![f32::NAN, 1.5])),
+        ("cost", RawColumn::Dense(vec![f32::NAN, 1.5])),
+        ("flag", RawColumn::Dense(vec![f32::NAN, 1.0])),
+        ("made", RawColumn::Time(vec![key::MISSING_TIME, 86_400_000])),
+    ];
+    let packed = folder(&[("n.parquet", &parquet(columns, None))]);
+    let plain = folder(&[("n.csv", text.as_bytes())]);
+    for (input, format) in [(packed, FileFormat::Parquet), (plain, FileFormat::Csv)] {
+        let mut settings = settings(&input, NULLS);
+        settings.schema.source.format = format;
+        let report = run(&settings).expect("imported");
+        for (name, values) in &expected {
+            assert_eq!(
+                &all_splits(&report.dataset, name),
+                values,
+                "{name}, {format:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_null_of_a_label_is_a_malformed_line_in_parquet_too() {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("x", Arc::new(Int64Array::from(vec![1, 2]))),
+        ("y", Arc::new(Int32Array::from(vec![1, -1]))),
+    ];
+    let input = folder(&[("n.parquet", &parquet(columns, None))]);
+    let text = r#"
+        name = "labels"
+        labels = [{ name = "y", at_least = 0 }]
+        columns = [{ name = "x", kind = "key", type = "integer" }]
+        source = { files = ["*.parquet"], format = "parquet", null = ["-1"] }
+        split = { by = "all", into = "train" }
+    "#;
+    let mut settings = settings(&input, text);
+    settings.max_malformed = 0.5;
+    let report = run(&settings).expect("imported");
+    assert_eq!((report.rows, report.malformed), (1, 1));
+    let first = &report.first_malformed[0];
+    assert!(
+        first.contains("n.parquet:2: column `y` is missing"),
+        "{first}"
+    );
+}
+
+#[test]
+fn a_text_for_a_missing_list_is_refused() {
+    let lists = [Some(vec![Some(1)])];
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        (
+            "tags",
+            Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists)),
+        ),
+        ("y", Arc::new(Int32Array::from(vec![1]))),
+    ];
+    let input = folder(&[("n.parquet", &parquet(columns, None))]);
+    let text = r#"
+        name = "lists"
+        labels = [{ name = "y" }]
+        columns = [{ name = "tags", kind = "key_list", type = "integer", null = ["-"] }]
+        source = { files = ["*.parquet"], format = "parquet" }
+        split = { by = "all", into = "train" }
+    "#;
+    let error = run(&settings(&input, text))
+        .expect_err("refused")
+        .to_string();
+    assert!(error.contains("n.parquet, column `tags`"), "{error}");
+    assert!(error.contains("leave `null` out"), "{error}");
+}
+
+#[test]
+fn decimals_keep_every_digit() {
+    let ids = [9_007_199_254_740_993, i128::from(u64::MAX), 1 << 64];
+    let ids = Decimal128Array::from(ids.map(|id| id * 100).to_vec())
+        .with_precision_and_scale(38, 2)
+        .expect("a decimal");
+    let wide = Decimal256Array::from([15, 25, 70].map(i256::from_i128).to_vec())
+        .with_precision_and_scale(76, 1)
+        .expect("a decimal");
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(ids)),
+        ("wide", Arc::new(wide)),
+        ("y", Arc::new(Int32Array::from(vec![1, 0, 1]))),
+    ];
+    let input = folder(&[("n.parquet", &parquet(columns, None))]);
+    let text = r#"
+        name = "decimals"
+        labels = [{ name = "y" }, { name = "half", from = "wide", equals = "2.5" }]
+        columns = [
+          { name = "id", kind = "key", type = "integer" },
+          { name = "text", from = "id", kind = "key", type = "text" },
+          { name = "wide", kind = "dense", type = "float" },
+        ]
+        source = { files = ["*.parquet"], format = "parquet" }
+        split = { by = "all", into = "train" }
+    "#;
+    let mut settings = settings(&input, text);
+    settings.max_malformed = 0.5;
+    let report = run(&settings).expect("imported");
+    let first = &report.first_malformed[0];
+    assert!(
+        first.contains("n.parquet:3: column `id` is not a 64-bit integer"),
+        "{first}"
+    );
+    let values = |name| all_splits(&report.dataset, name);
+    assert_eq!(
+        values("id"),
+        RawColumn::Key(vec![9_007_199_254_740_993, u64::MAX])
+    );
+    let texts = ["9007199254740993", "18446744073709551615"].map(key::from_text);
+    assert_eq!(values("text"), RawColumn::Key(texts.to_vec()));
+    assert_eq!(values("wide"), RawColumn::Dense(vec![1.5, 2.5]));
+    assert_eq!(values("half"), RawColumn::Dense(vec![0.0, 1.0]));
 }
