@@ -96,7 +96,7 @@ impl<'a> Attempt<'a> {
                 self.board.forgive();
             }
             last_look = Instant::now();
-            self.reap();
+            self.look();
             if let Some(blame) = self.judge() {
                 return self.fail(&blame, interrupts);
             }
@@ -113,8 +113,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn reap(&mut self) {
-        self.ranks.iter_mut().for_each(RankProcess::reap);
+    fn look(&mut self) {
+        self.ranks.iter_mut().for_each(RankProcess::look);
     }
 
     fn all_ended(&self) -> bool {
@@ -136,7 +136,7 @@ impl<'a> Attempt<'a> {
             let first = Instant::now();
             while first.elapsed() < SETTLE && !self.all_ended() {
                 thread::sleep(self.timing.poll.min(SETTLE));
-                self.reap();
+                self.look();
             }
             return blame_exit(&self.views());
         }
@@ -198,7 +198,7 @@ impl<'a> Attempt<'a> {
     fn wait_for_end(&mut self, timeout: Duration, interrupts: &mut Interrupts) -> Option<i32> {
         let started = Instant::now();
         loop {
-            self.reap();
+            self.look();
             if self.all_ended() || started.elapsed() >= timeout {
                 return None;
             }
@@ -214,7 +214,7 @@ impl<'a> Attempt<'a> {
         while !self.all_ended() {
             self.signal(Signal::KILL);
             thread::sleep(Duration::from_millis(5));
-            self.reap();
+            self.look();
         }
         self.ranks.iter_mut().for_each(RankProcess::sweep);
     }

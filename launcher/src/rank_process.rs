@@ -2,12 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid,
+};
 
 use crate::control::{CONTROL_VARIABLE, HEARTBEAT_VARIABLE};
 use crate::cores::CorePlan;
@@ -99,14 +101,16 @@ impl RankProcess {
         })
     }
 
-    /// Notices whether the rank has ended.
-    pub(crate) fn reap(&mut self) {
+    /// Notices whether the rank has ended. It stays a zombie until it is swept or dropped: so nobody else takes over the
+    /// number of its group.
+    pub(crate) fn look(&mut self) {
         if self.exit.is_some() {
             return;
         }
-        match self.child.try_wait() {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::Pid(self.group), options) {
             Ok(None) => {}
-            Ok(Some(status)) => self.exit = Some((exit_of(status), Instant::now())),
+            Ok(Some(status)) => self.exit = Some((exit_of(&status), Instant::now())),
             // Somebody else waited for our child: it is gone, and we shall never know how.
             Err(error) => {
                 tracing::warn!(%error, pid = self.child.id(), "cannot learn how the rank ended");
@@ -137,12 +141,13 @@ impl RankProcess {
     /// Ends what a failed rank may have left behind in its group, so that its output ends too.
     pub(crate) fn sweep(&mut self) {
         let _ = kill_process_group(self.group, Signal::KILL);
+        let _ = self.child.wait();
         self.output.finish(Duration::from_secs(1));
     }
 }
 
-fn exit_of(status: ExitStatus) -> Exit {
-    match (status.code(), status.signal()) {
+fn exit_of(status: &WaitIdStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Exit::Code(code),
         (None, Some(signal)) => Exit::Signal(signal),
         (None, None) => Exit::Code(1),
@@ -151,11 +156,11 @@ fn exit_of(status: ExitStatus) -> Exit {
 
 impl Drop for RankProcess {
     fn drop(&mut self) {
-        self.reap();
+        self.look();
         if self.exit.is_none() {
             self.signal(Signal::KILL);
-            let _ = self.child.wait();
         }
+        let _ = self.child.wait();
     }
 }
 
