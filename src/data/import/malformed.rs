@@ -10,6 +10,22 @@ const LINES_BEFORE_JUDGING: u64 = 1000;
 /// Malformed lines that are told in full.
 const TOLD: usize = 10;
 
+/// Why a line is left out.
+#[derive(Debug)]
+pub(super) struct Reason {
+    /// What lines are counted by.
+    pub(super) what: String,
+    /// What else there is to say of this one line; may be empty.
+    pub(super) also: String,
+}
+
+impl From<String> for Reason {
+    fn from(what: String) -> Self {
+        let also = String::new();
+        Self { what, also }
+    }
+}
+
 /// Lines read and lines left out, by reason.
 #[derive(Debug, Clone)]
 pub(super) struct Tally {
@@ -40,17 +56,18 @@ impl Tally {
         &mut self,
         path: &Path,
         line: u64,
-        reason: String,
+        reason: impl Into<Reason>,
         got: Option<&[u8]>,
     ) -> Result<(), ImportError> {
+        let Reason { what, also } = reason.into();
         self.malformed += 1;
         if self.first.len() < TOLD {
             let got = got.map_or_else(String::new, |got| format!(", got {:?}", excerpt(got)));
-            let told = format!("{}:{line}: {reason}{got}", path.display());
+            let told = format!("{}:{line}: {what}{got}{also}", path.display());
             tracing::warn!("left out a malformed line: {told}");
             self.first.push(told);
         }
-        *self.reasons.entry(reason).or_default() += 1;
+        *self.reasons.entry(what).or_default() += 1;
         if self.lines >= LINES_BEFORE_JUDGING || self.allowed == 0.0 {
             self.judge()
         } else {

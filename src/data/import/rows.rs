@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::cell::Cell;
 use super::error::ImportError;
 use super::files::{self, Fingerprint, Meter};
-use super::malformed::Tally;
+use super::malformed::{Reason, Tally};
 use super::parquet::ParquetRows;
 use super::plan::Fill;
 use super::schema::{FileFormat, SourceSchema};
@@ -76,11 +76,19 @@ impl FileRows {
         }
     }
 
+    /// The number of the current row's line, from 1; in a Parquet file that of the row.
+    pub(super) fn line(&self) -> u64 {
+        match self {
+            Self::Text(rows) => rows.reader.line(),
+            Self::Parquet(rows) => rows.row(),
+        }
+    }
+
     /// Leaves out the current row; `place` is the field that does not fit.
     pub(super) fn reject(
         &mut self,
         tally: &mut Tally,
-        reason: String,
+        reason: impl Into<Reason>,
         place: Option<usize>,
     ) -> Result<(), ImportError> {
         match self {

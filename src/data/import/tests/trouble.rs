@@ -331,6 +331,57 @@ fn a_history_is_continued_only_where_it_belongs_and_counts_something() {
 }
 
 #[test]
+fn a_repeated_row_of_a_table_is_harmless_and_a_conflicting_one_is_malformed() {
+    // The fields that are not read may differ; a row without a key joins nothing.
+    let first = "id,note,price,tags,made\na,1,1.5,x|y,1970-01-01\nb,2,,,\n,3,4,,\n,4,5,,\n";
+    let second = "id,note,price,tags,made\nb,5,,,\na,6,1.5,x|y,1970-01-01T00:00:00Z\n\
+        a,7,1.5,x,1970-01-01\nb,8,2.5,,\n";
+    let input = folder(&[
+        ("clicks.csv", CLICKS.as_bytes()),
+        ("items_1.csv", first.as_bytes()),
+        ("items_2.csv", second.as_bytes()),
+    ]);
+    let text = SCHEMA.replace("items.csv*", "items_*.csv");
+    let mut settings = settings(&input, &text);
+    settings.max_malformed = 0.2;
+    let report = run(&settings).expect("imported");
+    assert_eq!((report.lines, report.malformed), (12, 2));
+    let told = |at: usize, parts: &[&str]| {
+        let line = &report.first_malformed[at];
+        for part in parts {
+            assert!(line.contains(part), "expected {part:?} in: {line}");
+        }
+    };
+    told(
+        0,
+        &[
+            "items_2.csv:4: table `items`",
+            "another `tags`, got \"x\"",
+            "items_1.csv:2",
+        ],
+    );
+    told(
+        1,
+        &[
+            "items_2.csv:5: table `items`",
+            "another `price`, got \"2.5\"",
+            "items_1.csv:3",
+        ],
+    );
+    assert_eq!(
+        report.dataset.provenance.malformed.len(),
+        2,
+        "counted by what differs, not by line"
+    );
+    let nan = f32::NAN;
+    assert_eq!(
+        all_splits(&report.dataset, "price"),
+        RawColumn::Dense(vec![1.5, nan, nan, nan]),
+        "the first row of a key counts"
+    );
+}
+
+#[test]
 fn little_memory_gives_the_same_dataset() {
     let mut text = String::from("at,user,item,click,seconds\n");
     for i in 0u64..20_000 {
