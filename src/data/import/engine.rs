@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use streamrec_artifact::RawColumn;
 
+use super::cancel::Cancel;
 use super::disk_space::explain_full_disk;
 use super::error::ImportError;
 use super::files::Meter;
@@ -17,7 +18,7 @@ use super::parse::{BlockPipe, Parser};
 use super::plan::Plan;
 use super::schema::ImportSchema;
 use super::settings::{ImportReport, ImportSettings, Progress, Stage};
-use super::side::SideTable;
+use super::side::{SideTable, TableInput};
 use super::sources::Sources;
 use super::split::SplitSchema;
 use super::work_folder::{WorkFolder, remove_abandoned};
@@ -77,6 +78,7 @@ fn run(
         bytes_total: sources.bytes(),
         raw_bytes,
         progress,
+        cancel: Cancel(settings.cancel.clone()),
     };
     let time = plan.time;
     let parser = reading.parser(&schema, plan, sources)?;
@@ -96,7 +98,13 @@ fn run(
         })?;
         (parser, writing, rows)
     } else {
-        let mut sorter = RowSorter::new(work.path(), &row_columns, time, settings.memory_bytes);
+        let mut sorter = RowSorter::new(
+            work.path(),
+            &row_columns,
+            time,
+            settings.memory_bytes,
+            reading.cancel.clone(),
+        );
         let mut key_rows = KeyRows::new(&schema.split, &row_columns);
         let (parser, rows) = reading.parse(parser, |block| {
             key_rows.count(&block);
@@ -116,9 +124,7 @@ fn run(
             input: settings.input.clone(),
         });
     }
-    if settings.cancel.load(Ordering::Relaxed) {
-        return Err(ImportError::Cancelled);
-    }
+    reading.cancel.check()?;
     work.remove()?;
     finish(settings, &schema, &parser, writing, rows, start)
 }
@@ -249,6 +255,7 @@ struct Reading<'a> {
     /// Bytes of rows parsed, for the estimate of a full disk.
     raw_bytes: &'a mut u64,
     progress: &'a mut dyn FnMut(Progress),
+    cancel: Cancel,
 }
 
 impl Reading<'_> {
@@ -264,14 +271,13 @@ impl Reading<'_> {
         let joins = std::mem::take(&mut plan.joins);
         let mut tables = Vec::new();
         for ((table, join), files) in schema.tables.iter().zip(joins).zip(&sources.tables) {
-            tables.push(SideTable::load(
-                table,
-                join,
+            let mut input = TableInput {
                 files,
-                &self.meter,
-                &mut tally,
-                &mut read,
-            )?);
+                meter: &self.meter,
+                cancel: &self.cancel,
+                tally: &mut tally,
+            };
+            tables.push(SideTable::load(table, join, &mut input, &mut read)?);
         }
         Ok(Parser {
             plan,
@@ -281,7 +287,7 @@ impl Reading<'_> {
             meter: self.meter.clone(),
             tally,
             sources: read,
-            cancel: self.settings.cancel.clone(),
+            cancel: self.cancel.clone(),
         })
     }
 
@@ -343,12 +349,9 @@ impl Reading<'_> {
             let mut rows = 0;
             let mut written = Ok(());
             for mut block in blocks {
-                if self.settings.cancel.load(Ordering::Relaxed) {
-                    written = Err(ImportError::Cancelled);
-                    break;
-                }
+                written = self.cancel.check();
                 if rows == 0 {
-                    written = earliest.check(&block);
+                    written = written.and_then(|()| earliest.check(&block));
                 }
                 rows += block.rows as u64;
                 written = written.and_then(|()| writing.write(&mut block));

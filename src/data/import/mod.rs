@@ -10,6 +10,7 @@
 //! malformed line is counted and left out; too many of them stop the import. The dataset appears
 //! under its name only when it is whole.
 
+mod cancel;
 mod cell;
 mod disk_space;
 mod engine;

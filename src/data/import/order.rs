@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use streamrec_artifact::RawColumn;
 
+use super::cancel::Cancel;
 use super::error::ImportError;
 use super::gather::{Place, append_places, append_range, bytes};
 use crate::data::{Block, Column, DEFAULT_BLOCK_ROWS, PackReader, PackWriter};
@@ -37,6 +38,7 @@ pub(super) struct RowSorter {
     open: Option<(PackWriter, i64)>,
     named: usize,
     runs_merged_max: usize,
+    cancel: Cancel,
 }
 
 impl RowSorter {
@@ -46,6 +48,7 @@ impl RowSorter {
         columns: &[Column],
         time: Option<usize>,
         memory_bytes: usize,
+        cancel: Cancel,
     ) -> Self {
         Self {
             folder: folder.to_owned(),
@@ -60,6 +63,7 @@ impl RowSorter {
             open: None,
             named: 0,
             runs_merged_max: RUNS_MERGED_MAX,
+            cancel,
         }
     }
 
@@ -151,12 +155,14 @@ impl RowSorter {
             None => self.begin_run()?,
         };
         if places.is_empty() {
-            self.buffer
-                .iter()
-                .try_for_each(|block| writer.push_block(block))?;
+            for block in &self.buffer {
+                self.cancel.check()?;
+                writer.push_block(block)?;
+            }
         }
         let mut sorted = Block::new(&self.columns);
         for chunk in places.chunks(DEFAULT_BLOCK_ROWS) {
+            self.cancel.check()?;
             sorted.clear();
             append_places(&mut sorted, &self.buffer, chunk);
             writer.push_block(&sorted)?;
@@ -181,6 +187,7 @@ impl RowSorter {
             let mut writer = self.begin_run()?;
             let mut block = Block::new(&self.columns);
             while merge.next(&mut block)? {
+                self.cancel.check()?;
                 writer.push_block(&block)?;
             }
             writer.finish()?;
@@ -339,6 +346,8 @@ fn times(block: &Block, column: Option<usize>) -> Option<&[i64]> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use proptest::prelude::*;
     use streamrec_artifact::{ColumnKind, SourceType};
 
@@ -371,7 +380,13 @@ mod tests {
         runs_merged_max: usize,
     ) -> Vec<(i64, f32, Vec<u64>)> {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut sorter = RowSorter::new(folder.path(), &columns(), Some(0), memory_bytes);
+        let mut sorter = RowSorter::new(
+            folder.path(),
+            &columns(),
+            Some(0),
+            memory_bytes,
+            Cancel::default(),
+        );
         sorter.runs_merged_max = runs_merged_max;
         for (chunk, times) in times.chunks(block_rows).enumerate() {
             let mut block = Block::new(&columns());
@@ -422,18 +437,35 @@ mod tests {
     }
 
     #[test]
+    fn a_merge_ends_where_it_is_asked_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cancel = Cancel::default();
+        let mut sorter = RowSorter::new(folder.path(), &columns(), Some(0), 1, cancel.clone());
+        sorter.runs_merged_max = 2;
+        // Each row comes before the last one and makes a run.
+        for time in (0..4).rev() {
+            sorter.push(row(time)).expect("spilled");
+        }
+        cancel.0.store(true, Ordering::Relaxed);
+        let error = sorter.finish().expect_err("asked to end");
+        assert!(matches!(error, ImportError::Cancelled), "{error}");
+    }
+
+    fn row(time: i64) -> Block {
+        use crate::data::RawValue::{Dense, KeyList, Time};
+        let mut block = Block::new(&columns());
+        block
+            .push(&[Time(time), Dense(0.0), KeyList(&[])])
+            .expect("fits the columns");
+        block
+    }
+
+    #[test]
     fn rows_in_order_make_one_run() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut sorter = RowSorter::new(folder.path(), &columns(), Some(0), 1);
+        let mut sorter = RowSorter::new(folder.path(), &columns(), Some(0), 1, Cancel::default());
         for time in 0..20 {
-            let mut block = Block::new(&columns());
-            let row = [
-                crate::data::RawValue::Time(time / 3),
-                crate::data::RawValue::Dense(0.0),
-                crate::data::RawValue::KeyList(&[]),
-            ];
-            block.push(&row).expect("fits the columns");
-            sorter.push(block).expect("spilled");
+            sorter.push(row(time / 3)).expect("spilled");
         }
         assert_eq!(sorter.runs.len(), 1);
     }

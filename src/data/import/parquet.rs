@@ -19,9 +19,10 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
+use super::cancel::Cancel;
 use super::cell::Cell;
 use super::error::ImportError;
-use super::files::{self, Fingerprint, Meter};
+use super::files::{self, Contents, Fingerprint, Meter};
 use super::malformed::Tally;
 use super::plan::Fill;
 
@@ -33,7 +34,8 @@ pub(super) struct ParquetRows {
     path: PathBuf,
     names: Vec<String>,
     types: Vec<DataType>,
-    fingerprint: Fingerprint,
+    /// All bytes of the file, which identify it.
+    contents: Contents,
     meter: Meter,
     /// Until columns are selected.
     builder: Option<ParquetRecordBatchReaderBuilder<File>>,
@@ -72,15 +74,7 @@ enum Values {
 
 impl ParquetRows {
     pub(super) fn open(path: &Path, meter: &Meter) -> Result<Self, ImportError> {
-        // The whole file identifies it, though only some of its columns are read.
-        let mut contents = files::open(path, &Meter::default())?;
-        let mut chunk = vec![0; 1 << 16];
-        while contents
-            .reader
-            .read(&mut chunk)
-            .map_err(|error| files::read_error(path, 0, error))?
-            > 0
-        {}
+        let contents = files::open(path, &Meter::default())?;
         let file = File::open(path).map_err(|error| ImportError::io("open", path, error))?;
         let file_bytes = file
             .metadata()
@@ -96,7 +90,7 @@ impl ParquetRows {
                 .iter()
                 .map(|field| field.data_type().clone())
                 .collect(),
-            fingerprint: contents.fingerprint,
+            contents,
             meter: meter.clone(),
             file_rows: u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0),
             builder: Some(builder),
@@ -119,7 +113,7 @@ impl ParquetRows {
     }
 
     pub(super) fn fingerprint(&self) -> &Fingerprint {
-        &self.fingerprint
+        &self.contents.fingerprint
     }
 
     /// The number of the current row in the file, from 1.
@@ -127,7 +121,13 @@ impl ParquetRows {
         self.rows_before + self.next as u64
     }
 
-    pub(super) fn select(&mut self, wanted: &[usize], fills: &[Fill]) -> Result<(), ImportError> {
+    pub(super) fn select(
+        &mut self,
+        wanted: &[usize],
+        fills: &[Fill],
+        cancel: &Cancel,
+    ) -> Result<(), ImportError> {
+        self.read_all(cancel)?;
         // A batch holds the selected columns in the order of the file.
         let mut in_file = wanted.to_vec();
         in_file.sort_unstable();
@@ -161,6 +161,19 @@ impl ParquetRows {
             self.reader = Some(reader.map_err(|error| failed(&self.path, error))?);
         }
         Ok(())
+    }
+
+    /// The whole file identifies it, though only some of its columns are read.
+    fn read_all(&mut self, cancel: &Cancel) -> Result<(), ImportError> {
+        let mut chunk = vec![0; 1 << 16];
+        loop {
+            cancel.check()?;
+            match self.contents.reader.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(files::read_error(&self.path, 0, error)),
+            }
+        }
     }
 
     pub(super) fn next(&mut self, tally: &mut Tally) -> Result<bool, ImportError> {

@@ -1,12 +1,11 @@
 //! The parser thread: files to blocks of typed rows.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use streamrec_artifact::{RawColumn, key};
 
+use super::cancel::Cancel;
 use super::cell::Fault;
 use super::error::ImportError;
 use super::files::Meter;
@@ -27,7 +26,7 @@ pub(super) struct Parser {
     pub(super) meter: Meter,
     pub(super) tally: Tally,
     pub(super) sources: Vec<SourceFile>,
-    pub(super) cancel: Arc<AtomicBool>,
+    pub(super) cancel: Cancel,
 }
 
 /// Where blocks go, and where empty ones come back from.
@@ -61,8 +60,9 @@ impl Parser {
                     });
                 }
             }
-            rows.select(&self.plan.wanted, &self.plan.fills)?;
+            rows.select(&self.plan.wanted, &self.plan.fills, &self.cancel)?;
             while rows.next(&mut self.tally)? {
+                self.cancel.check()?;
                 match self.row(&rows, &mut block, &mut since) {
                     Ok(()) => block.rows += 1,
                     Err(misfit) => {
@@ -78,9 +78,6 @@ impl Parser {
                     }
                 }
                 if block.rows == DEFAULT_BLOCK_ROWS {
-                    if self.cancel.load(Ordering::Relaxed) {
-                        return Err(ImportError::Cancelled);
-                    }
                     let next = pipe
                         .empty
                         .try_recv()

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::cancel::Cancel;
 use super::cell::Cell;
 use super::error::ImportError;
 use super::files::{self, Fingerprint, Meter};
@@ -49,13 +50,18 @@ impl FileRows {
 
     /// Begins reading; [`FileRows::cell`] then counts along `wanted`, which are places in the names,
     /// as `fills` do.
-    pub(super) fn select(&mut self, wanted: &[usize], fills: &[Fill]) -> Result<(), ImportError> {
+    pub(super) fn select(
+        &mut self,
+        wanted: &[usize],
+        fills: &[Fill],
+        cancel: &Cancel,
+    ) -> Result<(), ImportError> {
         match self {
             Self::Text(rows) => {
                 rows.wanted = wanted.to_vec();
                 Ok(())
             }
-            Self::Parquet(rows) => rows.select(wanted, fills),
+            Self::Parquet(rows) => rows.select(wanted, fills, cancel),
         }
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use streamrec_artifact::{RawColumn, key};
 
+use super::cancel::Cancel;
 use super::cell::Fault;
 use super::error::ImportError;
 use super::files::Meter;
@@ -37,14 +38,20 @@ pub(super) struct SideTable {
     keys: Vec<u64>,
 }
 
+/// What a side table is read from.
+pub(super) struct TableInput<'a> {
+    pub(super) files: &'a [PathBuf],
+    pub(super) meter: &'a Meter,
+    pub(super) cancel: &'a Cancel,
+    pub(super) tally: &'a mut Tally,
+}
+
 impl SideTable {
     /// Reads the files of a table.
     pub(super) fn load(
         schema: &TableSchema,
         plan: JoinPlan,
-        files: &[PathBuf],
-        meter: &Meter,
-        tally: &mut Tally,
+        input: &mut TableInput<'_>,
         sources: &mut Vec<SourceFile>,
     ) -> Result<Self, ImportError> {
         let fills = plan.fills.iter();
@@ -61,8 +68,9 @@ impl SideTable {
             keys: Vec::new(),
         };
         let mut first_names: Option<Vec<String>> = None;
+        let files = input.files;
         for (file, path) in files.iter().enumerate() {
-            let mut rows = FileRows::open(path, &schema.source, meter)?;
+            let mut rows = FileRows::open(path, &schema.source, input.meter)?;
             match &first_names {
                 None => first_names = Some(rows.names().to_vec()),
                 Some(names) if names == rows.names() => {}
@@ -73,12 +81,13 @@ impl SideTable {
                     });
                 }
             }
-            rows.select(&plan.wanted, &plan.fills)?;
-            while rows.next(tally)? {
+            rows.select(&plan.wanted, &plan.fills, input.cancel)?;
+            while rows.next(input.tally)? {
+                input.cancel.check()?;
                 let origin = (file as u32, rows.line());
                 if let Err(misfit) = table.add(&rows, origin, &plan.key, &plan.fills) {
                     let (place, reason) = misfit.told(&table, &rows, &plan.wanted, files);
-                    rows.reject(tally, reason, place)?;
+                    rows.reject(input.tally, reason, place)?;
                 }
             }
             sources.push(rows.fingerprint().source_file());

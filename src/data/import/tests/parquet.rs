@@ -10,6 +10,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{Int32Type, UInt64Type, i256};
 
+use super::super::cancel::Cancel;
+use super::super::files::Meter;
+use super::super::parquet::ParquetRows;
 use super::*;
 
 /// A file of these columns.
@@ -368,6 +371,18 @@ fn a_null_of_a_label_is_a_malformed_line_in_parquet_too() {
         first.contains("n.parquet:2: column `y` is missing"),
         "{first}"
     );
+}
+
+#[test]
+fn a_cancelled_import_does_not_hash_a_file_to_its_end() {
+    let columns: Vec<(&str, ArrayRef)> = vec![("y", Arc::new(Int32Array::from(vec![1])))];
+    let input = folder(&[("n.parquet", &parquet(columns, None))]);
+    let mut rows = ParquetRows::open(&input.path().join("n.parquet"), &Meter::default())
+        .unwrap_or_else(|error| panic!("{error}"));
+    let cancel = Cancel::default();
+    cancel.0.store(true, Ordering::Relaxed);
+    let error = rows.select(&[0], &[], &cancel).expect_err("cancelled");
+    assert!(matches!(error, ImportError::Cancelled), "{error}");
 }
 
 #[test]

@@ -246,6 +246,21 @@ fn what_a_killed_import_left_is_removed_by_the_next() {
 }
 
 #[test]
+fn a_cancelled_import_ends_while_it_reads_a_side_table() {
+    let input = folder(&[
+        ("clicks.csv", CLICKS.as_bytes()),
+        ("items.csv", b"id,price,tags,made\na,bad,,\n"),
+    ]);
+    let settings = settings(&input, SCHEMA);
+    settings.cancel.store(true, Ordering::Relaxed);
+    let error = run(&settings).expect_err("cancelled");
+    assert!(
+        matches!(error, ImportError::Cancelled),
+        "before the bad price: {error}"
+    );
+}
+
+#[test]
 fn an_existing_dataset_is_not_written_over() {
     let input = clicks_and_items();
     let settings = settings(&input, SCHEMA);
