@@ -7,6 +7,7 @@
 //! | [`control`] | how far is each rank? reports from ranks to their launcher |
 //! | [`job`], [`launch`](mod@launch) | what runs, and what became of it? |
 //! | [`cause`] | which rank is to blame, and how do we know? |
+//! | [`submission`] | what does a scheduler need to start it? a Slurm script, Kubernetes manifests, an mpirun command |
 //! | [`parent`] | how does a rank not outlive its launcher? |
 //!
 //! A rank resolves its [`RankEnvironment`], makes a [`Reporter`], and meets the others in a [`Store`]. A launcher fills
@@ -29,6 +30,7 @@ mod rank_process;
 pub mod rendezvous;
 mod server;
 mod signals;
+pub mod submission;
 
 pub use cause::{Cause, Fault, RankStatus};
 pub use control::{Channel, ControlError, LostLauncher, Reporter};
@@ -37,3 +39,4 @@ pub use job::{FirstRankOutput, Job, Timing};
 pub use launch::{JobReport, LaunchError, launch};
 pub use parent::bind_to_parent;
 pub use rendezvous::{RendezvousError, Store, free_port};
+pub use submission::{Submission, SubmissionError};

@@ -1,5 +1,6 @@
 //! The command line: what there is to say, with an example each.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -34,6 +35,7 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   streamrec launch --nproc 2 configs/kuairand_dcn_v2.toml --set train.global_batch=4096
+  streamrec launch --nproc 8 --print slurm --cores 4 --minutes 240 EXPERIMENT.toml > job.sbatch
   streamrec launch --nproc 2 --program target/release/examples/own_model configs/goodbooks_dlrm.toml
 Each rank's output is kept in RUN/logs/attempt-K/rank-N.log.")]
     Launch(LaunchArgs),
@@ -181,9 +183,53 @@ pub struct LaunchArgs {
     /// arguments of `train`.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
+    /// Print what a scheduler needs to start this job elsewhere, and start nothing here.
+    #[arg(long, value_name = "SCHEDULER")]
+    pub print: Option<Scheduler>,
+    /// What a scheduler needs to know.
+    #[command(flatten)]
+    pub submission: SubmissionArgs,
     /// What each rank does.
     #[command(flatten)]
     pub train: TrainArgs,
+}
+
+/// Who starts a job elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Scheduler {
+    /// A batch script for sbatch.
+    Slurm,
+    /// A TrainingRuntime over a JobSet, and its TrainJob (Kubeflow Trainer 2).
+    Kubernetes,
+    /// A command for Open MPI's mpirun.
+    Mpirun,
+}
+
+/// Arguments of `launch --print`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "With --print")]
+pub struct SubmissionArgs {
+    /// Hosts, with --nproc ranks each; over several the ranks speak MPI.
+    #[arg(long, default_value_t = 1, requires = "print")]
+    pub nnodes: usize,
+    /// Cores of each rank.
+    #[arg(long, default_value_t = 1, requires = "print")]
+    pub cores: usize,
+    /// Memory of each host, such as 64GiB.
+    #[arg(long, requires = "print")]
+    pub memory: Option<String>,
+    /// Time limit in minutes.
+    #[arg(long, requires = "print")]
+    pub minutes: Option<u64>,
+    /// Names of the hosts for mpirun, such as node-a,node-b.
+    #[arg(long, value_delimiter = ',', requires = "print")]
+    pub hosts: Vec<String>,
+    /// The container's image for Kubernetes; its PATH leads to streamrec.
+    #[arg(long, requires = "print")]
+    pub image: Option<String>,
+    /// The claim of the volume with experiments, data and runs for Kubernetes; paths are relative to it.
+    #[arg(long, requires = "print")]
+    pub volume_claim: Option<String>,
 }
 
 /// Arguments of `train`, and of `launch` for each rank.
@@ -203,6 +249,26 @@ pub struct TrainArgs {
     /// Start from the weights and vocabularies of an earlier artifact; new ids are added.
     #[arg(long, value_name = "ARTIFACT")]
     pub warm_start: Option<PathBuf>,
+}
+
+impl TrainArgs {
+    /// The words that parse to these arguments.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec![self.config.clone().into()];
+        for entry in &self.set {
+            words.extend(["--set".into(), entry.into()]);
+        }
+        if self.resume {
+            words.push("--resume".into());
+        }
+        if self.overwrite {
+            words.push("--overwrite".into());
+        }
+        if let Some(artifact) = &self.warm_start {
+            words.extend(["--warm-start".into(), artifact.clone().into()]);
+        }
+        words
+    }
 }
 
 /// The command line of a program that trains a model of its own.

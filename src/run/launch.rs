@@ -10,10 +10,20 @@ use streamrec_launcher::{FirstRankOutput, Job, LaunchError, launch};
 use super::RunError;
 use super::cli::LaunchArgs;
 use super::folder::RunFolder;
+use super::submission;
 use crate::config::Experiment;
 use crate::data::Dataset;
 
 pub(super) fn run(args: &LaunchArgs) -> ExitCode {
+    if let Some(scheduler) = args.print {
+        return match submission::text(args, scheduler) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => error.report(),
+        };
+    }
     match job(args) {
         Ok(job) => finish(&job),
         Err(error) => error.report(),
@@ -63,25 +73,8 @@ fn program(args: &LaunchArgs) -> Result<PathBuf, RunError> {
 }
 
 fn rank_arguments(args: &LaunchArgs) -> Vec<OsString> {
-    let train = &args.train;
-    let mut arguments: Vec<OsString> = Vec::new();
-    if args.program.is_none() {
-        arguments.push("train".into());
-    }
-    arguments.push(train.config.clone().into());
-    for entry in &train.set {
-        arguments.extend(["--set".into(), entry.into()]);
-    }
-    if train.resume {
-        arguments.push("--resume".into());
-    }
-    if train.overwrite {
-        arguments.push("--overwrite".into());
-    }
-    if let Some(artifact) = &train.warm_start {
-        arguments.extend(["--warm-start".into(), artifact.clone().into()]);
-    }
-    arguments
+    let command = args.program.is_none().then(|| "train".into());
+    command.into_iter().chain(args.train.arguments()).collect()
 }
 
 fn finish(job: &Job) -> ExitCode {

@@ -1,5 +1,6 @@
 //! The composition root: one file a command. Only here do stages meet.
 
+mod bytes;
 mod cli;
 mod data;
 mod environment;
@@ -18,6 +19,7 @@ mod replacement;
 mod request;
 mod session;
 mod stop;
+mod submission;
 mod train;
 mod trainee;
 

@@ -15,4 +15,5 @@ mod replacement;
 mod restart;
 mod resume;
 mod serving;
+mod submission;
 mod workbench;

@@ -1,0 +1,172 @@
+//! A batch script for Slurm's `sbatch`.
+
+use std::fmt::Write;
+
+use super::{Submission, shell_line};
+
+/// Seconds before the time limit at which the ranks are told to save and leave.
+const NOTICE_S: u64 = 120;
+
+impl Submission {
+    /// The batch script (`sbatch FILE`).
+    ///
+    /// Before the time limit, and when it is preempted, the job saves, leaves and queues up again; a host that fails
+    /// requeues it too.
+    pub fn slurm(&self) -> String {
+        let several = self.hosts > 1;
+        let (tasks, cores) = match several {
+            true => (self.ranks_per_host, self.cores_per_rank),
+            false => (1, self.cores_per_host()),
+        };
+        let mut script = "#!/usr/bin/env bash\n".to_owned();
+        let mut option = |name: &str, value: &str| {
+            // Writing to a string does not fail.
+            let _ = writeln!(script, "#SBATCH --{name}={value}");
+        };
+        option("job-name", &self.name.replace(char::is_whitespace, "-"));
+        option("nodes", &self.hosts.to_string());
+        option("ntasks-per-node", &tasks.to_string());
+        option("cpus-per-task", &cores.to_string());
+        if let Some(memory) = self.memory_mib {
+            option("mem", &format!("{memory}M"));
+        }
+        if let Some(minutes) = self.minutes {
+            option("time", &minutes.to_string());
+        }
+        option("output", "%x-%j.log");
+        option("open-mode", "append");
+        // To the job steps alone, not to this script.
+        option("signal", &format!("TERM@{NOTICE_S}"));
+        script.push_str("#SBATCH --requeue\nset -uo pipefail\n\n");
+        match several {
+            true => self.several_hosts(&mut script),
+            false => {
+                let command = shell_line(&self.host_command);
+                // Slurm does not hand --cpus-per-task down to steps by itself any more.
+                let _ = write!(
+                    script,
+                    "srun --cpus-per-task=\"$SLURM_CPUS_PER_TASK\" {command}\nstatus=$?\n"
+                );
+            }
+        }
+        script.push_str(
+            "\n# The ranks were told to stop and have saved: go on when there is time again.\n\
+             if [ \"$status\" -eq 143 ]; then\n    scontrol requeue \"$SLURM_JOB_ID\"\nfi\n\
+             exit \"$status\"\n",
+        );
+        script
+    }
+
+    fn several_hosts(&self, script: &mut String) {
+        let command = shell_line(&self.rank_command);
+        let _ = write!(
+            script,
+            "# Each task is a rank. After a failure all start again from the last checkpoint;\n\
+             # 2 is a wrong configuration, 143 a request to stop.\n\
+             restarts=0\n\
+             while true; do\n    \
+                 srun --mpi=pmix --kill-on-bad-exit=1 --cpus-per-task=\"$SLURM_CPUS_PER_TASK\" \\\n        \
+                     {command}\n    \
+                 status=$?\n    \
+                 case \"$status\" in 0 | 2 | 143) break ;; esac\n    \
+                 if [ \"$restarts\" -ge {max} ]; then break; fi\n    \
+                 restarts=$((restarts + 1))\n    \
+                 echo \"restart $restarts of {max}: the ranks ended with $status\" >&2\n\
+             done\n",
+            max = self.max_restarts,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+
+    use super::super::tests::{one_host, two_hosts};
+    use super::*;
+
+    /// Runs a script with an `srun` that ends with these codes, one after the other, then with 0. Returns the script's
+    /// code, and the command lines of `srun` and `scontrol`.
+    fn run(submission: &Submission, codes: &[i32]) -> (i32, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let program = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(
+                &path,
+                format!("#!/bin/sh\necho \"{name} $*\" >> calls\n{text}\n"),
+            )
+            .unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        let codes: Vec<String> = codes.iter().map(i32::to_string).collect();
+        fs::write(folder.path().join("codes"), codes.join("\n") + "\n").unwrap();
+        program(
+            "srun",
+            "code=$(head -n1 codes); sed -i 1d codes; exit ${code:-0}",
+        );
+        program("scontrol", "");
+        let path = format!(
+            "{}:{}",
+            folder.path().display(),
+            std::env::var("PATH").unwrap()
+        );
+        let status = Command::new("bash")
+            .args(["-c", &submission.slurm()])
+            .current_dir(folder.path())
+            .env("PATH", path)
+            .envs([("SLURM_CPUS_PER_TASK", "4"), ("SLURM_JOB_ID", "7")])
+            .status();
+        let calls = fs::read_to_string(folder.path().join("calls")).unwrap();
+        (
+            status.unwrap().code().unwrap(),
+            calls.lines().map(str::to_owned).collect(),
+        )
+    }
+
+    #[test]
+    fn one_host_runs_the_launcher_on_all_its_cores() {
+        let script = one_host().slurm();
+        for line in [
+            "#SBATCH --job-name=KuaiRand-DCN_v2!",
+            "#SBATCH --nodes=1",
+            "#SBATCH --ntasks-per-node=1",
+            "#SBATCH --cpus-per-task=8",
+            "#SBATCH --mem=32768M",
+            "#SBATCH --time=90",
+        ] {
+            assert!(
+                script.lines().any(|found| found == line),
+                "{line} in {script}"
+            );
+        }
+        let (code, calls) = run(&one_host(), &[]);
+        let srun = "srun --cpus-per-task=4 streamrec launch --nproc 2 run.toml --resume";
+        assert_eq!((code, calls), (0, vec![srun.to_owned()]));
+    }
+
+    #[test]
+    fn ranks_on_several_hosts_start_again_after_a_failure_and_no_more_often_than_allowed() {
+        let (code, calls) = run(&two_hosts(), &[1, 137]);
+        assert_eq!((code, calls.len()), (0, 3));
+        assert_eq!(
+            calls[0],
+            "srun --mpi=pmix --kill-on-bad-exit=1 --cpus-per-task=4 \
+             streamrec train run.toml --set name='a' --resume"
+        );
+        let (code, calls) = run(&two_hosts(), &[1, 1, 1, 5, 1]);
+        assert_eq!((code, calls.len()), (5, 4));
+        let (code, calls) = run(&two_hosts(), &[2]);
+        assert_eq!((code, calls.len()), (2, 1));
+    }
+
+    #[test]
+    fn a_job_that_was_told_to_stop_queues_up_again() {
+        for submission in [one_host(), two_hosts()] {
+            let (code, calls) = run(&submission, &[143]);
+            assert_eq!((code, calls.len()), (143, 2));
+            assert_eq!(calls[1], "scontrol requeue 7");
+        }
+    }
+}

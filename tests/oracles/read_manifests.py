@@ -1,0 +1,48 @@
+"""Reads Kubernetes manifests with the models of Kubeflow Trainer's API, which know JobSet and Kubernetes too.
+
+Usage: read_manifests.py FILE HOSTS RANKS_PER_HOST
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+from kubeflow_trainer_api import models
+
+file, hosts, ranks_per_host = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+
+
+def strictly(model, document):
+    """Unknown fields are dropped by the models: nothing may be missing afterwards."""
+    parsed = model.from_dict(document)
+    assert parsed.to_dict() == document, f"\n{parsed.to_dict()}\nis not\n{document}"
+    return parsed
+
+
+runtime, job = yaml.safe_load_all(file.read_text())
+assert runtime["kind"] == "TrainingRuntime" and job["kind"] == "TrainJob"
+runtime = strictly(models.TrainerV1alpha1TrainingRuntime, runtime)
+job = strictly(models.TrainerV1alpha1TrainJob, job)
+
+assert runtime.api_version == job.api_version == "trainer.kubeflow.org/v1alpha1"
+reference = job.spec.runtime_ref
+assert (reference.kind, reference.name) == ("TrainingRuntime", runtime.metadata.name)
+assert runtime.spec.ml_policy.num_nodes == job.spec.trainer.num_nodes == hosts
+
+jobs = {job.name: job.template for job in runtime.spec.template.spec.replicated_jobs}
+trainer = jobs["node" if hosts == 1 else "launcher"]
+assert trainer.metadata.labels == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+pod = trainer.spec.template.spec
+assert pod.restart_policy == "OnFailure"
+[container] = pod.containers
+assert container.name == "node", "the controller looks for it by this name"
+assert "--resume" in container.command
+if hosts == 1:
+    assert runtime.spec.ml_policy.mpi is None
+    assert container.command[:2] == ["streamrec", "launch"], container.command
+else:
+    assert runtime.spec.ml_policy.mpi.num_proc_per_node == ranks_per_host
+    assert container.command[0] == "mpirun", container.command
+    assert str(hosts * ranks_per_host) in container.command
+    assert set(jobs) == {"launcher", "node"}
+print("the manifests are what they should be")
