@@ -98,19 +98,9 @@ fn run(
         })?;
         (parser, writing, rows)
     } else {
-        let mut sorter = RowSorter::new(
-            work.path(),
-            &row_columns,
-            time,
-            settings.memory_bytes,
-            reading.cancel.clone(),
-        );
-        let mut key_rows = KeyRows::new(&schema.split, &row_columns);
-        let (parser, rows) = reading.parse(parser, |block| {
-            key_rows.count(&block);
-            sorter.push(block)
-        })?;
-        let mut writing = Writing::new(writer, &schema, &row_columns, base, rows, key_rows.rows)?;
+        let key_rows = KeyRows::new(&schema.split, &row_columns);
+        let (parser, sorter, key_rows, rows) = reading.sort(parser, work.path(), time, key_rows)?;
+        let mut writing = Writing::new(writer, &schema, &row_columns, base, rows, key_rows)?;
         let first = Earliest {
             time,
             base_last,
@@ -321,6 +311,28 @@ impl Reading<'_> {
             taken?;
             Ok((parser?, rows))
         })
+    }
+
+    /// Parses all rows into runs in `folder`, and counts those of each key that the split needs.
+    fn sort(
+        &mut self,
+        parser: Parser,
+        folder: &Path,
+        time: Option<usize>,
+        mut key_rows: KeyRows,
+    ) -> Result<(Parser, RowSorter, HashMap<u64, u64>, u64), ImportError> {
+        let mut sorter = RowSorter::new(
+            folder,
+            &parser.plan.columns,
+            time,
+            self.settings.memory_bytes,
+            self.cancel.clone(),
+        );
+        let (parser, rows) = self.parse(parser, |block| {
+            key_rows.count(&block);
+            sorter.push(block)
+        })?;
+        Ok((parser, sorter, key_rows.rows, rows))
     }
 
     /// Writes the rows in their order, which a thread of its own finds.
