@@ -96,7 +96,7 @@ impl Group {
 #[derive(Debug, Clone, Default)]
 pub struct TrailingHistory {
     pub(super) groups: Vec<Group>,
-    /// The latest time of all rows, in milliseconds.
+    /// The latest time of all counted rows, in milliseconds.
     pub(super) last_ms: Option<i64>,
 }
 
@@ -167,7 +167,7 @@ impl TrailingHistory {
         file::write(self, path)
     }
 
-    /// The latest time of all rows, in milliseconds; none without times.
+    /// The latest time of all counted rows, in milliseconds; none without times.
     pub fn last_ms(&self) -> Option<i64> {
         self.last_ms
     }
@@ -184,11 +184,7 @@ impl TrailingHistory {
 
     /// Moves everything that waits for a later time into the settled counts.
     pub(super) fn settle(&mut self) {
-        for group in &mut self.groups {
-            for (settled, pending) in group.settled.iter_mut().zip(&mut group.pending) {
-                *settled += std::mem::take(pending);
-            }
-        }
+        self.groups.iter_mut().for_each(Group::settle);
     }
 }
 
@@ -201,6 +197,8 @@ pub struct TrailingCounter {
     /// The number of columns before the trailing ones.
     base: usize,
     keys: Vec<u64>,
+    /// Whether a row came that is not counted.
+    frozen: bool,
 }
 
 /// Where a group reads and writes.
@@ -285,64 +283,103 @@ impl TrailingCounter {
             time,
             base: columns.len(),
             keys: Vec::new(),
+            frozen: false,
         })
     }
 
-    /// Fills the trailing columns of all rows of `block`, and counts its rows.
+    /// Fills the trailing columns of all rows of `block`, and counts the first `counted` of them.
+    ///
+    /// The others know what the counted ones leave behind. Their times are later, and no row is
+    /// counted after them: what they know is frozen.
     ///
     /// # Errors
     /// More distinct keys than 32 bits can number.
-    pub fn fill(&mut self, block: &mut Block) -> Result<()> {
+    pub fn fill(&mut self, block: &mut Block, counted: usize) -> Result<()> {
         let rows = block.rows;
         let (columns, trailing) = block.columns.split_at_mut(self.base);
         let times = match self.time.map(|time| &columns[time]) {
             Some(RawColumn::Time(times)) => Some(&times[..]),
             _ => None,
         };
+        let freeze = counted < rows && !self.frozen;
         for (group, places) in self.history.groups.iter_mut().zip(&self.groups) {
             for row in 0..rows {
+                if row == counted && freeze {
+                    group.settle();
+                }
                 self.keys.clear();
-                self.keys.extend(
-                    places
-                        .keys
-                        .iter()
-                        .map(|&column| key_at(&columns[column], row)),
-                );
+                let keys = places.keys.iter();
+                self.keys
+                    .extend(keys.map(|&column| key_at(&columns[column], row)));
                 let time = times.map(|times| times[row]);
                 let slot = if self.keys.contains(&MISSING_KEY) {
-                    None
+                    Slot::Missing
+                } else if row < counted {
+                    Slot::At(group.slot(combined_key(&self.keys), time)?)
                 } else {
-                    Some(group.slot(combined_key(&self.keys), time)?)
+                    group.known(combined_key(&self.keys))
                 };
                 for &(sum, output) in &places.outputs {
-                    let value = slot.map_or(f32::NAN, |slot| group.settled[slot + sum] as f32);
                     if let RawColumn::Dense(values) = &mut trailing[output] {
-                        values.push(value);
+                        values.push(group.value(slot, sum));
                     }
                 }
-                if let Some(slot) = slot {
-                    let labels = places
-                        .labels
-                        .iter()
-                        .map(|&column| number_at(&columns[column], row));
+                if let Slot::At(slot) = slot
+                    && row < counted
+                {
+                    let labels = places.labels.iter();
+                    let labels = labels.map(|&column| number_at(&columns[column], row));
                     group.count(slot, labels, time.is_some());
                 }
             }
         }
-        if let Some(last) = times.and_then(|times| times[..rows].iter().max()) {
+        self.frozen |= freeze;
+        if let Some(last) = times.and_then(|times| times[..counted].iter().max()) {
             self.history.last_ms = self.history.last_ms.max(Some(*last));
         }
         Ok(())
     }
 
-    /// The history with all rows counted.
+    /// The history with all rows that were counted.
     pub fn finish(mut self) -> TrailingHistory {
         self.history.settle();
         self.history
     }
 }
 
+/// Where the aggregates of a row begin.
+#[derive(Clone, Copy)]
+enum Slot {
+    At(usize),
+    /// No row with its keys was counted.
+    Unseen,
+    /// It lacks a key.
+    Missing,
+}
+
 impl Group {
+    fn settle(&mut self) {
+        for (settled, pending) in self.settled.iter_mut().zip(&mut self.pending) {
+            *settled += std::mem::take(pending);
+        }
+    }
+
+    /// Where the aggregates of `key` begin, if it has any.
+    fn known(&self, key: u64) -> Slot {
+        let place = self.places.get(&key);
+        place.map_or(Slot::Unseen, |place| {
+            Slot::At(*place as usize * self.width())
+        })
+    }
+
+    fn value(&self, slot: Slot, sum: usize) -> f32 {
+        match slot {
+            Slot::At(slot) => self.settled[slot + sum] as f32,
+            Slot::Unseen => 0.0,
+            Slot::Missing => f32::NAN,
+        }
+    }
+
     /// Where the aggregates of `key` begin, with everything before `time` settled.
     fn slot(&mut self, key: u64, time: Option<i64>) -> Result<usize> {
         let width = self.width();

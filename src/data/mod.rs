@@ -23,8 +23,8 @@ mod reader;
 pub use batch::{Batch, Position};
 pub use column::{Column, Role};
 pub use dataset::{
-    Dataset, DatasetWriter, History, Provenance, SourceFile, Split, SplitFile, TimeSpan,
-    TrailingSpec,
+    Dataset, DatasetWriter, HeldOutCounts, History, Provenance, SourceFile, Split, SplitFile,
+    TimeSpan, TrailingSpec,
 };
 pub use error::Error;
 pub use pack::{

@@ -127,6 +127,9 @@ pub struct ImportArgs {
     /// time, order, key_tail:KEY or hash:KEY, the last four with :VALID,TEST, such as time:0.1,0.1.
     #[arg(long)]
     pub split: Option<String>,
+    /// What rows of valid and test know in their trailing columns, in place of the schema's choice.
+    #[arg(long, value_enum)]
+    pub held_out_counts: Option<CountsName>,
     /// Continue trailing counts from this dataset, which holds the time before.
     #[arg(long)]
     pub history: Option<PathBuf>,
@@ -355,6 +358,15 @@ pub struct RequestArgs {
     /// Golden examples to send.
     #[arg(long, default_value_t = 10)]
     pub rows: usize,
+}
+
+/// What rows of valid and test know in their trailing columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CountsName {
+    /// All rows before them, of whatever split.
+    Progressive,
+    /// The rows of train: what a service knows whose counts were made when the model was.
+    Frozen,
 }
 
 /// A split of a dataset.

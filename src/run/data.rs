@@ -5,11 +5,11 @@ use std::sync::Arc;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::RunError;
-use super::cli::{DataCommand, GenerateArgs, ImportArgs};
+use super::cli::{CountsName, DataCommand, GenerateArgs, ImportArgs};
 use super::replacement::Replacement;
 use crate::data::generator::{GeneratorSettings, generate};
 use crate::data::import::{ImportSchema, ImportSettings, Stage, formats, import};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, HeldOutCounts, Split};
 use crate::train::Progress;
 
 /// How far `--drift` turns the tastes of users and items, a day.
@@ -48,6 +48,7 @@ fn run_import(args: &ImportArgs) -> Result<(), RunError> {
     let mut settings = ImportSettings::new(schema, &args.input, replacement.folder());
     let split = args.split.as_deref().map(str::parse).transpose();
     settings.split = split.map_err(|error| RunError::Usage(format!("--split: {error}")))?;
+    settings.held_out_counts = args.held_out_counts.map(HeldOutCounts::from);
     settings.max_malformed = args.max_malformed;
     settings.history = args.history.clone();
     for signal in [SIGINT, SIGTERM] {
@@ -134,7 +135,20 @@ fn show(dataset: &Dataset) {
             .unwrap_or_default();
         println!("  {} {} {}{unit}", column.role, column.kind, column.name);
     }
+    if let Some(history) = &dataset.history {
+        let counts = history.held_out_counts;
+        println!("  trailing counts of valid and test rows: {counts}");
+    }
     for (measure, value) in &dataset.provenance.measures {
         println!("  {measure}: {value:.4}");
+    }
+}
+
+impl From<CountsName> for HeldOutCounts {
+    fn from(name: CountsName) -> Self {
+        match name {
+            CountsName::Progressive => Self::Progressive,
+            CountsName::Frozen => Self::Frozen,
+        }
     }
 }

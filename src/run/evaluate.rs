@@ -14,7 +14,7 @@ use super::folder::{self, RunFolder};
 use super::{readers, trainee};
 use crate::comm::SingleRank;
 use crate::config::Experiment;
-use crate::data::{Dataset, Split, TrailingBase, TrailingSpec};
+use crate::data::{Dataset, HeldOutCounts, Split, TrailingBase, TrailingSpec};
 use crate::train::{Evaluation, LabelEvaluation, Predictor, Progress};
 
 /// One line of `evaluations.jsonl`.
@@ -92,7 +92,8 @@ fn splits(args: &EvaluateArgs, dataset: &Dataset) -> Vec<Split> {
 }
 
 /// The run's own counts, for data whose trailing columns began at zero: then they begin where the
-/// run's dataset ended.
+/// run's dataset ended. Where those of the run's own test rows are frozen, those of all other rows
+/// are, at the same moment.
 fn base(
     folder: &RunFolder,
     dataset: &Dataset,
@@ -105,9 +106,18 @@ fn base(
     if columns.is_empty() || own.version() == dataset.version() {
         return Ok(None);
     }
+    let frozen = has_frozen_counts(&own);
+    if !frozen && has_frozen_counts(dataset) {
+        tracing::warn!(
+            "valid and test rows of this data have frozen counts, those of the run progressive ones: \
+             compare their figures with care"
+        );
+    }
     let run_id = own.history.as_ref().map(|history| &history.id);
     let continued = dataset.history.as_ref().and_then(|h| h.base.as_ref());
-    if let Some(continued) = continued {
+    if let Some(continued) = continued
+        && !frozen
+    {
         return if run_id == Some(continued) {
             Ok(None)
         } else {
@@ -117,20 +127,31 @@ fn base(
     let Some(history) = own.trailing_history()? else {
         return Ok(None);
     };
+    let place = if frozen {
+        "are those at the end of the run's training, like those of its own test rows"
+    } else {
+        "begin where the run's own data ended"
+    };
     match (dataset.first_ms(), history.last_ms()) {
         (Some(first), Some(last)) if first <= last => {
             return Err(overlap(folder, dataset, first, last));
         }
-        (Some(_), Some(_)) => {
-            tracing::info!("trailing counts of this data begin where the run's own data ended");
-        }
+        (Some(_), Some(_)) => tracing::info!("trailing counts of this data {place}"),
         _ => tracing::warn!(
-            "trailing counts of this data begin where the run's own data ended; without times \
-             nothing can tell whether it came later"
+            "trailing counts of this data {place}; without times nothing can tell whether it came later"
         ),
     }
     let history = Arc::new(history);
-    Ok(Some(TrailingBase { history, columns }))
+    Ok(Some(TrailingBase {
+        history,
+        columns,
+        frozen,
+    }))
+}
+
+fn has_frozen_counts(dataset: &Dataset) -> bool {
+    let history = dataset.history.as_ref();
+    history.is_some_and(|history| history.held_out_counts == HeldOutCounts::Frozen)
 }
 
 fn other_counts(

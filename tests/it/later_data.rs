@@ -95,13 +95,18 @@ fn evaluation(bench: &Workbench, data: &str) -> serde_json::Value {
 
 /// A run on the first 4000 visits.
 fn trained() -> Workbench {
+    trained_with(&[])
+}
+
+/// The same, its data imported with more arguments.
+fn trained_with(import_arguments: &[&str]) -> Workbench {
     let bench = Workbench::new();
     std::fs::write(bench.path("schema.toml"), SCHEMA).expect("written");
     std::fs::write(bench.path("experiment.toml"), EXPERIMENT).expect("written");
     std::fs::write(bench.path("first.csv"), visits(0, 4000, 50)).expect("written");
     // Later, half of the users are new.
     std::fs::write(bench.path("later.csv"), visits(4000, 1000, 100)).expect("written");
-    import(&bench, "first.csv", "data", &[]);
+    import(&bench, "first.csv", "data", import_arguments);
     expect_success(&streamrec(&train(&bench)));
     bench
 }
@@ -152,6 +157,34 @@ fn later_data_is_scored_with_the_runs_own_counts_and_unseen_ids() {
     assert_eq!(alone["rows"], 1000);
     assert_eq!(alone, continued, "both ways agree");
     assert!(alone["auc"].as_f64().expect("AUC") > 0.8, "{alone}");
+}
+
+#[test]
+fn a_run_with_frozen_counts_scores_later_data_with_those_at_the_end_of_its_training() {
+    let frozen = ["--held-out-counts", "frozen"];
+    let bench = trained_with(&frozen);
+    let history = bench.path("data");
+    let with_history = ["--history", &history, "--split", "test"];
+    import(&bench, "later.csv", "progressive", &[]);
+    import(&bench, "later.csv", "continued", &with_history);
+    import(
+        &bench,
+        "later.csv",
+        "frozen",
+        &[&frozen[..], &with_history].concat(),
+    );
+    let [first, second, third] = ["progressive", "continued", "frozen"].map(|data| {
+        let found = evaluation(&bench, data);
+        found["labels"]["click"].clone()
+    });
+    assert_eq!(first["rows"], 1000);
+    assert_eq!(first, second, "whatever its own counts are");
+    assert_eq!(first, third, "the counts are those of the run");
+    // A run that counts on knows more of these rows.
+    let counting = trained();
+    import(&counting, "later.csv", "later", &[]);
+    let counted = evaluation(&counting, "later");
+    assert_ne!(counted["labels"]["click"]["log_loss"], first["log_loss"]);
 }
 
 #[test]

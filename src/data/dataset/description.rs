@@ -88,7 +88,34 @@ pub struct TrailingSpec {
     pub label: Option<String>,
 }
 
-/// The counts at the end of the dataset, kept in `history.bin`.
+/// What rows of valid and test know of each key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldOutCounts {
+    /// All rows with a strictly earlier time, of whatever split: what a service knows that counts
+    /// as it serves.
+    #[default]
+    Progressive,
+    /// The rows of train alone: what a service knows whose counts are those at the end of training.
+    Frozen,
+}
+
+impl HeldOutCounts {
+    fn is_progressive(&self) -> bool {
+        *self == Self::Progressive
+    }
+}
+
+impl fmt::Display for HeldOutCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Progressive => "progressive",
+            Self::Frozen => "frozen",
+        })
+    }
+}
+
+/// The counts of all counted rows, kept in `history.bin`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct History {
@@ -97,6 +124,10 @@ pub struct History {
     /// The counts that this dataset started from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
+    /// Whether rows of valid and test were counted. Where they were not, these are the counts at
+    /// the end of training.
+    #[serde(default, skip_serializing_if = "HeldOutCounts::is_progressive")]
+    pub held_out_counts: HeldOutCounts,
 }
 
 /// A file that a dataset was made from.

@@ -8,7 +8,8 @@ mod writer;
 
 pub(in crate::data) use description::refuse_leak;
 pub use description::{
-    Dataset, History, Provenance, SourceFile, Split, SplitFile, TimeSpan, TrailingSpec,
+    Dataset, HeldOutCounts, History, Provenance, SourceFile, Split, SplitFile, TimeSpan,
+    TrailingSpec,
 };
 pub use writer::DatasetWriter;
 

@@ -30,7 +30,8 @@ pub use settings::GeneratorSettings;
 
 use super::history::{HISTORY_FILE, TrailingCounter};
 use super::{
-    Block, Column, ColumnKind, Dataset, DatasetWriter, Error, History, Provenance, Result, Split,
+    Block, Column, ColumnKind, Dataset, DatasetWriter, Error, HeldOutCounts, History, Provenance,
+    Result, Split,
 };
 use columns::RowWriter;
 use impression::{Impression, draw_request};
@@ -155,7 +156,7 @@ impl Output {
             })?;
         self.trailing.iter_mut().for_each(RawColumn::clear);
         self.block.columns.append(&mut self.trailing);
-        self.counter.fill(&mut self.block)?;
+        self.counter.fill(&mut self.block, impressions.len())?;
         self.writer.push_block(split, &self.block)?;
         self.trailing = self.block.columns.split_off(base);
         Ok(())
@@ -170,7 +171,11 @@ impl Output {
             measures: self.measures,
             ..Provenance::default()
         };
-        let history = Some(History { id, base: None });
+        let history = Some(History {
+            id,
+            base: None,
+            held_out_counts: HeldOutCounts::Progressive,
+        });
         self.writer
             .finish(&settings.name, columns::trailing(), history, provenance)
     }

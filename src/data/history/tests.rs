@@ -50,7 +50,8 @@ fn trailing(counter: &mut TrailingCounter, rows: &[Row], block_rows: usize) -> V
     let mut filled: Vec<_> = (0..3).map(|_| RawColumn::new(ColumnKind::Dense)).collect();
     for chunk in rows.chunks(block_rows) {
         let mut block = block(chunk);
-        counter.fill(&mut block).expect("few keys");
+        let counted = block.rows;
+        counter.fill(&mut block, counted).expect("few keys");
         for (to, from) in filled.iter_mut().zip(&block.columns[4..]) {
             (0..chunk.len()).for_each(|row| to.push_row_of(from, row));
         }
@@ -126,6 +127,33 @@ proptest! {
         let ids = [whole.finish(), second.finish()].map(|history| history.write(&path).expect("written"));
         prop_assert_eq!(&ids[0], &ids[1], "equal histories are equal files");
     }
+}
+
+#[test]
+fn rows_that_are_not_counted_know_the_counts_at_the_end_of_those_that_are() {
+    let counted = [(1, 7, 0, true), (2, 7, 1, false), (2, 8, 0, true)];
+    let held_out = [(3, 7, 0, true), (4, 7, MISSING_KEY, true), (5, 9, 0, true)];
+    let mut counter =
+        TrailingCounter::new(&columns(), Some(0), &specs(), None).expect("columns exist");
+    let mut both = block(&[&counted[..], &held_out[..1]].concat());
+    counter.fill(&mut both, 3).expect("few keys");
+    let mut rest = block(&held_out[1..]);
+    counter.fill(&mut rest, 0).expect("few keys");
+    let dense = |values: &[f32]| RawColumn::Dense(values.to_vec());
+    assert_eq!(both.columns[4], dense(&[0.0, 1.0, 0.0, 2.0]), "user_count");
+    assert_eq!(both.columns[5], dense(&[0.0, 0.0, 0.0, 1.0]), "pair_clicks");
+    assert_eq!(rest.columns[4], dense(&[2.0, 0.0]), "user_count");
+    assert_eq!(rest.columns[5], dense(&[f32::NAN, 0.0]), "pair_clicks");
+    // What is kept are the counts that these rows know: as if they had not been there.
+    let mut without =
+        TrailingCounter::new(&columns(), Some(0), &specs(), None).expect("columns exist");
+    trailing(&mut without, &counted, 10);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(HISTORY_FILE);
+    let kept = counter.finish();
+    assert_eq!(kept.last_ms(), Some(2));
+    let ids = [kept, without.finish()].map(|history| history.write(&path).expect("written"));
+    assert_eq!(ids[0], ids[1]);
 }
 
 #[test]

@@ -180,6 +180,9 @@ fn resolved(settings: &ImportSettings) -> Result<ImportSchema, ImportError> {
     if let Some(split) = &settings.split {
         schema.split = split.clone();
     }
+    if let Some(counts) = settings.held_out_counts {
+        schema.held_out_counts = counts;
+    }
     let place = schema.name.clone();
     schema.checked(&place)
 }

@@ -12,7 +12,7 @@ use streamrec_artifact::{ColumnKind, SourceType};
 
 use super::error::ImportError;
 use super::split::SplitSchema;
-use crate::data::Role;
+use crate::data::{HeldOutCounts, Role};
 
 /// What the files of a dataset mean.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +35,8 @@ pub struct ImportSchema {
     pub split: SplitSchema,
     /// Counts and sums over the earlier rows of the same keys.
     pub trailing: Vec<TrailingSchema>,
+    /// What rows of valid and test know of those earlier rows.
+    pub held_out_counts: HeldOutCounts,
 }
 
 /// Files and how they are cut into fields.
@@ -269,7 +271,7 @@ fn time() -> String {
     "time".into()
 }
 
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 10] = [
     "name",
     "description",
     "source",
@@ -279,6 +281,7 @@ const SECTIONS: [&str; 9] = [
     "labels",
     "split",
     "trailing",
+    "held_out_counts",
 ];
 
 impl ImportSchema {
@@ -321,6 +324,8 @@ impl ImportSchema {
                 .unwrap_or_else(|| SplitSchema::usual(time.is_some())),
             time,
             trailing: entries(&mut table, "trailing", &mut errors),
+            held_out_counts: section(&mut table, "held_out_counts", &mut errors)
+                .unwrap_or_default(),
         };
         schema.check(&mut errors);
         if errors.is_empty() {

@@ -4,7 +4,7 @@ use streamrec_artifact::{ColumnKind, SourceType};
 
 use super::schema::{ColumnSchema, FileFormat, ImportSchema, SourceSchema, TimestampFormat};
 use super::split::SplitSchema;
-use crate::data::Role;
+use crate::data::{HeldOutCounts, Role};
 
 impl ImportSchema {
     /// Appends one line for each fault.
@@ -68,6 +68,7 @@ impl ImportSchema {
         }
         self.check_split(errors);
         self.check_trailing(errors);
+        self.check_held_out_counts(errors);
         self.check_names(errors);
     }
 
@@ -157,6 +158,25 @@ impl ImportSchema {
                     ));
                 }
             }
+        }
+    }
+
+    /// Counts freeze where training ends, so no row of train may come after one of valid or test.
+    fn check_held_out_counts(&self, errors: &mut Vec<String>) {
+        if self.held_out_counts != HeldOutCounts::Frozen {
+            return;
+        }
+        if self.trailing.is_empty() {
+            errors.push(
+                "`held_out_counts`: \"frozen\" is about [[trailing]] columns, and there are none"
+                    .into(),
+            );
+        }
+        if let SplitSchema::KeyTail { key, .. } | SplitSchema::Hash { key, .. } = &self.split {
+            errors.push(format!(
+                "`held_out_counts`: \"frozen\" needs a moment at which training ends, and a split by \
+                 `{key}` has none; split by time or order, or leave the counts \"progressive\""
+            ));
         }
     }
 

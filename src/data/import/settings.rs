@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::schema::ImportSchema;
 use super::split::SplitSchema;
-use crate::data::{DEFAULT_BLOCK_ROWS, Dataset, Split};
+use crate::data::{DEFAULT_BLOCK_ROWS, Dataset, HeldOutCounts, Split};
 
 /// What to import, and where to.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct ImportSettings {
     pub name: Option<String>,
     /// In place of the schema's split.
     pub split: Option<SplitSchema>,
+    /// In place of what the schema says of the counts of valid and test rows.
+    pub held_out_counts: Option<HeldOutCounts>,
     /// The share of lines that may be malformed.
     pub max_malformed: f64,
     /// A dataset's folder whose history the trailing aggregates continue.
@@ -54,6 +56,7 @@ impl ImportSettings {
             output: output.into(),
             name: None,
             split: None,
+            held_out_counts: None,
             max_malformed: Self::MAX_MALFORMED,
             history: None,
             memory_bytes: Self::MEMORY_BYTES,

@@ -11,8 +11,8 @@ use super::schema::ImportSchema;
 use super::split::{SplitSchema, Splitter};
 use crate::data::history::{HISTORY_FILE, TrailingCounter, TrailingHistory};
 use crate::data::{
-    Block, Column, Dataset, DatasetWriter, History, Provenance, Role, SourceType, Split,
-    TrailingSpec,
+    Block, Column, Dataset, DatasetWriter, HeldOutCounts, History, Provenance, Role, SourceType,
+    Split, TrailingSpec,
 };
 
 /// The trailing aggregates of a schema, one for each column.
@@ -89,6 +89,7 @@ pub(super) struct Writing {
     /// The place of the time where rows are cut by it.
     split_time: Option<usize>,
     specs: Vec<TrailingSpec>,
+    held_out_counts: HeldOutCounts,
     splits: Vec<Split>,
     part: Block,
 }
@@ -126,6 +127,7 @@ impl Writing {
             counter,
             base,
             specs,
+            held_out_counts: schema.held_out_counts,
             splits: Vec::new(),
         })
     }
@@ -135,9 +137,6 @@ impl Writing {
         // The parser's columns come first; those of the trailing aggregates are still to be filled.
         for _ in block.columns.len()..self.part.columns.len() {
             block.columns.push(RawColumn::new(ColumnKind::Dense));
-        }
-        if let Some(counter) = &mut self.counter {
-            counter.fill(block)?;
         }
         self.splits.clear();
         for row in 0..block.rows {
@@ -155,6 +154,20 @@ impl Writing {
                     _ => None,
                 });
             self.splits.push(self.splitter.next(key, time));
+        }
+        if let Some(counter) = &mut self.counter {
+            let counted = match self.held_out_counts {
+                HeldOutCounts::Progressive => block.rows,
+                // The schema was checked: no row of train follows one of another split.
+                HeldOutCounts::Frozen => {
+                    let train = self
+                        .splits
+                        .iter()
+                        .take_while(|split| **split == Split::Train);
+                    train.count()
+                }
+            };
+            counter.fill(block, counted)?;
         }
         for split in Split::ALL {
             let places: Vec<_> = (0..block.rows)
@@ -196,6 +209,7 @@ impl Writing {
                 Some(History {
                     id,
                     base: self.base,
+                    held_out_counts: self.held_out_counts,
                 })
             }
         };

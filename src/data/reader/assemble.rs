@@ -146,7 +146,7 @@ impl Assembly<'_> {
         }
     }
 
-    /// Adds the counts of earlier data to the trailing inputs.
+    /// Adds the counts of earlier data to the trailing inputs, or puts them in their place.
     fn add_base(&self, batch: &mut Batch) -> Result<()> {
         let Some(base) = &self.plan.source.settings.base else {
             return Ok(());
@@ -170,7 +170,8 @@ impl Assembly<'_> {
                     RawColumn::Key(keys) => keys[row],
                     _ => MISSING_KEY,
                 }));
-                *value = (f64::from(*value) + lookup.value(&key)) as f32;
+                let own = if base.frozen { 0.0 } else { f64::from(*value) };
+                *value = (own + lookup.value(&key)) as f32;
             }
         }
         Ok(())

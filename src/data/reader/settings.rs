@@ -47,6 +47,9 @@ pub struct TrailingBase {
     pub history: Arc<TrailingHistory>,
     /// The trailing columns of the data that is read; those among the inputs are added to.
     pub columns: Vec<TrailingSpec>,
+    /// Whether these counts take the place of the data's own, as those of a service do whose counts
+    /// were made before; else the data's own go on from them.
+    pub frozen: bool,
 }
 
 /// What a [`BatchReader`](super::BatchReader) reads, and how.

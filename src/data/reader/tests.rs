@@ -360,25 +360,27 @@ fn counts_of_earlier_data_are_added_to_trailing_inputs() {
     let mut earlier = Block::of_kinds([ColumnKind::Key, ColumnKind::Dense]);
     earlier.rows = 6;
     earlier.columns[0] = RawColumn::Key(vec![0, 0, 0, 1, 1, 2]);
-    counter.fill(&mut earlier).unwrap();
+    let counted = earlier.rows;
+    counter.fill(&mut earlier, counted).unwrap();
     let history: Arc<TrailingHistory> = Arc::new(counter.finish());
 
-    let base = Some(TrailingBase {
-        history,
-        columns: specs,
-    });
-    let batches = read(
-        ReaderSettings {
+    let rows = |frozen: bool| {
+        let base = Some(TrailingBase {
+            history: history.clone(),
+            columns: specs.clone(),
+            frozen,
+        });
+        let settings = ReaderSettings {
             base,
             shuffle: false,
-            ..settings(file)
-        },
-        0,
-        0,
-    );
-    let rows: Vec<_> = batches.iter().flat_map(numbers).collect();
-    let expected: Vec<_> = (0..60)
-        .map(|i| i + [3, 2, 1].get(i as usize % 37).unwrap_or(&0))
-        .collect();
-    assert_eq!(rows, expected);
+            ..settings(file.clone())
+        };
+        let batches = read(settings, 0, 0);
+        batches.iter().flat_map(numbers).collect::<Vec<_>>()
+    };
+    let earlier = |i: u64| *[3, 2, 1].get(i as usize % 37).unwrap_or(&0);
+    let added: Vec<_> = (0..60).map(|i| i + earlier(i)).collect();
+    assert_eq!(rows(false), added);
+    let replaced: Vec<_> = (0..60).map(earlier).collect();
+    assert_eq!(rows(true), replaced, "nothing of the data's own");
 }
