@@ -14,7 +14,7 @@ use super::folder::{self, RunFolder};
 use super::{readers, trainee};
 use crate::comm::SingleRank;
 use crate::config::Experiment;
-use crate::data::{Dataset, HeldOutCounts, Split, TrailingBase, TrailingSpec};
+use crate::data::{Dataset, HeldOutCounts, History, Split, TrailingBase, TrailingSpec};
 use crate::train::{Evaluation, LabelEvaluation, Predictor, Progress};
 
 /// One line of `evaluations.jsonl`.
@@ -113,15 +113,16 @@ fn base(
              compare their figures with care"
         );
     }
-    let run_id = own.history.as_ref().map(|history| &history.id);
-    let continued = dataset.history.as_ref().and_then(|h| h.base.as_ref());
-    if let Some(continued) = continued
+    let earlier = dataset.history.iter().flat_map(History::earlier);
+    let earlier: Vec<_> = earlier.collect();
+    if let Some(root) = earlier.first()
         && !frozen
     {
-        return if run_id == Some(continued) {
+        let run_id = own.history.as_ref().map(|history| &history.id);
+        return if earlier.iter().any(|id| run_id == Some(id)) {
             Ok(None)
         } else {
-            Err(other_counts(folder, dataset, continued, run_id))
+            Err(other_counts(folder, dataset, root, run_id))
         };
     }
     let Some(history) = own.trailing_history()? else {
@@ -157,16 +158,17 @@ fn has_frozen_counts(dataset: &Dataset) -> bool {
 fn other_counts(
     folder: &RunFolder,
     dataset: &Dataset,
-    continued: &str,
+    root: &str,
     run_id: Option<&String>,
 ) -> RunError {
     RunError::Usage(format!(
-        "the trailing counts of {} continue history {continued}, those of {} end with history {}: \
-         the rows would know other counts than the model was trained with; import them with \
-         --history and the dataset of the run, or without --history if they come right after it",
+        "the trailing counts of {} go back to history {root} and never come by history {}, with which \
+         those of {} end: the rows would know other counts than the model was trained with; import \
+         what came after the run's dataset with --history, each on the one before it, or the last \
+         without --history if it comes right after the run's dataset",
         dataset.folder.display(),
-        folder.root().display(),
-        run_id.map_or("none", String::as_str)
+        run_id.map_or("none", String::as_str),
+        folder.root().display()
     ))
 }
 

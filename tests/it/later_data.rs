@@ -160,6 +160,33 @@ fn later_data_is_scored_with_the_runs_own_counts_and_unseen_ids() {
 }
 
 #[test]
+fn counts_may_come_by_a_chain_of_datasets_that_begins_at_the_runs_own() {
+    let bench = trained();
+    std::fs::write(bench.path("last.csv"), visits(5000, 500, 100)).expect("written");
+    std::fs::write(bench.path("both.csv"), visits(4000, 1500, 100)).expect("written");
+    let (data, later) = (bench.path("data"), bench.path("later"));
+    import(&bench, "later.csv", "later", &["--history", &data]);
+    import(&bench, "last.csv", "last", &["--history", &later]);
+    let test = ["--history", &data, "--split", "time:0,0.333333"];
+    import(&bench, "both.csv", "both", &test);
+    let chained = evaluation(&bench, "last");
+    let both = [
+        "evaluate",
+        &bench.path("run"),
+        "--data",
+        &bench.path("both"),
+        "--split",
+        "test",
+        "--json",
+    ];
+    let both = streamrec(&both);
+    expect_success(&both);
+    let both: serde_json::Value = serde_json::from_slice(&both.stdout).expect("JSON");
+    assert_eq!(chained["labels"]["click"]["rows"], 500);
+    assert_eq!(chained["labels"], both["labels"], "as if imported at once");
+}
+
+#[test]
 fn a_run_with_frozen_counts_scores_later_data_with_those_at_the_end_of_its_training() {
     let frozen = ["--held-out-counts", "frozen"];
     let bench = trained_with(&frozen);
@@ -205,7 +232,17 @@ fn counts_never_come_from_the_future_or_from_other_data() {
     import(&bench, "later.csv", "later", &[]);
     let history = bench.path("later");
     import(&bench, "last.csv", "last", &["--history", &history]);
-    refused(&evaluate("last"), &["continue history", "--history"]);
+    let end = |data: &str| {
+        let dataset = streamrec::data::Dataset::open(bench.path(data)).expect("a dataset");
+        dataset.history.expect("kept").id
+    };
+    let ends = [end("later"), end("data")];
+    refused(&evaluate("last"), &[&ends[0], &ends[1], "--history"]);
+    // Nor do those that go on from them in turn.
+    std::fs::write(bench.path("end.csv"), visits(5500, 500, 100)).expect("written");
+    let history = bench.path("last");
+    import(&bench, "end.csv", "end", &["--history", &history]);
+    refused(&evaluate("end"), &[&ends[0], &ends[1], "--history"]);
 }
 
 #[test]

@@ -124,6 +124,9 @@ pub struct History {
     /// The counts that this dataset started from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
+    /// The counts that `base` went on from in turn, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before_base: Vec<String>,
     /// Whether rows of valid and test were counted. Where they were not, these are the counts at
     /// the end of training.
     #[serde(default, skip_serializing_if = "HeldOutCounts::is_progressive")]
@@ -188,6 +191,13 @@ pub struct Dataset {
     /// The folder it was read from.
     #[serde(skip)]
     pub folder: PathBuf,
+}
+
+impl History {
+    /// The counts that these go on from, the oldest first.
+    pub fn earlier(&self) -> impl DoubleEndedIterator<Item = &String> {
+        self.before_base.iter().chain(&self.base)
+    }
 }
 
 impl Dataset {
@@ -348,6 +358,11 @@ impl Dataset {
             if Path::new(file).file_name() != Some(file.as_ref()) {
                 return refuse(format!("the file name `{file}` must not leave the folder"));
             }
+        }
+        let history = self.history.as_ref();
+        if history.is_some_and(|history| history.base.is_none() && !history.before_base.is_empty())
+        {
+            return refuse("`history.before_base` needs a `history.base`".into());
         }
         for spec in &self.trailing {
             for name in [&spec.name]

@@ -45,6 +45,7 @@ fn write(out: &std::path::Path, seed: u64) -> Dataset {
     let history = Some(History {
         id: "h1".into(),
         base: None,
+        before_base: Vec::new(),
         held_out_counts: HeldOutCounts::Progressive,
     });
     writer

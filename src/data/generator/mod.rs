@@ -174,6 +174,7 @@ impl Output {
         let history = Some(History {
             id,
             base: None,
+            before_base: Vec::new(),
             held_out_counts: HeldOutCounts::Progressive,
         });
         self.writer

@@ -55,6 +55,8 @@ pub(super) fn trailing_column(spec: &TrailingSpec) -> Column {
 pub(super) struct Base {
     pub(super) history: TrailingHistory,
     id: String,
+    /// What it went on from in turn, the oldest first.
+    earlier: Vec<String>,
 }
 
 impl Base {
@@ -65,6 +67,7 @@ impl Base {
         match (history, dataset.history) {
             (Some(history), Some(described)) => Ok(Self {
                 history,
+                earlier: described.earlier().cloned().collect(),
                 id: described.id,
             }),
             _ => {
@@ -85,6 +88,7 @@ pub(super) struct Writing {
     writer: DatasetWriter,
     counter: Option<TrailingCounter>,
     base: Option<String>,
+    before_base: Vec<String>,
     splitter: Splitter,
     /// The place of the time where rows are cut by it.
     split_time: Option<usize>,
@@ -106,9 +110,9 @@ impl Writing {
     ) -> Result<Self, ImportError> {
         let specs = trailing_specs(schema);
         let time = columns.iter().position(|column| column.role == Role::Time);
-        let (history, base) = match base {
-            Some(base) => (Some(base.history), Some(base.id)),
-            None => (None, None),
+        let (history, base, before_base) = match base {
+            Some(base) => (Some(base.history), Some(base.id), base.earlier),
+            None => (None, None, Vec::new()),
         };
         let counter = if specs.is_empty() {
             None
@@ -126,6 +130,7 @@ impl Writing {
             writer,
             counter,
             base,
+            before_base,
             specs,
             held_out_counts: schema.held_out_counts,
             splits: Vec::new(),
@@ -209,6 +214,7 @@ impl Writing {
                 Some(History {
                     id,
                     base: self.base,
+                    before_base: self.before_base,
                     held_out_counts: self.held_out_counts,
                 })
             }

@@ -92,6 +92,16 @@ fn later_data_with_frozen_counts_keeps_those_it_starts_from() {
     assert_eq!(counts(&second, "item_count"), [6., 6., 0.]);
     let id = |dataset: &Dataset| dataset.history.as_ref().expect("kept").id.clone();
     assert_eq!(id(&second), id(&first), "nothing was counted");
+    let mut third = settings(&input, SCHEMA);
+    third.input = input.path().join("later.csv");
+    (third.output, third.history) = (input.path().join("third"), Some(second.folder.clone()));
+    let third = run(&third).expect("imported").dataset;
+    let history = third.history.expect("kept");
+    assert_eq!(
+        (history.before_base, history.base),
+        (vec![id(&first)], Some(id(&second))),
+        "the whole chain"
+    );
 }
 
 #[test]

@@ -299,7 +299,9 @@ fn a_later_import_continues_the_history_and_an_overlapping_one_is_refused() {
     }
     let [first, second, whole] =
         [first, second, whole].map(|dataset| dataset.history.expect("kept"));
-    assert_eq!(second.base, Some(first.id));
+    assert_eq!(second.base, Some(first.id.clone()));
+    assert_eq!(second.earlier().collect::<Vec<_>>(), [&first.id]);
+    assert_eq!(first.earlier().count(), 0);
     assert_eq!(second.id, whole.id, "the same rows were counted");
     let error = part("clicks_1.csv", "again", Some("first")).expect_err("its own future");
     assert!(
