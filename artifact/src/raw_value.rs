@@ -9,7 +9,9 @@ use crate::input::{ColumnKind, InputColumn, SourceType};
 use crate::key;
 use crate::raw::RawColumn;
 
-/// The most elements of a list, unless [`RawColumnBuilder::with_list_length_max`] says otherwise.
+/// The most elements of a list, in the rows of a request and in those that a model is trained on,
+/// so that a server takes whatever the training data holds.
+/// [`RawColumnBuilder::with_list_length_max`] sets another limit.
 pub const LIST_LENGTH_MAX: usize = 4096;
 
 /// One value as it was sent.

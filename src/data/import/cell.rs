@@ -3,6 +3,7 @@
 use std::fmt;
 
 use arrow::array::{Int64Array, StringArray, UInt64Array};
+use streamrec_artifact::LIST_LENGTH_MAX;
 
 use super::number;
 
@@ -71,7 +72,12 @@ impl fmt::Display for Fault {
             Self::Label => "is not 0 or 1; give the label `at_least` or `equals`",
             Self::Missing => "is missing, and labels and times may not be",
             Self::ReservedKey => "is the one integer that cannot be a key",
-            Self::LongList => "has more than 65536 elements",
+            Self::LongList => {
+                return write!(
+                    f,
+                    "has more than {LIST_LENGTH_MAX} elements, the most of a list"
+                );
+            }
             Self::Type => "has another type than the schema says",
         })
     }

@@ -7,15 +7,12 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::TimeZone;
-use streamrec_artifact::{ColumnKind, RawColumn, SourceType, key};
+use streamrec_artifact::{ColumnKind, LIST_LENGTH_MAX, RawColumn, SourceType, key};
 
 use super::cell::{Cell, Fault, boolean, float, integer};
 use super::null::Null;
 use super::number;
 use super::schema::{ColumnSchema, LabelSchema, TimeSchema, TimestampFormat};
-
-/// The most keys of one list.
-const LIST_KEYS_MAX: usize = 1 << 16;
 
 /// Turns cells of one field into values of one column.
 #[derive(Debug, Clone)]
@@ -150,7 +147,7 @@ impl Conversion {
             (RawColumn::KeyList { offsets, keys }, Rule::KeyList { separator, element }) => {
                 let before = keys.len();
                 push_list(cell, separator, *element, keys)?;
-                if keys.len() - before > LIST_KEYS_MAX {
+                if keys.len() - before > LIST_LENGTH_MAX {
                     return Err(Fault::LongList);
                 }
                 // Rows of a block times the longest list stay far below 2^32.

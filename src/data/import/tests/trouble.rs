@@ -60,6 +60,30 @@ fn malformed_lines_are_counted_by_reason_and_told_with_their_place() {
 }
 
 #[test]
+fn a_list_that_no_server_would_take_is_malformed() {
+    let list = |length: usize| vec!["7"; length].join("|");
+    let most = streamrec_artifact::LIST_LENGTH_MAX;
+    let text = format!("k,y\n{},1\n{},0\n", list(most), list(most + 1));
+    let input = folder(&[("n.csv", text.as_bytes())]);
+    let schema = r#"
+        name = "lists"
+        labels = [{ name = "y" }]
+        columns = [{ name = "k", kind = "key_list", type = "integer", separator = "|" }]
+        source = { files = ["n.csv"] }
+        split = { by = "all", into = "train" }
+    "#;
+    let mut settings = settings(&input, schema);
+    settings.max_malformed = 0.5;
+    let report = run(&settings).expect("imported");
+    assert_eq!((report.rows, report.malformed), (1, 1));
+    let first = &report.first_malformed[0];
+    assert!(
+        first.contains("n.csv:3: column `k` has more than 4096 elements"),
+        "{first}"
+    );
+}
+
+#[test]
 fn too_many_malformed_lines_stop_the_import() {
     let mut text = String::from("k,x,y\n");
     for i in 0..5000 {
