@@ -88,22 +88,42 @@ impl Golden {
     /// # Errors
     /// A logit differs by more than `tolerance * max(1, |expected|)`, or is not a number.
     pub fn check_logits(&self, logits: &[f32], tolerance: f32) -> Result<f32, GoldenError> {
-        if logits.len() != self.logits.len() {
-            return Err(GoldenError::Logits {
-                expected: self.logits.len(),
-                got: logits.len(),
+        self.check_scores("logit", &self.logits, logits, tolerance)
+    }
+
+    /// Compares probabilities, `[rows, labels]`, as [`check_logits`](Self::check_logits) does logits.
+    ///
+    /// # Errors
+    /// A probability differs by more than `tolerance`, or is not a number.
+    pub fn check_probabilities(&self, got: &[f32], tolerance: f32) -> Result<f32, GoldenError> {
+        self.check_scores("probability", &self.probabilities, got, tolerance)
+    }
+
+    fn check_scores(
+        &self,
+        score: &'static str,
+        expected: &[f32],
+        got: &[f32],
+        tolerance: f32,
+    ) -> Result<f32, GoldenError> {
+        if got.len() != expected.len() {
+            return Err(GoldenError::Scores {
+                expected: expected.len(),
+                got: got.len(),
             });
         }
-        let labels = self.logits.len() / self.raw.rows.max(1);
+        let labels = expected.len() / self.raw.rows.max(1);
         let mut greatest = 0.0f32;
-        for (at, (&got, &expected)) in logits.iter().zip(&self.logits).enumerate() {
+        for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {
             let difference = (got - expected).abs();
+            // A NaN is not within any tolerance.
             let agrees = difference <= tolerance * expected.abs().max(1.0);
             if !agrees {
                 let (row, label) = (at / labels, at % labels);
                 return Err(GoldenError::Score {
                     row,
                     label,
+                    score,
                     expected,
                     got,
                     tolerance,
@@ -279,14 +299,15 @@ pub enum GoldenError {
         expected: String,
         got: String,
     },
-    #[error("got {got} logits for the golden examples, expected {expected}")]
-    Logits { expected: usize, got: usize },
+    #[error("got {got} scores for the golden examples, expected {expected}")]
+    Scores { expected: usize, got: usize },
     #[error(
-        "golden row {row}, label {label}: logit {got}, in training it was {expected} (tolerance {tolerance})"
+        "golden row {row}, label {label}: {score} {got}, in training it was {expected} (tolerance {tolerance})"
     )]
     Score {
         row: usize,
         label: usize,
+        score: &'static str,
         expected: f32,
         got: f32,
         tolerance: f32,

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use streamrec_artifact::{
-    Artifact, ArtifactError, Encoded, Encoder, Golden, InputColumn, MODEL_FILE, Manifest,
-    ManifestError, RawBatch, RawBatchError, key,
+    Artifact, ArtifactError, Encoded, Encoder, Golden, GoldenError, InputColumn, MODEL_FILE,
+    Manifest, ManifestError, RawBatch, RawBatchError, key,
 };
 
 use crate::forward::{Forward, ForwardError};
@@ -195,45 +195,40 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn logits(&self, by: &'static str, got: &[f32]) -> Result<f32, LoadError> {
-        self.agree("logit", by, got, &self.golden.logits, LOGIT_TOLERANCE)
+        let checked = self.golden.check_logits(got, LOGIT_TOLERANCE);
+        checked.map_err(|error| self.refused(by, error))
     }
 
     fn probabilities(&self, by: &'static str, logits: &[f32]) -> Result<f32, LoadError> {
         let got: Vec<f32> = logits.iter().copied().map(sigmoid).collect();
-        let expected = &self.golden.probabilities;
-        self.agree("probability", by, &got, expected, PROBABILITY_TOLERANCE)
+        let checked = self.golden.check_probabilities(&got, PROBABILITY_TOLERANCE);
+        checked.map_err(|error| self.refused(by, error))
     }
 
-    /// The greatest difference.
-    fn agree(
-        &self,
-        score: &'static str,
-        by: &'static str,
-        got: &[f32],
-        expected: &[f32],
-        tolerance: f32,
-    ) -> Result<f32, LoadError> {
-        let mut greatest = 0.0f32;
-        for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {
-            let difference = (got - expected).abs();
-            // A NaN is not within any tolerance.
-            let agrees = difference <= tolerance * expected.abs().max(1.0);
-            if !agrees {
-                let (row, label) = (at / self.labels.len(), at % self.labels.len());
-                let (path, label) = (self.folder.to_owned(), self.labels[label].clone());
-                return Err(LoadError::Golden {
-                    path,
-                    row,
-                    label,
-                    score,
-                    by,
-                    expected,
-                    got,
-                });
-            }
-            greatest = greatest.max(difference);
+    fn refused(&self, by: &'static str, error: GoldenError) -> LoadError {
+        let path = self.folder.to_owned();
+        match error {
+            GoldenError::Score {
+                row,
+                label,
+                score,
+                expected,
+                got,
+                ..
+            } => LoadError::Golden {
+                path,
+                row,
+                label: self.labels[label].clone(),
+                score,
+                by,
+                expected,
+                got,
+            },
+            other => LoadError::Artifact {
+                path,
+                source: Box::new(other.into()),
+            },
         }
-        Ok(greatest)
     }
 }
 

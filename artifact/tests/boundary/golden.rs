@@ -18,8 +18,20 @@ fn probes_cover_missing_and_unseen_values() {
 }
 
 #[test]
-fn logits_within_tolerance_pass_and_others_do_not() {
+fn scores_within_tolerance_pass_and_others_do_not() {
     let golden = artifact().golden;
+    let mut probabilities = golden.probabilities.clone();
+    assert_eq!(
+        golden.check_probabilities(&probabilities, 0.0).unwrap(),
+        0.0
+    );
+    probabilities[2] += 1e-3;
+    let error = golden
+        .check_probabilities(&probabilities, 1e-5)
+        .unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("golden row 2"), "{message}");
+    assert!(message.contains("probability"), "{message}");
     let mut logits = golden.logits.clone();
     assert_eq!(golden.check_logits(&logits, 0.0).unwrap(), 0.0);
     logits[3] += 1e-3;
@@ -40,6 +52,6 @@ fn logits_within_tolerance_pass_and_others_do_not() {
     logits.pop();
     assert!(matches!(
         golden.check_logits(&logits, 1.0),
-        Err(GoldenError::Logits { .. })
+        Err(GoldenError::Scores { .. })
     ));
 }
