@@ -21,7 +21,8 @@ pub use error::ConfigError;
 pub use model::ModelConfig;
 pub use optimizer::OptimizerConfig;
 pub use parallel::{
-    EmbeddingsConfig, Exchange, ParallelConfig, Partition, Placement, Reduction, TableConfig,
+    EmbeddingsConfig, Exchange, ParallelConfig, Partition, Payload, Placement, Reduction,
+    TableConfig,
 };
 pub use train::{DeviceChoice, EarlyStopping, Precision, TrainConfig};
 

@@ -74,6 +74,10 @@ pub struct EmbeddingsConfig {
     pub placement: Placement,
     /// Likewise, what travels.
     pub exchange: Exchange,
+    /// The numbers of vectors and rows on their way to where they are used.
+    pub vectors: Payload,
+    /// The numbers of gradients on their way back.
+    pub gradients: Payload,
     /// Exceptions, by the name of the table.
     pub tables: BTreeMap<String, TableConfig>,
 }
@@ -136,6 +140,39 @@ impl fmt::Display for Exchange {
     }
 }
 
+/// How numbers travel between ranks; they are float32 before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// As they are.
+    #[default]
+    Fp32,
+    /// Rounded to bfloat16: 8 bits of precision, the range of float32.
+    Bf16,
+    /// Rounded to IEEE binary16: 11 bits of precision; each message is scaled to its range by a power of two.
+    Fp16,
+}
+
+impl Payload {
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Fp32 => 4,
+            Self::Bf16 | Self::Fp16 => 2,
+        }
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+        })
+    }
+}
+
 impl Default for ParallelConfig {
     fn default() -> Self {
         Self {
@@ -158,6 +195,18 @@ impl ParallelConfig {
                  products add in another order; set one of them otherwise",
                 self.tp
             ));
+        }
+        let payloads = [
+            ("vectors", self.embeddings.vectors),
+            ("gradients", self.embeddings.gradients),
+        ];
+        for (name, payload) in payloads {
+            if payload != Payload::Fp32 {
+                errors.push(format!(
+                    "`parallel.embeddings.{name}`: \"{payload}\" rounds what travels and nothing else, and \
+                     `parallel.reduction` is \"invariant\"; leave it out"
+                ));
+            }
         }
         for (name, table) in &self.embeddings.tables {
             if table.exchange == Some(Exchange::Pooled) {

@@ -4,7 +4,7 @@ use streamrec_artifact::{Graph, Shapes};
 
 use crate::{
     comm::chunk_range,
-    config::{EmbeddingsConfig, Exchange, Placement, Reduction},
+    config::{EmbeddingsConfig, Exchange, Payload, Placement, Reduction},
     model::Extent,
 };
 
@@ -19,6 +19,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TablePlan {
     ranks: usize,
+    vectors: Payload,
+    gradients: Payload,
     tables: Vec<PlannedTable>,
 }
 
@@ -60,6 +62,8 @@ impl TablePlan {
         });
         Self {
             ranks: 1,
+            vectors: Payload::Fp32,
+            gradients: Payload::Fp32,
             tables: tables.collect(),
         }
     }
@@ -85,6 +89,7 @@ impl TablePlan {
             return Ok(plan);
         }
         plan.ranks = ranks;
+        (plan.vectors, plan.gradients) = (config.vectors, config.gradients);
         let mut chosen = Vec::new();
         let mut held = vec![0; ranks];
         for (index, table) in plan.tables.iter_mut().enumerate() {
@@ -132,6 +137,16 @@ impl TablePlan {
     /// The tables, in the order of the graph's.
     pub fn tables(&self) -> &[PlannedTable] {
         &self.tables
+    }
+
+    /// How vectors and rows travel to where they are used.
+    pub fn vectors(&self) -> Payload {
+        self.vectors
+    }
+
+    /// How gradients travel back.
+    pub fn gradients(&self) -> Payload {
+        self.gradients
     }
 
     /// The ranks that hold shards.
@@ -372,6 +387,7 @@ mod tests {
                     },
                 ),
             ]),
+            ..EmbeddingsConfig::default()
         };
         let (graph, shapes) = graph();
         let plan = TablePlan::new(&graph, &shapes, &config, Reduction::Fast, 2).unwrap();

@@ -115,6 +115,7 @@ fn loads(
         .flatten()
         .collect();
     let loads = graph.tables.iter().zip(&shapes.table_rows);
+    let exchange = &experiment.parallel.embeddings;
     let load = |(table, &rows): (&streamrec_artifact::GraphTable, &usize)| {
         let own = lookups.iter().filter(|lookup| lookup.table == table.name);
         let features: Vec<usize> = own
@@ -138,6 +139,7 @@ fn loads(
             ids_per_sample: ids(filled).len() as f64 / filled as f64,
             distinct: Distinct::new((part, distinct(part)), (filled, distinct(filled))),
             state_bytes: state_bytes(&experiment.optimizer.sparse, table.dim),
+            payloads: [exchange.vectors, exchange.gradients],
         }
     };
     Ok(loads.map(load).collect())

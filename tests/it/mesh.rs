@@ -63,6 +63,34 @@ fn agree(config: &str) {
 }
 
 #[test]
+fn half_precision_payloads_learn_what_full_ones_learn() {
+    let bench = Workbench::with_events(30_000);
+    let config = "synthetic_dlrm.toml";
+    let train = |run: &str, own: &[&str]| {
+        let own = [
+            &SETTINGS[..],
+            &["parallel.embeddings.placement=row_wise"],
+            own,
+        ]
+        .concat();
+        bench.launch(2, config, run, &own);
+        curve(&bench, run, "loss")
+    };
+    let full = train("fp32", &[]);
+    for payload in ["bf16", "fp16"] {
+        let [vectors, gradients] =
+            ["vectors", "gradients"].map(|way| format!("parallel.embeddings.{way}={payload}"));
+        let half = train(payload, &[&vectors, &gradients]);
+        let apart = full
+            .iter()
+            .zip(&half)
+            .map(|(full, half)| (full - half).abs());
+        let apart = apart.fold(0.0, f64::max);
+        assert!(apart > 0.0 && apart < 1e-2, "{payload}: {apart}");
+    }
+}
+
+#[test]
 fn meshes_agree_on_dlrm() {
     agree("synthetic_dlrm.toml");
 }

@@ -17,6 +17,7 @@
 mod gradients;
 mod layout;
 mod owned_ids;
+mod payload;
 mod requested_ids;
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,7 @@ use self::{layout::Layout, owned_ids::OwnedIds, requested_ids::RequestedIds, wir
 use super::{Mesh, TablePlan, row_sum::RowSum};
 use crate::{
     comm::{CommBuffer, CommError, Communicator, Event},
-    config::Reduction,
+    config::{Payload, Reduction},
     model::{BatchInput, ModelError, Network, ParameterStore, TableId},
 };
 
@@ -52,6 +53,8 @@ pub struct PendingIds {
 /// One rank's part in the lookups of sharded tables. Every call is collective, in the world.
 pub struct EmbeddingExchange {
     layout: Layout,
+    /// How vectors travel, and gradients.
+    payloads: [Payload; 2],
     world: Arc<dyn Communicator>,
     /// Of all ranks too, so that ids overtake nothing.
     id_comm: Arc<dyn Communicator>,
@@ -122,6 +125,7 @@ impl EmbeddingExchange {
             owned: OwnedIds::new(&layout),
             vectors: Some(mesh.tp.allocate(mesh.tp.size() * share * layout.columns)?),
             layout,
+            payloads: [plan.vectors(), plan.gradients()],
             id_comm: mesh.world.split(0, rank)?,
             world: Arc::clone(&mesh.world),
             tp: Arc::clone(&mesh.tp),
@@ -167,9 +171,9 @@ impl EmbeddingExchange {
         self.requested = pending.requested;
         self.owned.read(&self.layout, &messages)?;
         let answers = self.answers(context, parameters)?;
-        let start = Instant::now();
-        let answers = self.world.all_to_all_bytes(answers).wait()?;
-        waited += start.elapsed();
+        let [payload, _] = self.payloads;
+        let (answers, time) = self.send(answers, payload)?;
+        waited += time;
         let mut vectors = self.vectors.take().ok_or(CommError::Abandoned)?;
         let own = self.own_place();
         self.assemble(context, &answers, &mut vectors[own])?;
@@ -179,6 +183,23 @@ impl EmbeddingExchange {
         let (rows, columns) = (pending.rows, self.layout.columns);
         let vectors = TensorRef::from_f32(&vectors[..rows * columns], &[rows, columns]);
         Ok((vectors, waited))
+    }
+
+    /// Exchanges messages of float32; tells how long it waited.
+    fn send(
+        &self,
+        messages: Vec<Vec<u8>>,
+        payload: Payload,
+    ) -> Result<(Vec<Vec<u8>>, Duration), ModelError> {
+        let messages = messages.into_iter();
+        let messages = messages.map(|message| payload::narrow(message, payload));
+        let event = self.world.all_to_all_bytes(messages.collect());
+        let start = Instant::now();
+        let received = event.wait()?.into_iter();
+        let waited = start.elapsed();
+        let received = received.enumerate();
+        let received = received.map(|(rank, message)| payload::widen(rank, message, payload));
+        Ok((received.collect::<Result<_, _>>()?, waited))
     }
 
     /// Where this rank's vectors lie among those of its group.
@@ -199,9 +220,8 @@ impl EmbeddingExchange {
         last: bool,
     ) -> Result<Duration, ModelError> {
         let messages = self.gradient_messages(context, network)?;
-        let start = Instant::now();
-        let messages = self.world.all_to_all_bytes(messages).wait()?;
-        let waited = start.elapsed();
+        let [_, payload] = self.payloads;
+        let (messages, waited) = self.send(messages, payload)?;
         let width = self.layout.own().width;
         let mut readers = Vec::with_capacity(messages.len());
         self.pooled.clear();

@@ -130,8 +130,12 @@ fn sharded(
     (logits, parameters.tables().map(gradient).collect())
 }
 
-fn close(one: &[f32], other: &[f32]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| (a - b).abs() < 1e-5)
+fn close(one: &[f32], other: &[f32], tolerance: f32) -> bool {
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .all(|(a, b)| (a - b).abs() < tolerance)
 }
 
 /// Every rank's batches differ along dp, and are the same along tp.
@@ -140,7 +144,7 @@ fn batches(dp: usize, schema: &FeatureSchema) -> [Batch; 2] {
     [(ROWS, 1), (4, 2)].map(|(rows, seed)| Batch::random(schema, rows, seed + 10 * dp as u64))
 }
 
-fn check(dp: usize, tp: usize, config: &EmbeddingsConfig) {
+fn check(dp: usize, tp: usize, config: &EmbeddingsConfig, tolerances: [f32; 2]) {
     let (graph, schema) = model();
     let shapes = graph.validate(&schema).unwrap();
     let plan = TablePlan::new(&graph, &shapes, config, Reduction::Fast, dp * tp).unwrap();
@@ -154,6 +158,7 @@ fn check(dp: usize, tp: usize, config: &EmbeddingsConfig) {
             sum
         })
         .collect();
+    let [forward, backward] = tolerances;
     let comms = SharedMemory::connect_threads(dp * tp, &Settings::default()).unwrap();
     std::thread::scope(|scope| {
         for (rank, comm) in comms.into_iter().enumerate() {
@@ -163,7 +168,10 @@ fn check(dp: usize, tp: usize, config: &EmbeddingsConfig) {
                 let own = batches(rank / tp, schema);
                 let (logits, tables) = sharded(&mesh, plan, &own);
                 for (got, (expected, _)) in logits.iter().zip(&expected[rank / tp]) {
-                    assert!(close(got, expected), "{plan}: {got:?}, {expected:?}");
+                    assert!(
+                        close(got, expected, forward),
+                        "{plan}: {got:?}, {expected:?}"
+                    );
                 }
                 for ((extent, got), all) in tables.iter().zip(sums) {
                     let inside = |id: &i64| extent.rows.contains(&(*id as usize));
@@ -175,7 +183,7 @@ fn check(dp: usize, tp: usize, config: &EmbeddingsConfig) {
                         })
                         .unzip();
                     assert_eq!(got.ids, ids, "{plan}");
-                    assert!(close(&got.rows, &rows.concat()), "{plan}");
+                    assert!(close(&got.rows, &rows.concat(), backward), "{plan}");
                 }
             });
         }
@@ -196,8 +204,30 @@ fn vectors_and_gradients_are_those_of_tables_that_are_here() {
                     exchange,
                     ..EmbeddingsConfig::default()
                 };
-                check(dp, tp, &config);
+                check(dp, tp, &config, [1e-5; 2]);
             }
+        }
+    }
+}
+
+#[test]
+fn payloads_round_what_travels_their_way_and_nothing_else() {
+    use Payload::{Bf16, Fp16, Fp32};
+    for exchange in [Exchange::Pooled, Exchange::Unique] {
+        for (vectors, gradients, tolerances) in [
+            (Bf16, Fp32, [2e-2, 1e-5]),
+            (Fp16, Fp32, [2e-3, 1e-5]),
+            (Fp32, Bf16, [1e-5, 4e-1]),
+            (Fp32, Fp16, [1e-5, 5e-2]),
+        ] {
+            let config = EmbeddingsConfig {
+                placement: Placement::RowWise,
+                exchange,
+                vectors,
+                gradients,
+                ..EmbeddingsConfig::default()
+            };
+            check(2, 1, &config, tolerances);
         }
     }
 }

@@ -41,6 +41,11 @@ impl<T: bytemuck::Pod> Words<T> {
         Ok(taken)
     }
 
+    /// All that is left.
+    pub(super) fn rest(&self) -> &[T] {
+        &self.words[self.next..]
+    }
+
     /// Checks that nothing is left.
     pub(super) fn end(self) -> Result<(), ModelError> {
         match self.words.len() - self.next {

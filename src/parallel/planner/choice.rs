@@ -213,6 +213,7 @@ pub(super) fn bytes(count: f64) -> String {
 mod tests {
     use super::super::Distinct;
     use super::*;
+    use crate::config::Payload;
 
     fn load(name: &str, rows: usize, ids: f64, distinct: usize) -> TableLoad {
         TableLoad {
@@ -223,6 +224,7 @@ mod tests {
             ids_per_sample: ids,
             distinct: Distinct::new((1_024, distinct / 4), (8_192, distinct)),
             state_bytes: 4,
+            payloads: [Payload::Fp32; 2],
         }
     }
 

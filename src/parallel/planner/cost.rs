@@ -126,6 +126,12 @@ impl<'a> Step<'a> {
         samples * (self.load.ids_per_sample + self.lookups) * dim * FLOAT
     }
 
+    /// Bytes of the numbers that answer others, and of the gradients that go back to where answers came from.
+    fn sent(&self, answered: f64, returned: f64) -> f64 {
+        let [vectors, gradients] = self.load.payloads.map(|payload| payload.bytes() as f64);
+        answered * vectors + returned * gradients
+    }
+
     /// Every rank gets the summed rows of all, and updates them all.
     fn replicated(&self) -> Cost {
         let row = self.dim * FLOAT + ROW_ID;
@@ -158,18 +164,18 @@ impl<'a> Step<'a> {
             };
         let lengths = self.local * self.lookups * ID * owners;
         let own = if share > 0.0 { dim } else { 0.0 };
-        let answered = self.batch * self.lookups * own * FLOAT;
+        let answered = self.batch * self.lookups * own;
         let vector = match placement {
             Placement::RowWise => self.dim * owners,
             _ => self.dim,
         };
-        let returned = self.local * self.lookups * vector * FLOAT;
+        let returned = self.local * self.lookups * vector;
         Cost {
             memory_bytes: held,
             moved_bytes: 2.0 * share * self.pooling(self.batch, own)
-                + 2.0 * (answered + returned)
+                + 2.0 * (answered + returned) * FLOAT
                 + self.update(share * self.distinct, own),
-            sent_bytes: asked + lengths + answered + returned,
+            sent_bytes: asked + lengths + self.sent(answered, returned),
             exchanges: 3.0,
         }
     }
@@ -184,14 +190,14 @@ impl<'a> Step<'a> {
         let asked = self.local_distinct * ID * owners;
         let own = if share > 0.0 { dim } else { 0.0 };
         let all_asked = (self.others + 1.0) * self.local_distinct;
-        let answered = share * all_asked * own * FLOAT;
-        let returned = self.local_distinct * self.dim * FLOAT;
+        let answered = share * all_asked * own;
+        let returned = self.local_distinct * self.dim;
         Cost {
             memory_bytes: held,
             moved_bytes: 2.0 * self.pooling(self.local, self.dim)
-                + 2.0 * (answered + returned)
+                + 2.0 * (answered + returned) * FLOAT
                 + self.update(share * self.distinct, own),
-            sent_bytes: asked + answered + returned,
+            sent_bytes: asked + self.sent(answered, returned),
             exchanges: 3.0,
         }
     }
@@ -201,6 +207,7 @@ impl<'a> Step<'a> {
 mod tests {
     use super::super::Distinct;
     use super::*;
+    use crate::config::Payload;
 
     fn load() -> TableLoad {
         TableLoad {
@@ -211,6 +218,7 @@ mod tests {
             ids_per_sample: 2.0,
             distinct: Distinct::new((100, 100), (1_000, 400)),
             state_bytes: 4,
+            payloads: [Payload::Fp32; 2],
         }
     }
 
@@ -247,6 +255,26 @@ mod tests {
             costs.iter().map(|cost| cost.sent_bytes).sum()
         };
         assert!(sent(Exchange::Unique) < sent(Exchange::Pooled));
+    }
+
+    #[test]
+    fn half_the_bytes_of_a_number_are_half_the_bytes_of_vectors_one_way() {
+        let sent = |payloads| {
+            let load = TableLoad { payloads, ..load() };
+            let (placement, exchange) = (Placement::RowWise, Exchange::Pooled);
+            Cost::of(&load, placement, exchange, 0, 0, 4, 1_000.0).sent_bytes
+        };
+        let [full, vectors, both] = [
+            [Payload::Fp32, Payload::Fp32],
+            [Payload::Bf16, Payload::Fp32],
+            [Payload::Bf16, Payload::Fp16],
+        ]
+        .map(sent);
+        assert!(
+            (full - vectors - (vectors - both)).abs() < 1e-6,
+            "{full} {vectors} {both}"
+        );
+        assert_eq!(full - vectors, 1_000.0 * 16.0 * 2.0);
     }
 
     #[test]

@@ -1,3 +1,5 @@
+use crate::config::Payload;
+
 /// What a step asks of a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TableLoad {
@@ -15,6 +17,8 @@ pub struct TableLoad {
     pub distinct: Distinct,
     /// Bytes of optimiser state a row.
     pub state_bytes: usize,
+    /// How its vectors travel, and their gradients, where it is sharded.
+    pub payloads: [Payload; 2],
 }
 
 /// How many distinct rows some samples touch: `rows (n / samples)^exponent`, which two measured sizes
@@ -79,6 +83,7 @@ mod tests {
             ids_per_sample: 0.1,
             distinct: Distinct::new((100, 50), (10_000, 500)),
             state_bytes: 4,
+            payloads: [Payload::Fp32; 2],
         };
         assert_eq!(load.distinct_rows(1e9), 600.0);
         assert_eq!(load.distinct_rows(10.0), 1.0);
