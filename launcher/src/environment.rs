@@ -1,19 +1,21 @@
 //! Who am I? A rank's place in its job, resolved from environment variables.
 //!
-//! The same binary runs under `streamrec launch`, torchrun, srun and mpirun. The first of these sources whose marker
+//! The same binary runs under `streamrec launch`, torchrun, srun and mpirun (Open MPI or MPICH). The first of these sources whose marker
 //! is set wins, whole; variables of different sources are never mixed (except `MASTER_ADDR` and `MASTER_PORT`, which
-//! override what Slurm and Open MPI imply):
+//! override what Slurm and MPI imply):
 //!
 //! | order | source | marker | variables read |
 //! |---|---|---|---|
 //! | 1 | torchrun (and `streamrec launch`) | `RANK`, `WORLD_SIZE` or `LOCAL_RANK` | `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE`, `GROUP_RANK`, `MASTER_ADDR`, `MASTER_PORT`, `TORCHELASTIC_RESTART_COUNT`, `TORCHELASTIC_RUN_ID`, `TORCHELASTIC_USE_AGENT_STORE` |
 //! | 2 | Slurm | `SLURM_PROCID`, inside a job step | see [`Source::Slurm`] |
 //! | 3 | Open MPI | `OMPI_COMM_WORLD_RANK` | see [`Source::OpenMpi`] |
-//! | 4 | none: one single rank | | `MASTER_ADDR`, `MASTER_PORT` |
+//! | 4 | MPICH (Hydra) | `PMI_RANK` | see [`Source::Hydra`] |
+//! | 5 | none: one single rank | | `MASTER_ADDR`, `MASTER_PORT` |
 //!
 //! torchrun's contract: <https://docs.pytorch.org/docs/stable/elastic/run.html>. Its agent itself listens on
 //! `MASTER_PORT` when `TORCHELASTIC_USE_AGENT_STORE` is true, so ranks then meet on the next port.
 
+mod hydra;
 mod open_mpi;
 mod reader;
 mod slurm;
@@ -32,6 +34,12 @@ pub type Variables = BTreeMap<String, String>;
 /// The port ranks meet on when nothing names another: torchrun's default.
 const DEFAULT_PORT: u16 = 29500;
 
+/// Variable in which a launcher around `mpirun` says how often it has started the job before.
+pub const RESTART_COUNT_VARIABLE: &str = "STREAMREC_RESTART_COUNT";
+
+/// Variable in which a launcher around `mpirun` gives all attempts of a job one name.
+pub const RUN_ID_VARIABLE: &str = "STREAMREC_RUN_ID";
+
 /// Where a [`RankEnvironment`] came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -42,8 +50,11 @@ pub enum Source {
     /// `SLURM_JOB_ID`, `SLURM_STEP_ID`, `SLURM_RESTART_COUNT`. A batch script is not a step (it has a `SLURM_JOB_ID`
     /// but no `SLURM_STEP_ID`) and does not count.
     Slurm,
-    /// `mpirun` of Open MPI: `OMPI_COMM_WORLD_RANK`, `_SIZE`, `_LOCAL_RANK`, `_LOCAL_SIZE`, `PMIX_NAMESPACE`.
+    /// `mpirun` of Open MPI: `OMPI_COMM_WORLD_RANK`, `_SIZE`, `_LOCAL_RANK`, `_LOCAL_SIZE`, `PMIX_NAMESPACE`; and
+    /// [`RESTART_COUNT_VARIABLE`] and [`RUN_ID_VARIABLE`].
     OpenMpi,
+    /// `mpiexec` of MPICH: `PMI_RANK`, `PMI_SIZE`, `MPI_LOCALRANKID`, `MPI_LOCALNRANKS`; and the two as above.
+    Hydra,
     /// No launcher: one single rank.
     Single,
 }
@@ -54,6 +65,7 @@ impl fmt::Display for Source {
             Self::Torchrun => "torchrun",
             Self::Slurm => "Slurm",
             Self::OpenMpi => "Open MPI",
+            Self::Hydra => "MPICH",
             Self::Single => "a single rank",
         })
     }
@@ -114,7 +126,7 @@ pub struct RankEnvironment {
     pub local_world_size: usize,
     /// This host among the hosts of the job.
     pub group_rank: usize,
-    /// Host name or address of rank 0.
+    /// Host name or address of rank 0; empty where nobody told it.
     pub master_addr: String,
     /// Port on which rank 0 hosts the rendezvous.
     pub master_port: u16,
@@ -182,6 +194,12 @@ impl RankEnvironment {
             open_mpi::resolve(&Reader {
                 variables,
                 source: Source::OpenMpi,
+                marker,
+            })
+        } else if let Some(marker) = marked(&["PMI_RANK"]) {
+            hydra::resolve(&Reader {
+                variables,
+                source: Source::Hydra,
                 marker,
             })
         } else {

@@ -2,7 +2,7 @@
 //!
 //! | module | what it answers |
 //! |---|---|
-//! | [`environment`] | who am I? rank, world and master address from torchrun, Slurm or Open MPI variables |
+//! | [`environment`] | who am I? rank, world and master address from variables of torchrun, Slurm, Open MPI or MPICH |
 //! | [`rendezvous`] | where do ranks meet? a tiny key-value store that rank 0 hosts |
 //! | [`control`] | how far is each rank? reports from ranks to their launcher |
 //! | [`job`], [`launch`](mod@launch) | what runs, and what became of it? |

@@ -52,9 +52,13 @@ impl Store {
     /// It does not wait for other ranks; [`barrier`](Self::barrier) does.
     ///
     /// # Errors
-    /// When the port is in use, rank 0 is not reached in time, or the host refuses the rank (another world size, or
+    /// When nobody told the address of rank 0, the port is in use, rank 0 is not reached in time, or the host refuses the rank (another world size, or
     /// a rank that is already there).
     pub fn join(environment: &RankEnvironment, timeout: Duration) -> Result<Self, RendezvousError> {
+        if environment.master_addr.is_empty() {
+            let rank = environment.rank;
+            return Err(RendezvousError::NoAddress { rank });
+        }
         let host = (environment.rank == 0)
             .then(|| Host::start(environment))
             .transpose()?;

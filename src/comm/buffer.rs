@@ -7,8 +7,8 @@ use super::shared_memory::SharedBuffer;
 
 /// `[len]` f32, aligned to 64 bytes, from [`Communicator::allocate`](super::Communicator::allocate).
 ///
-/// It lives in memory shared with the other ranks, or in the heap for a single rank. Holding it
-/// means that no collective is using it.
+/// It lives in memory shared with the other ranks, or in the heap where ranks share none. Holding
+/// it means that no collective is using it.
 pub struct CommBuffer {
     storage: Storage,
 }
@@ -23,26 +23,54 @@ struct HeapBuffer {
     values: Vec<f32>,
     start: usize,
     len: usize,
+    #[cfg_attr(
+        not(feature = "mpi"),
+        expect(dead_code, reason = "only MPI asks whose a buffer in the heap is")
+    )]
+    owner: Owner,
+}
+
+/// Which communicator a heap buffer is of, and its number there. All zero where nobody asks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// Tells the communicators of one process apart.
+    pub(super) token: u64,
+    /// Counts the allocations of the communicator from 1.
+    pub(super) number: u64,
 }
 
 const ALIGNMENT: usize = 64;
 
 impl CommBuffer {
     /// A zeroed buffer in the heap, for communicators that share no memory.
-    pub(super) fn heap(len: usize) -> Self {
+    pub(super) fn heap(len: usize, owner: Owner) -> Self {
         let values = vec![0.0f32; len + ALIGNMENT / size_of::<f32>()];
         let start = values
             .as_ptr()
             .align_offset(ALIGNMENT)
             .min(values.len() - len);
         Self {
-            storage: Storage::Heap(HeapBuffer { values, start, len }),
+            storage: Storage::Heap(HeapBuffer {
+                values,
+                start,
+                len,
+                owner,
+            }),
         }
     }
 
     pub(super) fn shared(buffer: SharedBuffer) -> Self {
         Self {
             storage: Storage::Shared(buffer),
+        }
+    }
+
+    /// Whose it is, if it is in the heap.
+    #[cfg(feature = "mpi")]
+    pub(super) fn owner(&self) -> Option<Owner> {
+        match &self.storage {
+            Storage::Heap(heap) => Some(heap.owner),
+            Storage::Shared(_) => None,
         }
     }
 
@@ -92,7 +120,7 @@ mod tests {
     #[test]
     fn heap_buffers_are_zeroed_and_aligned() {
         for len in [0, 1, 15, 16, 17, 1000] {
-            let buffer = CommBuffer::heap(len);
+            let buffer = CommBuffer::heap(len, Owner::default());
             assert_eq!(buffer.len(), len);
             assert_eq!(buffer.as_ptr() as usize % ALIGNMENT, 0);
             assert!(buffer.iter().all(|value| *value == 0.0));

@@ -116,7 +116,20 @@ pub enum CommError {
         source: Arc<io::Error>,
     },
 
-    /// A message in shared memory contradicts itself.
+    /// The transport between processes refused.
+    #[error(
+        "{collective} (number {sequence}): {problem}; look at the logs of all ranks and at the network"
+    )]
+    Transport {
+        /// The collective.
+        collective: &'static str,
+        /// Its number.
+        sequence: u64,
+        /// What was tried, and what the transport said.
+        problem: String,
+    },
+
+    /// A message of another rank contradicts itself.
     #[error("{collective}: the message of rank {rank} is corrupt: {problem}")]
     Corrupt {
         /// The collective.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`Communicator`] is the one interface; [`SharedMemory`] implements it for the ranks of one
-//! host, [`SingleRank`] for a world of one. A collective only enqueues: it returns an [`Event`],
+//! host, `Mpi` (with the feature `mpi`) for those that `mpirun` started on any hosts, [`SingleRank`] for a world of one. A collective only enqueues: it returns an [`Event`],
 //! and the caller computes on until it needs the result. Every rank of a communicator must make
 //! the same collective calls in the same order; where they do not, all of them get an error that
 //! names both calls. A rank that is lost or late is an error on all ranks too. After an error the
@@ -15,16 +15,23 @@
 //! Sums are taken in rank order (or by halves, [`ReduceOp::TreeSum`]), `((x0 + x1) + x2) + ...`, so a result is the same on every rank
 //! and in every run. Ranks in errors and reports are those of the world, also inside a group.
 //!
-//! Never does: retry, change the membership of a running communicator, or cross a network.
+//! Never does: retry, or change the membership of a running communicator.
 
 mod bootstrap;
 mod buffer;
+mod call;
 mod error;
 mod event;
+mod failure;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod observer;
+mod reduction;
 mod rendezvous;
+mod settings;
 mod shared_memory;
 mod single_rank;
+mod stream;
 mod typed;
 
 use std::ops::Range;
@@ -34,8 +41,11 @@ pub use bootstrap::{Bootstrap, BootstrapError, InProcessBootstrap};
 pub use buffer::CommBuffer;
 pub use error::CommError;
 pub use event::{Event, Promise};
+#[cfg(feature = "mpi")]
+pub use mpi::{Mpi, MpiJob};
 pub use observer::{Observer, Silent};
-pub use shared_memory::{Settings, SharedMemory};
+pub use settings::Settings;
+pub use shared_memory::SharedMemory;
 pub use single_rank::SingleRank;
 pub use typed::{all_gather_pod, all_reduce_f64, broadcast_bytes};
 

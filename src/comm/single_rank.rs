@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::buffer::Owner;
 use super::{CommBuffer, CommError, Communicator, Event, ReduceOp};
 
 /// The communicator of a rank that is alone: every result is its own input.
@@ -18,7 +19,7 @@ impl Communicator for SingleRank {
     }
 
     fn allocate(&self, len: usize) -> Result<CommBuffer, CommError> {
-        Ok(CommBuffer::heap(len))
+        Ok(CommBuffer::heap(len, Owner::default()))
     }
 
     fn all_reduce(&self, buffer: CommBuffer, _op: ReduceOp) -> Event<CommBuffer> {

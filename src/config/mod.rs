@@ -21,7 +21,7 @@ pub use error::ConfigError;
 pub use model::ModelConfig;
 pub use optimizer::OptimizerConfig;
 pub use parallel::{
-    EmbeddingsConfig, Exchange, ParallelConfig, Partition, Payload, Placement, Reduction,
+    Backend, EmbeddingsConfig, Exchange, ParallelConfig, Partition, Payload, Placement, Reduction,
     TableConfig,
 };
 pub use train::{DeviceChoice, EarlyStopping, Precision, TrainConfig};

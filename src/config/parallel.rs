@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ParallelConfig {
+    /// What carries data between ranks.
+    pub backend: Backend,
     /// Ranks of a tensor-parallel group: they read the same batch and share layers. The world is
     /// data-parallel groups times this.
     pub tp: usize,
@@ -25,6 +27,19 @@ pub struct ParallelConfig {
     pub first_bucket_bytes: usize,
     /// Size of every other gradient bucket.
     pub bucket_bytes: usize,
+}
+
+/// What carries data between ranks. Results are the same to the bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// MPI where `mpirun` started the ranks and the program was built with it, else shared memory.
+    #[default]
+    Auto,
+    /// Memory that the ranks of one host share.
+    SharedMemory,
+    /// Open MPI or MPICH, over one host or several; needs a program that was built with the feature `mpi`.
+    Mpi,
 }
 
 /// How gradients are added up over ranks and micro-batches.
@@ -176,6 +191,7 @@ impl fmt::Display for Payload {
 impl Default for ParallelConfig {
     fn default() -> Self {
         Self {
+            backend: Backend::default(),
             tp: 1,
             reduction: Reduction::default(),
             layers: BTreeMap::new(),

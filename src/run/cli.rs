@@ -39,13 +39,14 @@ Examples:
   streamrec launch --nproc 2 --program target/release/examples/own_model configs/goodbooks_dlrm.toml
 Each rank's output is kept in RUN/logs/attempt-K/rank-N.log.")]
     Launch(LaunchArgs),
-    /// Train as one rank: alone, or the rank that the environment says (torchrun, Slurm, Open MPI).
+    /// Train as one rank: alone, or the rank that the environment says (torchrun, Slurm, mpirun).
     #[command(after_help = "\
 Examples:
   streamrec train configs/synthetic_dlrm.toml
   streamrec train configs/synthetic_dlrm.toml --resume
   streamrec train tomorrow.toml --warm-start artifacts/today
-  torchrun --no-python --nproc-per-node 2 streamrec train configs/synthetic_dlrm.toml")]
+  torchrun --no-python --nproc-per-node 2 streamrec train configs/synthetic_dlrm.toml
+  mpirun -n 2 streamrec train configs/synthetic_dlrm.toml")]
     Train(TrainArgs),
     /// Place an experiment's embedding tables on some ranks, and estimate memory and time of a step there.
     #[command(after_help = "\

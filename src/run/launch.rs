@@ -8,6 +8,7 @@ use std::time::Duration;
 use streamrec_launcher::{FirstRankOutput, Job, LaunchError, launch};
 
 use super::RunError;
+use super::backend;
 use super::cli::LaunchArgs;
 use super::folder::RunFolder;
 use super::submission;
@@ -35,6 +36,7 @@ fn job(args: &LaunchArgs) -> Result<Job, RunError> {
     let stuck_after = seconds("--stuck-after", args.stuck_after)?;
     let stop_grace = seconds("--stop-grace", args.stop_grace)?;
     let experiment = Experiment::load(&args.train.config, &args.train.set)?;
+    backend::check(experiment.parallel.backend)?;
     Dataset::open(&experiment.data.dataset)?;
     let folder = RunFolder::new(&experiment.output);
     if !args.train.resume && !args.train.overwrite {

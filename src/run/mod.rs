@@ -1,5 +1,6 @@
 //! The composition root: one file a command. Only here do stages meet.
 
+mod backend;
 mod bytes;
 mod cli;
 mod data;
@@ -20,6 +21,7 @@ mod request;
 mod session;
 mod stop;
 mod submission;
+mod threads;
 mod train;
 mod trainee;
 

@@ -6,19 +6,15 @@ use std::thread;
 use std::time::Duration;
 
 use streamrec_kernels::Context;
-use streamrec_launcher::job::THREADS_VARIABLE;
-use streamrec_launcher::{Channel, LostLauncher, RankEnvironment, Reporter, Store, bind_to_parent};
+use streamrec_launcher::{Channel, LostLauncher, RankEnvironment, Reporter, bind_to_parent};
 
 use super::RunError;
+use super::backend::World;
+use super::threads;
 use crate::checkpoint::{CheckpointError, Tick};
-use crate::comm::{
-    CommError, Communicator, Observer, Settings, SharedMemory, SingleRank, broadcast_bytes,
-};
+use crate::comm::{CommError, Communicator, Observer, Settings, SingleRank, broadcast_bytes};
 use crate::config::Experiment;
 use crate::parallel::Mesh;
-
-/// How long ranks wait for one another before the first step, or for as long as a collective may take if that is less.
-const MEETING_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Rank 0 at long work speaks to the others at least so often.
 const LONGEST_SILENCE: Duration = Duration::from_secs(2);
@@ -47,24 +43,24 @@ impl Rank {
         Ok((environment, reporter))
     }
 
-    /// Meets the other ranks.
+    /// Meets the other ranks, in a world that has to be ended after all that this returns is gone.
     pub(super) fn join(
         environment: RankEnvironment,
         reporter: Reporter,
         experiment: &Experiment,
+        world: &mut World,
     ) -> Result<Self, RunError> {
-        if environment.local_world_size != environment.world_size {
-            return Err(RunError::Usage(format!(
-                "the job spans hosts ({} of {} ranks are here), but the shared-memory communicator \
-                 joins the ranks of one host; start all ranks on one host",
-                environment.local_world_size, environment.world_size
-            )));
-        }
         reporter.set_phase("meet");
         let timeout = Duration::from_secs_f64(experiment.parallel.timeout_s);
-        let comm = connect(&environment, &reporter, timeout)?;
+        let settings = Settings {
+            timeout,
+            observer: Arc::new(Reports(reporter.channel())),
+            ..Settings::default()
+        };
+        let backend = experiment.parallel.backend;
+        let comm = world.connect(backend, &environment, settings)?;
         let mesh = Mesh::new(Arc::clone(&comm), experiment.parallel.tp)?;
-        let threads = threads(experiment, &environment)?;
+        let threads = threads::of_rank(experiment, comm.as_ref())?;
         tracing::info!(
             rank = environment.rank,
             world = environment.world_size,
@@ -176,48 +172,6 @@ impl Rank {
     }
 }
 
-fn connect(
-    environment: &RankEnvironment,
-    reporter: &Reporter,
-    timeout: Duration,
-) -> Result<Arc<dyn Communicator>, RunError> {
-    if environment.world_size == 1 {
-        return Ok(Arc::new(SingleRank));
-    }
-    let meeting = MEETING_TIMEOUT.min(timeout);
-    let store = Store::join(environment, meeting)?;
-    let settings = Settings {
-        timeout,
-        observer: Arc::new(Reports(reporter.channel())),
-        ..Settings::default()
-    };
-    let (rank, size) = (environment.rank, environment.world_size);
-    let comm = SharedMemory::connect(rank, size, &store, settings)?;
-    // The store goes with rank 0: nobody may still need it.
-    store.barrier("connected", meeting)?;
-    Ok(Arc::new(comm))
-}
-
-/// The setting, else the launcher's share, else all cores divided by the ranks of the host.
-fn threads(experiment: &Experiment, environment: &RankEnvironment) -> Result<usize, RunError> {
-    if let Some(threads) = experiment.train.threads {
-        return Ok(threads);
-    }
-    if let Ok(value) = std::env::var(THREADS_VARIABLE) {
-        return value
-            .parse()
-            .ok()
-            .filter(|threads| *threads > 0)
-            .ok_or_else(|| {
-                RunError::Usage(format!(
-                    "{THREADS_VARIABLE}={value}: expected a number above 0"
-                ))
-            });
-    }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok((cores / environment.local_world_size).max(1))
-}
-
 /// Tells the launcher what the communicator waits for.
 struct Reports(Channel);
 
@@ -270,6 +224,7 @@ fn lost(error: &CommError) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comm::SharedMemory;
     use crate::train::TrainError;
 
     #[test]

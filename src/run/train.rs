@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use streamrec_artifact::{Artifact, FeatureSchema, FittedFeatures, Graph};
 
 use super::RunError;
+use super::backend::{self, World};
 use super::cli::TrainArgs;
 use super::environment;
 use super::features::Features;
@@ -54,7 +55,11 @@ pub(super) fn run_with(args: &TrainArgs, graph: &GraphSource<'_>) -> ExitCode {
         Ok(TrainOutcome::Finished { .. }) => ExitCode::SUCCESS,
         // The shell's convention for a process that ends on a signal.
         Ok(TrainOutcome::Stopped { signal }) => ExitCode::from((128 + signal) as u8),
-        Err(error) => error.report(),
+        Err(error) => {
+            let code = error.report();
+            backend::let_the_cause_exit_first(&rank::lost_ranks(&error));
+            code
+        }
     }
 }
 
@@ -89,10 +94,12 @@ fn start(
     graph: &GraphSource<'_>,
 ) -> Result<TrainOutcome, RunError> {
     let (environment, reporter) = Rank::identify()?;
+    let mut world = World::default();
     let outcome = StopSignal::watch(&environment).and_then(|signal| {
-        let rank = Rank::join(environment, reporter.clone(), experiment)?;
+        let rank = Rank::join(environment, reporter.clone(), experiment, &mut world)?;
         train_rank(rank, experiment, args, graph, &signal)
     });
+    let outcome = world.end(outcome);
     if let Err(error) = &outcome {
         reporter.fail(&error.message(), &rank::lost_ranks(error));
     }

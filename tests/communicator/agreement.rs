@@ -1,7 +1,7 @@
 //! Every collective gives what its definition says, for any number of ranks and any size.
 
 use proptest::prelude::*;
-use streamrec::comm::{Communicator, Event, ReduceOp, chunk_range};
+use streamrec::comm::{Event, ReduceOp, chunk_range};
 
 use crate::on_all_ranks;
 
@@ -83,7 +83,7 @@ proptest! {
             buffer.copy_from_slice(&inputs(comm.rank(), len));
             comm.all_reduce(buffer, ReduceOp::Sum).wait().unwrap().to_vec()
         });
-        for (index, value) in results[0].iter().enumerate() {
+        for (index, value) in results.iter().flat_map(|result| result.iter().enumerate()) {
             let terms = || (0..size).map(|rank| f64::from(input(rank, index)));
             let (sum, magnitude) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
             let bound = magnitude * size as f64 * f64::from(f32::EPSILON);
@@ -225,4 +225,17 @@ fn groups_communicate_apart_and_at_the_same_time() {
         let message = alone.all_gather_bytes(vec![7]).wait().unwrap();
         assert_eq!(message, [[7]]);
     });
+}
+
+/// All of the above, for a rank that `mpirun` started.
+#[cfg(feature = "mpi")]
+pub fn all() {
+    all_reduce_sums_in_a_known_order_bit_for_bit();
+    all_reduce_is_close_to_the_sum_in_float64();
+    reduce_scatter_then_all_gather_is_all_reduce();
+    broadcast_copies_the_root();
+    messages_of_any_size_arrive();
+    events_in_flight_complete_in_the_order_of_submission();
+    a_buffer_serves_many_collectives();
+    groups_communicate_apart_and_at_the_same_time();
 }

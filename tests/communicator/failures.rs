@@ -85,7 +85,7 @@ fn another_collective_is_an_error_that_names_both_on_all_ranks() {
 /// What rank 0 calls, against what the others call.
 #[test]
 fn another_length_operation_root_or_buffer_is_an_error_on_all_ranks() {
-    type Call = fn(&SharedMemory, bool) -> Result<(), CommError>;
+    type Call = fn(&dyn Communicator, bool) -> Result<(), CommError>;
     let calls: [(&str, Call); 4] = [
         ("allocate(7 f32)", |comm, odd| {
             comm.allocate(if odd { 7 } else { 9 }).map(drop)
@@ -140,27 +140,23 @@ fn a_poisoned_communicator_fails_at_once_with_the_cause() {
 
 #[test]
 fn a_mistake_on_one_rank_does_not_hang_the_others() {
-    let errors = on_all_ranks(3, |comm| {
+    on_all_ranks(3, |comm| {
         let group = comm.split(0, 0).unwrap();
         // Rank 1 passes a buffer of the group to the world.
-        let owner: &dyn Communicator = if comm.rank() == 1 { &*group } else { comm };
         let (ours, theirs) = (comm.allocate(8).unwrap(), group.allocate(8).unwrap());
-        let buffer = if owner.rank() == 1 { theirs } else { ours };
-        comm.all_reduce(buffer, ReduceOp::Sum).wait().unwrap_err()
-    });
-    for (rank, error) in errors.into_iter().enumerate() {
-        match error {
-            CommError::Argument { problem, .. } if rank == 1 => {
+        let buffer = if comm.rank() == 1 { theirs } else { ours };
+        match comm.all_reduce(buffer, ReduceOp::Sum).wait().unwrap_err() {
+            CommError::Argument { problem, .. } if comm.rank() == 1 => {
                 assert!(problem.contains("another communicator"));
             }
             CommError::PeerFailed {
                 collective: "all_reduce",
                 rank: 1,
                 ..
-            } if rank != 1 => {}
-            other => panic!("rank {rank}: {other}"),
+            } if comm.rank() != 1 => {}
+            other => panic!("rank {}: {other}", comm.rank()),
         }
-    }
+    });
 }
 
 #[test]
@@ -252,4 +248,15 @@ fn the_observer_hears_what_a_rank_waits_for() {
         *journal.0.lock().unwrap(),
         ["enter barrier 2", "wait [1]", "leave"]
     );
+}
+
+/// Those of the above that hold wherever the ranks are, for a rank that `mpirun` started.
+#[cfg(feature = "mpi")]
+pub fn all() {
+    a_rank_that_does_not_call_is_named_on_all_others();
+    another_collective_is_an_error_that_names_both_on_all_ranks();
+    another_length_operation_root_or_buffer_is_an_error_on_all_ranks();
+    a_poisoned_communicator_fails_at_once_with_the_cause();
+    a_mistake_on_one_rank_does_not_hang_the_others();
+    groups_report_the_ranks_of_the_world();
 }

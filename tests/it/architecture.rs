@@ -168,9 +168,13 @@ fn a_crate_imports_only_the_crates_it_may() {
 #[test]
 fn unsafe_code_stands_only_where_the_design_allows_it() {
     for (path, text) in all_sources() {
-        let allowed = ["kernels/src", "src/comm/shared_memory"]
-            .iter()
-            .any(|place| path.starts_with(root().join(place)));
+        let allowed = [
+            "kernels/src",
+            "src/comm/shared_memory",
+            "src/comm/mpi/memory.rs",
+        ]
+        .iter()
+        .any(|place| path.starts_with(root().join(place)));
         let unsafe_line = text
             .lines()
             .find(|line| line.contains("unsafe {") || line.contains("unsafe impl"));

@@ -2,7 +2,7 @@
 //! (<https://docs.open-mpi.org/en/main/tuning-apps/environment-var.html>).
 
 use super::reader::{Reader, at_most};
-use super::{EnvironmentError, RankEnvironment, Source, port_of};
+use super::{EnvironmentError, RankEnvironment};
 
 const SIZE: &str = "OMPI_COMM_WORLD_SIZE";
 const LOCAL_SIZE: &str = "OMPI_COMM_WORLD_LOCAL_SIZE";
@@ -17,29 +17,15 @@ pub(super) fn resolve(reader: &Reader<'_>) -> Result<RankEnvironment, Environmen
     let run_id = ["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"]
         .into_iter()
         .find_map(|name| reader.text(name));
-    let run_id = run_id.unwrap_or("mpi").to_owned();
-    let master_addr = match reader.text("MASTER_ADDR") {
-        Some(address) => address.to_owned(),
-        None if local_world_size == world_size => "127.0.0.1".to_owned(),
-        None => return Err(reader.missing("MASTER_ADDR")),
-    };
-    Ok(RankEnvironment {
-        rank,
-        local_rank,
-        world_size,
-        local_world_size,
-        group_rank: rank / local_world_size,
-        master_addr,
-        master_port: reader.port()?.unwrap_or_else(|| port_of(&run_id)),
-        restart_count: 0,
-        run_id,
-        source: Source::OpenMpi,
-    })
+    let place = (rank, world_size);
+    let local = (local_rank, local_world_size);
+    reader.mpi_rank(place, local, run_id.unwrap_or("mpi"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::variables;
+    use super::super::{RESTART_COUNT_VARIABLE, RUN_ID_VARIABLE, Source, port_of};
     use super::*;
 
     const FOUR: [(&str, &str); 5] = [
@@ -51,18 +37,25 @@ mod tests {
     ];
 
     #[test]
-    fn ranks_over_two_hosts_need_only_the_address_of_rank_0() {
+    fn ranks_over_two_hosts_may_know_the_address_of_rank_0() {
         let mut all = variables(&FOUR);
-        let message = RankEnvironment::resolve(&all).unwrap_err().to_string();
-        assert!(message.contains("MASTER_ADDR"), "{message}");
-        all.insert("MASTER_ADDR".into(), "node-a".into());
         let found = RankEnvironment::resolve(&all).unwrap();
         assert_eq!((found.rank, found.world_size, found.local_rank), (3, 4, 1));
-        assert_eq!(
-            (found.group_rank, found.master_addr.as_str()),
-            (1, "node-a")
-        );
+        assert_eq!((found.group_rank, found.master_addr.as_str()), (1, ""));
         assert_eq!(found.master_port, port_of("prterun-7@1"));
+        all.insert("MASTER_ADDR".into(), "node-a".into());
+        let found = RankEnvironment::resolve(&all).unwrap();
+        assert_eq!(found.master_addr, "node-a");
+    }
+
+    #[test]
+    fn a_launcher_around_mpirun_names_the_job_and_the_attempt() {
+        let mut all = variables(&FOUR);
+        all.insert(RUN_ID_VARIABLE.into(), "daily".into());
+        all.insert(RESTART_COUNT_VARIABLE.into(), "2".into());
+        let found = RankEnvironment::resolve(&all).unwrap();
+        assert_eq!((found.run_id.as_str(), found.restart_count), ("daily", 2));
+        assert_eq!(found.source, Source::OpenMpi);
     }
 
     #[test]

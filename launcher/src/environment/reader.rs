@@ -2,7 +2,10 @@
 
 use std::str::FromStr;
 
-use super::{EnvironmentError, Source, Variables};
+use super::{
+    EnvironmentError, RESTART_COUNT_VARIABLE, RUN_ID_VARIABLE, RankEnvironment, Source, Variables,
+    port_of,
+};
 
 /// Reads variables of one source and knows what to say when one is wrong.
 pub(super) struct Reader<'a> {
@@ -64,6 +67,31 @@ impl<'a> Reader<'a> {
         let place = (self.required(index)?, self.required(size)?);
         below((index, place.0), (size, place.1))?;
         Ok(place)
+    }
+
+    /// A rank that some `mpirun` started. `job` is its name of the job, distinct for two at once where it has one, and
+    /// so is the port.
+    pub fn mpi_rank(
+        &self,
+        (rank, world_size): (usize, usize),
+        (local_rank, local_world_size): (usize, usize),
+        job: &str,
+    ) -> Result<RankEnvironment, EnvironmentError> {
+        let alone = local_world_size == world_size;
+        // Over MPI ranks need no address; whoever does says that there is none.
+        let implied = if alone { "127.0.0.1" } else { "" };
+        Ok(RankEnvironment {
+            rank,
+            local_rank,
+            world_size,
+            local_world_size,
+            group_rank: rank / local_world_size,
+            master_addr: self.text("MASTER_ADDR").unwrap_or(implied).to_owned(),
+            master_port: self.port()?.unwrap_or_else(|| port_of(job)),
+            restart_count: self.optional(RESTART_COUNT_VARIABLE)?.unwrap_or(0),
+            run_id: self.text(RUN_ID_VARIABLE).unwrap_or(job).to_owned(),
+            source: self.source,
+        })
     }
 }
 

@@ -30,6 +30,14 @@ pub enum RendezvousError {
         /// What the system said.
         source: io::Error,
     },
+    /// Nobody told where rank 0 is.
+    #[error(
+        "rank {rank} does not know where rank 0 hosts the rendezvous: set MASTER_ADDR to the host of rank 0 for all ranks"
+    )]
+    NoAddress {
+        /// The rank that asked.
+        rank: usize,
+    },
     /// Rank 0 was not reached in time.
     #[error(
         "rank {rank} did not reach the rendezvous of rank 0 at {address} within {waited:?} (last: {last}): \

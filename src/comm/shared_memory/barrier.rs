@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::control::{Control, Failure};
+use super::control::Control;
 use super::liveness::Liveness;
 use crate::comm::Observer;
+use crate::comm::failure::Failure;
 
 /// How long a rank spins before it sleeps: about what a sleep and a wake-up cost, so that
 /// spinning at most doubles the cost of waiting, and hardly takes a core from a computing rank.

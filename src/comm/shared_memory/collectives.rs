@@ -8,15 +8,16 @@
 use std::ops::Range;
 
 use super::buffer::SharedBuffer;
-use super::call::{Call, Kind, op_number};
 use super::control::Note;
 use super::engine::{Engine, memory_error};
 use super::segment::{MAX_SEGMENT_BYTES, Segment, SegmentFile};
+use crate::comm::call::{Call, Kind, op_number};
+use crate::comm::reduction::{MAX_LEN, reduce};
 use crate::comm::typed::values_of;
 use crate::comm::{CommBuffer, CommError, ReduceOp, chunk_range};
 
 /// Up to this size, a barrier costs more than reducing everything on every rank.
-const SMALL_BYTES: usize = 16 * 1024;
+const SMALL_BYTES: usize = MAX_LEN * size_of::<f32>();
 
 /// f32 in a block: those of several ranks fit in the first-level cache.
 const BLOCK: usize = 2048;
@@ -304,43 +305,6 @@ impl Engine {
     }
 }
 
-/// Combines the values of some ranks into `result`, at most a block or a small buffer of them.
-fn reduce<'a>(
-    op: ReduceOp,
-    values: &impl Fn(usize) -> &'a [f32],
-    ranks: Range<usize>,
-    result: &mut [f32],
-) {
-    if op != ReduceOp::TreeSum || ranks.len() <= 2 {
-        for rank in ranks.clone() {
-            fold(op, rank == ranks.start, result, values(rank));
-        }
-        return;
-    }
-    let middle = ranks.start + ranks.len() / 2;
-    reduce(op, values, ranks.start..middle, result);
-    let mut right = [0.0; SMALL_BYTES / size_of::<f32>()];
-    let right = &mut right[..result.len()];
-    reduce(op, values, middle..ranks.end, right);
-    fold(op, false, result, right);
-}
-
-/// Combines `values` into `result`, or copies them if they are the `first`.
-fn fold(op: ReduceOp, is_first: bool, result: &mut [f32], values: &[f32]) {
-    if is_first {
-        result.copy_from_slice(values);
-        return;
-    }
-    let pairs = result.iter_mut().zip(values);
-    match op {
-        ReduceOp::Sum | ReduceOp::TreeSum => pairs.for_each(|(result, value)| *result += value),
-        ReduceOp::Max => pairs.for_each(|(result, value)| {
-            let keeps = *result > *value || result.is_nan();
-            *result = if keeps { *result } else { *value };
-        }),
-    }
-}
-
 /// The part of an all-to-all message that is for `rank`.
 fn part_for(rank: usize, size: usize, message: &[u8]) -> Result<Vec<u8>, String> {
     let word = size_of::<u64>();
@@ -364,32 +328,6 @@ fn part_for(rank: usize, size: usize, message: &[u8]) -> Result<Vec<u8>, String>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn max_keeps_nan_from_any_rank() {
-        for values in [[f32::NAN, 1.0], [1.0, f32::NAN]] {
-            let mut result = [0.0];
-            fold(ReduceOp::Max, true, &mut result, &values[..1]);
-            fold(ReduceOp::Max, false, &mut result, &values[1..]);
-            assert!(result[0].is_nan());
-        }
-        let mut result = [-3.0, 5.0];
-        fold(ReduceOp::Max, false, &mut result, &[-2.0, 4.0]);
-        assert_eq!(result, [-2.0, 5.0]);
-    }
-
-    #[test]
-    fn a_tree_sum_adds_by_halves() {
-        // 1 is lost when it is added to 2^24 alone, and counts when two of them meet first.
-        let ranks = [[16_777_216.0], [0.0], [1.0], [1.0]];
-        let sum = |op| {
-            let mut result = [0.0];
-            reduce(op, &|rank: usize| &ranks[rank][..], 0..4, &mut result);
-            result[0]
-        };
-        assert_eq!(sum(ReduceOp::Sum), 16_777_216.0);
-        assert_eq!(sum(ReduceOp::TreeSum), 16_777_218.0);
-    }
 
     #[test]
     fn impossible_parts_are_refused() {

@@ -13,8 +13,9 @@ use std::time::Duration;
 use rustix::thread::futex;
 
 use super::address::{Address, boot_id, fresh_token};
-use super::call::{Call, Kind};
 use super::segment::{Atomics, Segment, SegmentFile};
+use crate::comm::call::{Call, Kind};
+use crate::comm::failure::{Failure, Reason};
 
 /// The largest group: a bound for the record of missing ranks.
 pub(super) const MAX_RANKS: usize = 1024;
@@ -89,26 +90,6 @@ struct CallRecord {
 pub(super) struct Note {
     pub(super) offset: u64,
     pub(super) bytes: u64,
-}
-
-/// The first failure of a communicator, as all ranks see it. Ranks are those of the group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) reason: Reason,
-    pub(super) kind: Kind,
-    pub(super) sequence: u64,
-    pub(super) ranks: Vec<usize>,
-    pub(super) waited: Duration,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// `ranks` did not arrive.
-    Timeout = 1,
-    /// `ranks` are gone.
-    Lost = 2,
-    /// The one rank in `ranks` had an error of its own.
-    Failed = 3,
 }
 
 /// A mapped control page.
@@ -328,11 +309,7 @@ impl Control {
             record.ranks[rank / 64].load(Ordering::Relaxed) & (1 << (rank % 64)) != 0
         };
         Some(Failure {
-            reason: match record.reason.load(Ordering::Relaxed) {
-                1 => Reason::Timeout,
-                2 => Reason::Lost,
-                _ => Reason::Failed,
-            },
+            reason: Reason::from_number(record.reason.load(Ordering::Relaxed)),
             kind: Kind::from_number(record.kind.load(Ordering::Relaxed)),
             sequence: record.sequence.load(Ordering::Relaxed),
             ranks: (0..self.size).filter(is_set).collect(),

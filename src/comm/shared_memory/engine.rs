@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use super::Settings;
 use super::barrier::{Barrier, Interruption};
-use super::call::{Call, Kind};
-use super::control::{Control, Failure, Note, Reason};
+use super::control::{Control, Note};
 use super::mailbox::Mailbox;
 use crate::comm::CommError;
+use crate::comm::call::{Call, Kind};
+use crate::comm::failure::{Failure, Reason};
 
 /// One rank of a group.
 pub(super) struct Engine {
@@ -113,7 +114,7 @@ impl Engine {
         }
         if let Some(failure) = self.control.failure() {
             // The others failed before this rank came: it reports what they do.
-            let error = self.error_of(&failure);
+            let error = failure.error(&self.world);
             self.failure = Some(error.clone());
             return Err(error);
         }
@@ -171,7 +172,7 @@ impl Engine {
             Err(interruption) => interruption,
         };
         Err(match interruption {
-            Interruption::Failed(failure) => self.error_of(&failure),
+            Interruption::Failed(failure) => failure.error(&self.world),
             Interruption::Lost(ranks) => self.record(Reason::Lost, ranks, Duration::ZERO),
             Interruption::TimedOut { missing, waited } => {
                 self.record(Reason::Timeout, missing, waited)
@@ -195,38 +196,7 @@ impl Engine {
             waited,
         };
         self.control.fail(&failure);
-        self.error_of(&failure)
-    }
-
-    fn error_of(&self, failure: &Failure) -> CommError {
-        let collective = failure.kind.name();
-        let sequence = failure.sequence;
-        let mut ranks: Vec<usize> = failure.ranks.iter().map(|rank| self.world[*rank]).collect();
-        ranks.sort_unstable();
-        match failure.reason {
-            Reason::Timeout => {
-                let waited = failure.waited;
-                CommError::Timeout {
-                    collective,
-                    sequence,
-                    missing: ranks,
-                    waited,
-                }
-            }
-            Reason::Lost => CommError::Lost {
-                collective,
-                sequence,
-                ranks,
-            },
-            Reason::Failed => {
-                let rank = ranks.first().copied().unwrap_or_default();
-                CommError::PeerFailed {
-                    collective,
-                    sequence,
-                    rank,
-                }
-            }
-        }
+        failure.error(&self.world)
     }
 
     /// Posts the concatenated parts as this rank's message for the collective under way.

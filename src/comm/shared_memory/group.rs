@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::address::Address;
-use super::call::Kind;
 use super::control::{Control, MAX_RANKS};
 use super::engine::{Engine, memory_error};
+use crate::comm::call::Kind;
 use crate::comm::typed::values_of;
 use crate::comm::{Bootstrap, BootstrapError, CommError};
 

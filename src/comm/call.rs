@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::comm::ReduceOp;
+use super::ReduceOp;
 
 /// The kinds of collectives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,10 +18,11 @@ pub(super) enum Kind {
     AllToAllBytes = 8,
     Barrier = 9,
     Split = 10,
+    Leave = 11,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Unknown,
         Self::Connect,
         Self::Allocate,
@@ -33,6 +34,7 @@ impl Kind {
         Self::AllToAllBytes,
         Self::Barrier,
         Self::Split,
+        Self::Leave,
     ];
 
     pub(super) fn from_number(number: u32) -> Self {
@@ -55,6 +57,7 @@ impl Kind {
             Self::AllToAllBytes => "all_to_all_bytes",
             Self::Barrier => "barrier",
             Self::Split => "split",
+            Self::Leave => "leave",
         }
     }
 }

@@ -1,0 +1,288 @@
+//! The collectives: what is small travels with the call, the rest after it.
+
+use std::sync::Arc;
+
+use super::all_reduce::AllReduce;
+use super::engine::Engine;
+use super::memory::Memory;
+use super::message::{Arrival, INLINE_BYTES};
+use super::transfers::Transfers;
+use crate::comm::buffer::Owner;
+use crate::comm::call::{Call, Kind, op_number};
+use crate::comm::reduction::{MAX_LEN, reduce};
+use crate::comm::{CommBuffer, CommError, ReduceOp, chunk_range};
+
+const WORD: usize = size_of::<f32>();
+
+/// A message of each rank, or for each.
+type Messages = Vec<Vec<u8>>;
+
+/// What does not travel with the call is no part of it.
+const NOTHING: &[u8] = &[];
+
+impl Engine {
+    pub(super) fn barrier(&mut self) -> Result<(), CommError> {
+        self.run(Kind::Barrier, |engine| {
+            engine.meet(Call::new(Kind::Barrier), |_| NOTHING)?;
+            Ok(())
+        })
+    }
+
+    /// `[len]` f32, zeroed.
+    pub(super) fn allocate(&mut self, len: usize) -> Result<CommBuffer, CommError> {
+        self.run(Kind::Allocate, |engine| {
+            let number = engine.allocations + 1;
+            let call = Call {
+                kind: Kind::Allocate,
+                argument: 0,
+                len: len as u64,
+                buffer: number,
+            };
+            engine.meet(call, |_| NOTHING)?;
+            engine.allocations = number;
+            let token = engine.token;
+            Ok(CommBuffer::heap(len, Owner { token, number }))
+        })
+    }
+
+    pub(super) fn all_reduce(
+        &mut self,
+        mut buffer: CommBuffer,
+        op: ReduceOp,
+    ) -> Result<CommBuffer, CommError> {
+        self.run(Kind::AllReduce, |engine| {
+            let call = engine.operand(Kind::AllReduce, op_number(op), &buffer)?;
+            if buffer.len() * WORD <= INLINE_BYTES {
+                engine.all_reduce_small(call, &mut buffer, op)?;
+                return Ok(buffer);
+            }
+            engine.meet(call, |_| NOTHING)?;
+            engine.reduce_blocks(buffer, op, true)
+        })
+    }
+
+    /// Every rank gets the values of all, and adds everything up itself.
+    fn all_reduce_small(
+        &mut self,
+        call: Call,
+        buffer: &mut [f32],
+        op: ReduceOp,
+    ) -> Result<(), CommError> {
+        let arrivals = self.meet(call, |_| bytemuck::cast_slice(buffer))?;
+        let mut values = Vec::with_capacity(self.size());
+        for (rank, arrival) in arrivals.into_iter().enumerate() {
+            let mut theirs = [0.0; INLINE_BYTES / WORD];
+            let theirs_bytes = bytemuck::cast_slice_mut::<f32, u8>(&mut theirs[..buffer.len()]);
+            if rank == self.rank {
+                theirs_bytes.copy_from_slice(bytemuck::cast_slice(buffer));
+            } else {
+                let data = arrival.inline.unwrap_or_default();
+                if data.len() != theirs_bytes.len() {
+                    let problem =
+                        format!("expected {} bytes, got {}", theirs_bytes.len(), data.len());
+                    return Err(self.corrupt(rank, problem));
+                }
+                theirs_bytes.copy_from_slice(&data);
+            }
+            values.push(theirs);
+        }
+        const { assert!(INLINE_BYTES / WORD <= MAX_LEN) };
+        let len = buffer.len();
+        reduce(op, &|rank| &values[rank][..len], 0..self.size(), buffer);
+        Ok(())
+    }
+
+    pub(super) fn reduce_scatter(
+        &mut self,
+        buffer: CommBuffer,
+        op: ReduceOp,
+    ) -> Result<CommBuffer, CommError> {
+        self.run(Kind::ReduceScatter, |engine| {
+            let call = engine.operand(Kind::ReduceScatter, op_number(op), &buffer)?;
+            engine.meet(call, |_| NOTHING)?;
+            engine.reduce_blocks(buffer, op, false)
+        })
+    }
+
+    fn reduce_blocks(
+        &mut self,
+        buffer: CommBuffer,
+        op: ReduceOp,
+        gathers: bool,
+    ) -> Result<CommBuffer, CommError> {
+        let begun = AllReduce::begin(self, buffer, op, gathers);
+        let mut work = begun.map_err(|refusal| self.refused(refusal))?;
+        self.complete(&mut work)?;
+        Ok(work.into_buffer().expect("a buffer was put in"))
+    }
+
+    pub(super) fn all_gather(&mut self, buffer: CommBuffer) -> Result<CommBuffer, CommError> {
+        self.run(Kind::AllGather, |engine| {
+            let call = engine.operand(Kind::AllGather, 0, &buffer)?;
+            engine.meet(call, |_| NOTHING)?;
+            let (len, size, own) = (buffer.len(), engine.size(), engine.rank);
+            let chunk = |rank| {
+                let range = chunk_range(len, rank, size);
+                range.start * WORD..range.end * WORD
+            };
+            let mut transfers = Transfers::default();
+            let place = transfers.hold(Memory::of_buffer(buffer));
+            for other in engine.others() {
+                let received = transfers.receive(engine, place, chunk(other), other);
+                received
+                    .and_then(|()| transfers.send(engine, place, chunk(own), other))
+                    .map_err(|refusal| engine.refused(refusal))?;
+            }
+            engine.complete_on_buffer(transfers)
+        })
+    }
+
+    pub(super) fn broadcast(
+        &mut self,
+        buffer: CommBuffer,
+        root: usize,
+    ) -> Result<CommBuffer, CommError> {
+        self.run(Kind::Broadcast, |engine| {
+            if root >= engine.size() {
+                let problem = format!("expected a root below {}, got {root}", engine.size());
+                return Err(CommError::Argument {
+                    collective: "broadcast",
+                    problem,
+                });
+            }
+            let call = engine.operand(Kind::Broadcast, root as u32, &buffer)?;
+            engine.meet(call, |_| NOTHING)?;
+            let all = 0..buffer.len() * WORD;
+            let mut transfers = Transfers::default();
+            let place = transfers.hold(Memory::of_buffer(buffer));
+            let begun = if engine.rank == root {
+                let mut others = engine.others();
+                others.try_for_each(|other| transfers.send(engine, place, all.clone(), other))
+            } else {
+                transfers.receive(engine, place, all, root)
+            };
+            begun.map_err(|refusal| engine.refused(refusal))?;
+            engine.complete_on_buffer(transfers)
+        })
+    }
+
+    /// Completes transfers from and to one buffer.
+    fn complete_on_buffer(&mut self, mut transfers: Transfers) -> Result<CommBuffer, CommError> {
+        self.complete(&mut transfers)?;
+        let buffer = transfers.into_memories().find_map(Memory::into_buffer);
+        Ok(buffer.expect("a buffer was put in"))
+    }
+
+    pub(super) fn all_gather_bytes(&mut self, message: Vec<u8>) -> Result<Vec<Vec<u8>>, CommError> {
+        self.gather(Kind::AllGatherBytes, message)
+    }
+
+    /// Gives every rank the messages of all.
+    pub(super) fn gather(
+        &mut self,
+        kind: Kind,
+        message: Vec<u8>,
+    ) -> Result<Vec<Vec<u8>>, CommError> {
+        self.run(kind, |engine| {
+            let arrivals = engine.meet(Call::new(kind), |_| &message)?;
+            let mut transfers = Transfers::default();
+            let bytes = message.len();
+            let place = transfers.hold(Memory::of_bytes(message));
+            if bytes > INLINE_BYTES {
+                let mut others = engine.others();
+                others
+                    .try_for_each(|other| transfers.send(engine, place, 0..bytes, other))
+                    .map_err(|refusal| engine.refused(refusal))?;
+            }
+            let (mut own, mut received) = engine.receive(arrivals, transfers, 1)?;
+            received[engine.rank] = own.swap_remove(0);
+            Ok(received)
+        })
+    }
+
+    pub(super) fn all_to_all_bytes(
+        &mut self,
+        mut messages: Vec<Vec<u8>>,
+    ) -> Result<Vec<Vec<u8>>, CommError> {
+        self.run(Kind::AllToAllBytes, |engine| {
+            let size = engine.size();
+            if messages.len() != size {
+                let problem = format!(
+                    "expected {size} messages, one a rank, got {}",
+                    messages.len()
+                );
+                return Err(CommError::Argument {
+                    collective: "all_to_all_bytes",
+                    problem,
+                });
+            }
+            let own = std::mem::take(&mut messages[engine.rank]);
+            let arrivals = engine.meet(Call::new(Kind::AllToAllBytes), |rank| &messages[rank])?;
+            let mut transfers = Transfers::default();
+            for (rank, message) in messages.into_iter().enumerate() {
+                let bytes = message.len();
+                let place = transfers.hold(Memory::of_bytes(message));
+                if bytes > INLINE_BYTES {
+                    let sent = transfers.send(engine, place, 0..bytes, rank);
+                    sent.map_err(|refusal| engine.refused(refusal))?;
+                }
+            }
+            let (_, mut received) = engine.receive(arrivals, transfers, size)?;
+            received[engine.rank] = own;
+            Ok(received)
+        })
+    }
+
+    /// Receives what other ranks have for this one, while the `sent` first memories of `transfers` go out. Returns
+    /// those, and what came from each rank.
+    fn receive(
+        &mut self,
+        arrivals: Vec<Arrival>,
+        mut transfers: Transfers,
+        sent: usize,
+    ) -> Result<(Messages, Messages), CommError> {
+        for (rank, arrival) in arrivals.into_iter().enumerate() {
+            let Arrival { bytes, inline, .. } = arrival;
+            if let Some(data) = inline {
+                transfers.hold(Memory::of_bytes(data));
+                continue;
+            }
+            let memory = reserve(bytes)?;
+            let place = transfers.hold(Memory::of_bytes(memory));
+            let received = transfers.receive(self, place, 0..bytes as usize, rank);
+            received.map_err(|refusal| self.refused(refusal))?;
+        }
+        self.complete(&mut transfers)?;
+        let mut all: Messages = transfers.into_memories().map(Memory::into_bytes).collect();
+        let received = all.split_off(sent);
+        Ok((all, received))
+    }
+
+    /// The call of a collective on a buffer, which must be of this communicator.
+    fn operand(&self, kind: Kind, argument: u32, buffer: &CommBuffer) -> Result<Call, CommError> {
+        let owner = buffer.owner().filter(|owner| owner.token == self.token);
+        let owner = owner.ok_or_else(|| CommError::Argument {
+            collective: kind.name(),
+            problem: "the buffer is of another communicator; allocate one from this".to_owned(),
+        })?;
+        Ok(Call {
+            kind,
+            argument,
+            len: buffer.len() as u64,
+            buffer: owner.number,
+        })
+    }
+}
+
+/// Zeroed bytes, as many as another rank announced.
+fn reserve(bytes: u64) -> Result<Vec<u8>, CommError> {
+    let mut memory = Vec::new();
+    let reserved = memory.try_reserve_exact(bytes as usize);
+    reserved.map_err(|error| CommError::Memory {
+        action: "receive a message",
+        bytes,
+        source: Arc::new(std::io::Error::other(error)),
+    })?;
+    memory.resize(bytes as usize, 0);
+    Ok(memory)
+}

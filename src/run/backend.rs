@@ -1,0 +1,201 @@
+//! What carries data between the ranks of a job, and how it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamrec_launcher::{RankEnvironment, Source, Store};
+
+use super::RunError;
+use crate::comm::{Communicator, Settings, SharedMemory, SingleRank};
+#[cfg(feature = "mpi")]
+use crate::comm::{Mpi, MpiJob};
+use crate::config::Backend;
+
+/// How long ranks wait for one another before the first step, or for as long as a collective may take if that is less.
+const MEETING_TIMEOUT: Duration = Duration::from_secs(120);
+
+const HAS_MPI: bool = cfg!(feature = "mpi");
+
+/// What has to be ended when the run is over.
+#[derive(Default)]
+pub(super) struct World {
+    #[cfg(feature = "mpi")]
+    mpi: Option<(MpiJob, Duration)>,
+}
+
+/// What a job of these ranks uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    Nothing,
+    SharedMemory,
+    Mpi,
+}
+
+impl World {
+    /// Connects this rank with the others.
+    pub(super) fn connect(
+        &mut self,
+        backend: Backend,
+        environment: &RankEnvironment,
+        settings: Settings,
+    ) -> Result<Arc<dyn Communicator>, RunError> {
+        match choose(backend, environment, HAS_MPI)? {
+            Carrier::Nothing => Ok(Arc::new(SingleRank)),
+            Carrier::SharedMemory => share_memory(environment, settings),
+            Carrier::Mpi => self.begin_mpi(environment, settings),
+        }
+    }
+
+    #[cfg(feature = "mpi")]
+    fn begin_mpi(
+        &mut self,
+        environment: &RankEnvironment,
+        settings: Settings,
+    ) -> Result<Arc<dyn Communicator>, RunError> {
+        let timeout = settings.timeout;
+        let (job, _) = self.mpi.insert((MpiJob::begin()?, timeout));
+        let (expected, got) = (
+            (environment.rank, environment.world_size),
+            (job.rank(), job.size()),
+        );
+        if expected != got {
+            return Err(RunError::Usage(format!(
+                "{} started this process as rank {} of {}, but MPI sees rank {} of {}: start the ranks by the mpirun of \
+                 the MPI library that this program was built with, or set `parallel.backend` to \"shared_memory\"",
+                environment.source, expected.0, expected.1, got.0, got.1
+            )));
+        }
+        Ok(Arc::new(Mpi::connect(job, settings)?))
+    }
+
+    #[cfg(not(feature = "mpi"))]
+    fn begin_mpi(
+        &mut self,
+        _environment: &RankEnvironment,
+        _settings: Settings,
+    ) -> Result<Arc<dyn Communicator>, RunError> {
+        Err(not_built())
+    }
+
+    /// Ends what was begun, once the run and all its communicators are gone. After a failure it does not wait for the
+    /// other ranks.
+    pub(super) fn end<T>(self, outcome: Result<T, RunError>) -> Result<T, RunError> {
+        #[cfg(feature = "mpi")]
+        if let Some((job, timeout)) = self.mpi {
+            match &outcome {
+                Ok(_) => job.finish(timeout)?,
+                Err(_) => job.abandon(),
+            }
+        }
+        outcome
+    }
+}
+
+/// A rank that mpirun started and that fails because another did exits a little later: the first to exit lends mpirun
+/// its exit code, and ends all others before they have told more.
+pub(super) fn let_the_cause_exit_first(lost_ranks: &[usize]) {
+    #[cfg(feature = "mpi")]
+    if !lost_ranks.is_empty() && MpiJob::has_begun() {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    #[cfg(not(feature = "mpi"))]
+    let _ = lost_ranks;
+}
+
+fn choose(
+    backend: Backend,
+    environment: &RankEnvironment,
+    has_mpi: bool,
+) -> Result<Carrier, RunError> {
+    let started_by_mpirun = matches!(environment.source, Source::OpenMpi | Source::Hydra);
+    let is_one_host = environment.local_world_size == environment.world_size;
+    // srun may start ranks of MPI as well, and across hosts nothing else joins them.
+    let may_be_mpi = started_by_mpirun || (environment.source == Source::Slurm && !is_one_host);
+    match backend {
+        Backend::Mpi if !has_mpi => Err(not_built()),
+        _ if environment.world_size == 1 => Ok(Carrier::Nothing),
+        Backend::Mpi => Ok(Carrier::Mpi),
+        Backend::Auto if has_mpi && may_be_mpi => Ok(Carrier::Mpi),
+        _ if is_one_host => Ok(Carrier::SharedMemory),
+        _ => Err(RunError::Usage(format!(
+            "the job spans hosts ({} of {} ranks are here), but the shared-memory communicator joins the ranks of one \
+             host; start all ranks on one host, or start them by mpirun, with a program that `cargo build --release \
+             --features mpi` built",
+            environment.local_world_size, environment.world_size
+        ))),
+    }
+}
+
+/// Refuses a backend that this program was built without.
+pub(super) fn check(backend: Backend) -> Result<(), RunError> {
+    if backend == Backend::Mpi && !HAS_MPI {
+        return Err(not_built());
+    }
+    Ok(())
+}
+
+fn not_built() -> RunError {
+    RunError::Usage(
+        "`parallel.backend` is \"mpi\", but this program was built without it; install Open MPI or MPICH and libclang, \
+         and build with `cargo build --release --features mpi`, or set it to \"auto\""
+            .to_owned(),
+    )
+}
+
+fn share_memory(
+    environment: &RankEnvironment,
+    settings: Settings,
+) -> Result<Arc<dyn Communicator>, RunError> {
+    let meeting = MEETING_TIMEOUT.min(settings.timeout);
+    let store = Store::join(environment, meeting)?;
+    let (rank, size) = (environment.rank, environment.world_size);
+    let comm = SharedMemory::connect(rank, size, &store, settings)?;
+    // The store goes with rank 0: nobody may still need it.
+    store.barrier("connected", meeting)?;
+    Ok(Arc::new(comm))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranks(world_size: usize, local_world_size: usize, source: Source) -> RankEnvironment {
+        RankEnvironment {
+            world_size,
+            local_world_size,
+            source,
+            ..RankEnvironment::single()
+        }
+    }
+
+    #[test]
+    fn mpirun_brings_mpi_where_the_program_has_it() {
+        for source in [Source::OpenMpi, Source::Hydra] {
+            let (here, spread) = (ranks(4, 4, source), ranks(4, 2, source));
+            let carrier = |environment, has_mpi| choose(Backend::Auto, environment, has_mpi);
+            assert_eq!(carrier(&here, true).unwrap(), Carrier::Mpi);
+            assert_eq!(carrier(&spread, true).unwrap(), Carrier::Mpi);
+            assert_eq!(carrier(&here, false).unwrap(), Carrier::SharedMemory);
+            let message = carrier(&spread, false).unwrap_err().message();
+            assert!(message.contains("2 of 4 ranks") && message.contains("--features mpi"));
+        }
+    }
+
+    #[test]
+    fn other_launchers_share_memory_unless_told_otherwise() {
+        let here = ranks(4, 4, Source::Torchrun);
+        let carrier = |backend, has_mpi| choose(backend, &here, has_mpi);
+        assert_eq!(carrier(Backend::Auto, true).unwrap(), Carrier::SharedMemory);
+        assert_eq!(carrier(Backend::Mpi, true).unwrap(), Carrier::Mpi);
+        let message = carrier(Backend::Mpi, false).unwrap_err().message();
+        assert!(message.contains("cargo build --release --features mpi"));
+        let alone = ranks(1, 1, Source::OpenMpi);
+        assert_eq!(
+            choose(Backend::Auto, &alone, true).unwrap(),
+            Carrier::Nothing
+        );
+        let mpirun = ranks(2, 2, Source::OpenMpi);
+        let told = choose(Backend::SharedMemory, &mpirun, true);
+        assert_eq!(told.unwrap(), Carrier::SharedMemory);
+    }
+}
