@@ -2,6 +2,7 @@
 
 use streamrec_artifact::{FeatureSchema, Graph, Op};
 use streamrec_kernels::{Context, TensorRef, add};
+use tracing::trace_span;
 
 use super::{
     BatchInput, Gradients, ModelError, ParamId, ParameterStore, RemoteLookup, TableGradients,
@@ -171,6 +172,7 @@ impl Network {
         self.rows = batch.rows();
         context.install(|| {
             (0..self.nodes.len()).try_for_each(|node| {
+                let _span = trace_span!("forward", node = self.names[node]).entered();
                 self.forward_node(node, context, parameters, batch)
                     .map_err(|error| self.node_error(node, "forward", error))
             })
@@ -241,12 +243,14 @@ impl Network {
         context.install(|| {
             self.seed_gradient(context, d_logits)?;
             for node in (0..self.nodes.len()).rev() {
+                let _span = trace_span!("backward", node = self.names[node]).entered();
                 self.backward_node(node, context, parameters, batch, accumulate)
                     .map_err(|error| self.node_error(node, "backward", error))?;
                 for &parameter in self.layers[node].parameters().iter().rev() {
                     sink.ready(parameters.gradients_mut(), parameter)?;
                 }
             }
+            let _span = trace_span!("group ids by row").entered();
             self.tables.group(context, &batch.bags)
         })
     }

@@ -3,6 +3,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::trace_span;
+
 use crate::{
     comm::{CommBuffer, Communicator, Event, ReduceOp},
     config::Reduction,
@@ -93,6 +95,7 @@ impl GradientBuckets {
             });
         }
         self.missing.copy_from_slice(&self.sizes);
+        let _span = trace_span!("wait for dense gradients").entered();
         let start = Instant::now();
         for (bucket, event) in self.in_flight.drain(..).enumerate() {
             gradients.put_bucket(bucket, event.wait()?);

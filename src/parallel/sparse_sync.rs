@@ -10,6 +10,8 @@ use streamrec_kernels::{
     sparse_optimizer::SparseGradient,
 };
 
+use tracing::trace_span;
+
 use super::row_sum::RowSum;
 
 use crate::{
@@ -133,8 +135,9 @@ impl SparseSync {
         let Some(event) = self.in_flight.take() else {
             return Ok(Duration::ZERO);
         };
+        let _span = trace_span!("merge table gradients").entered();
         let start = Instant::now();
-        let mut messages = event.wait()?;
+        let mut messages = trace_span!("wait for table gradients").in_scope(|| event.wait())?;
         let waited = start.elapsed();
         for (rank, message) in messages.iter().enumerate() {
             read_message(message, rank, &mut self.tables)?;

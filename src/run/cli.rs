@@ -253,6 +253,9 @@ pub struct TrainArgs {
     /// Start from the weights and vocabularies of an earlier artifact; new ids are added.
     #[arg(long, value_name = "ARTIFACT")]
     pub warm_start: Option<PathBuf>,
+    /// Tell where the time of a step goes, by operation, and write RUN/profile/rank-N.json for Perfetto.
+    #[arg(long)]
+    pub profile: bool,
 }
 
 impl TrainArgs {
@@ -267,6 +270,9 @@ impl TrainArgs {
         }
         if self.overwrite {
             words.push("--overwrite".into());
+        }
+        if self.profile {
+            words.push("--profile".into());
         }
         if let Some(artifact) = &self.warm_start {
             words.extend(["--warm-start".into(), artifact.clone().into()]);

@@ -137,6 +137,10 @@ impl RunFolder {
         CheckpointFolder::new(self.root.join("checkpoints"))
     }
 
+    pub(super) fn profile(&self) -> PathBuf {
+        self.root.join("profile")
+    }
+
     pub(super) fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }

@@ -19,6 +19,7 @@ mod readers;
 mod replacement;
 mod request;
 mod session;
+mod step_profile;
 mod stop;
 mod submission;
 mod threads;
@@ -40,14 +41,16 @@ use crate::model::ModelError;
 /// logs and exits as that does, and `streamrec launch --program` starts it as ranks.
 pub fn train_command_line(graph: impl Fn(&FeatureSchema) -> Result<Graph, ModelError>) -> ExitCode {
     let cli = TrainCli::parse();
-    logging::start();
     train::run_with(&cli.train, &|_, schema| graph(schema))
 }
 
 /// Runs the command line of this process.
 pub fn command_line() -> ExitCode {
     let cli = Cli::parse();
-    logging::start();
+    if let cli::Command::Train(args) = &cli.command {
+        return train::run(args);
+    }
+    logging::start(None);
     let outcome = match cli.command {
         cli::Command::Data(command) => data::run(&command),
         cli::Command::Launch(args) => return launch::run(&args),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::RunError;
 use super::folder::RunFolder;
 use super::rank::Rank;
+use super::step_profile::StepProfile;
 use super::stop::StopSignal;
 use super::train::TrainOutcome;
 use crate::checkpoint::{Best, Checkpoint, CheckpointError, CheckpointFolder, Saver, Snapshot};
@@ -122,6 +123,7 @@ pub(super) struct Session<'a> {
     journal: Option<Journal>,
     progress: Progress,
     window: Window,
+    profile: Option<StepProfile>,
 }
 
 /// What happened since the last line of the journal.
@@ -204,7 +206,13 @@ impl<'a> Session<'a> {
             journal,
             progress,
             window: Window::default(),
+            profile: None,
         })
+    }
+
+    /// Also profiles some steps.
+    pub(super) fn with_profile(self, profile: Option<StepProfile>) -> Self {
+        Self { profile, ..self }
     }
 
     /// Trains to the end, or until a signal asks to stop.
@@ -251,8 +259,11 @@ impl<'a> Session<'a> {
             // One batch ahead, whose ids travel while this one computes.
             let mut coming = self.training.next()?;
             while let Some(batch) = coming {
-                coming = self.training.next()?;
+                coming = tracing::trace_span!("read").in_scope(|| self.training.next())?;
                 let stop = self.step(batch, coming.as_ref(), signal)?;
+                if let Some(profile) = &mut self.profile {
+                    profile.note_step(&self.rank)?;
+                }
                 let evaluated = self.evaluate_if_due(stop)?;
                 self.save_if_due(evaluated, stop)?;
                 if stop {
@@ -313,9 +324,12 @@ impl<'a> Session<'a> {
         if self.state.epoch_step == self.training.steps_per_epoch() {
             self.next_epoch();
         }
-        self.window.add(&batch, &outcome, rows, &self.trainer);
+        tracing::trace_span!("training metrics").in_scope(|| {
+            self.window.add(&batch, &outcome, rows, &self.trainer);
+        });
         self.training.recycle(batch);
         if step.is_multiple_of(self.experiment.train.log_every_steps) {
+            let _span = tracing::trace_span!("journal").entered();
             self.write_window(&outcome)?;
         }
         let (loss, auc) = (outcome.loss, self.window.auc);

@@ -16,15 +16,18 @@ use super::cli::TrainArgs;
 use super::environment;
 use super::features::Features;
 use super::folder::{self, RunFolder};
+use super::logging;
 use super::rank::{self, Rank};
 use super::readers;
 use super::session::{Session, TrainState};
+use super::step_profile::StepProfile;
 use super::stop::StopSignal;
 use super::trainee::{self, GraphSource};
 use crate::checkpoint::{Checkpoint, Saver};
 use crate::config::{Experiment, ModelConfig};
 use crate::data::Dataset;
 use crate::model::ModelError;
+use crate::train::Profile;
 
 /// How a training run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,9 +51,11 @@ pub(super) fn run(args: &TrainArgs) -> ExitCode {
 }
 
 pub(super) fn run_with(args: &TrainArgs, graph: &GraphSource<'_>) -> ExitCode {
+    let profile = args.profile.then(Profile::new);
+    logging::start(profile.as_ref());
     let outcome = Experiment::load(&args.config, &args.set)
         .map_err(RunError::from)
-        .and_then(|experiment| start(&experiment, args, graph));
+        .and_then(|experiment| start(&experiment, args, graph, profile));
     match outcome {
         Ok(TrainOutcome::Finished { .. }) => ExitCode::SUCCESS,
         // The shell's convention for a process that ends on a signal.
@@ -68,7 +73,7 @@ pub(super) fn run_with(args: &TrainArgs, graph: &GraphSource<'_>) -> ExitCode {
 /// # Errors
 /// When anything of the run fails; what was saved before stays.
 pub fn train(experiment: &Experiment, args: &TrainArgs) -> Result<TrainOutcome, RunError> {
-    start(experiment, args, &trainee::built_in)
+    start(experiment, args, &trainee::built_in, None)
 }
 
 /// Like [`train`], with a model of the caller's own: any function from the fitted features to a
@@ -85,6 +90,7 @@ pub fn train_with(
         experiment,
         args,
         &|_: &ModelConfig, schema: &FeatureSchema| graph(schema),
+        None,
     )
 }
 
@@ -92,12 +98,13 @@ fn start(
     experiment: &Experiment,
     args: &TrainArgs,
     graph: &GraphSource<'_>,
+    profile: Option<Profile>,
 ) -> Result<TrainOutcome, RunError> {
     let (environment, reporter) = Rank::identify()?;
     let mut world = World::default();
     let outcome = StopSignal::watch(&environment).and_then(|signal| {
         let rank = Rank::join(environment, reporter.clone(), experiment, &mut world)?;
-        train_rank(rank, experiment, args, graph, &signal)
+        train_rank(rank, experiment, args, graph, profile, &signal)
     });
     let outcome = world.end(outcome);
     if let Err(error) = &outcome {
@@ -111,6 +118,7 @@ fn train_rank(
     experiment: &Experiment,
     args: &TrainArgs,
     graph: &GraphSource<'_>,
+    profile: Option<Profile>,
     signal: &StopSignal,
 ) -> Result<TrainOutcome, RunError> {
     let folder = RunFolder::new(&experiment.output);
@@ -174,6 +182,7 @@ fn train_rank(
     Session::new(
         rank, experiment, &folder, trainer, training, validation, saver, state,
     )?
+    .with_profile(profile.map(|profile| StepProfile::new(profile, folder.profile())))
     .run(signal)
 }
 

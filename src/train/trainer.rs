@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamrec_artifact::{FeatureSchema, Graph};
+use tracing::trace_span;
+
 use streamrec_kernels::Context;
 
 use super::{Predict, TrainError};
@@ -284,6 +286,7 @@ impl Trainer {
         let logits = self
             .network
             .forward(&self.context, &self.parameters, &input)?;
+        let _span = trace_span!("loss").entered();
         let loss = self.loss.compute(
             &self.context,
             logits,
@@ -333,6 +336,7 @@ impl Trainer {
                 self.buckets.start(gradients)?;
             }
         }
+        let _span = trace_span!("sum table gradients").entered();
         self.tables
             .collect(&self.context, &self.parameters, &self.network, last)?;
         Ok(match &mut self.exchange {
@@ -344,7 +348,8 @@ impl Trainer {
     /// Returns the norm of the dense gradients, and how long it waited for those of tables.
     fn update(&mut self, step: u64) -> Result<(f64, Duration), TrainError> {
         let (context, parameters) = (&self.context, &mut self.parameters);
-        let norm = self.optimizer.update_dense(context, parameters, step)?;
+        let norm = trace_span!("update dense weights")
+            .in_scope(|| self.optimizer.update_dense(context, parameters, step))?;
         let waited = self.tables.finish(context)?;
         let (tables, network, exchange) = (&self.tables, &self.network, &self.exchange);
         let gradient = |table| {
@@ -353,8 +358,10 @@ impl Trainer {
                 .and_then(|exchange| exchange.gradient(table));
             sharded.unwrap_or_else(|| tables.gradient(network, table))
         };
-        self.optimizer
-            .update_tables(context, parameters, step, gradient)?;
+        trace_span!("update tables").in_scope(|| {
+            self.optimizer
+                .update_tables(context, parameters, step, gradient)
+        })?;
         Ok((norm, waited))
     }
 

@@ -9,6 +9,7 @@ mod mesh;
 mod oracles;
 mod own_model;
 mod plan;
+mod profile;
 mod ranks;
 mod real_data;
 mod replacement;

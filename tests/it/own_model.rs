@@ -28,6 +28,7 @@ fn a_model_of_ones_own_is_served_as_it_was_trained() {
         resume: false,
         overwrite: false,
         warm_start: None,
+        profile: false,
     };
     let experiment = Experiment::load(&args.config, &args.set).expect("an experiment");
     let outcome = train_with(&experiment, &args, example::own_model).expect("trained");

@@ -8,6 +8,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::trace_span;
+
 use super::Settings;
 use super::barrier::{Barrier, Interruption};
 use super::control::{Control, Note};
@@ -121,7 +123,7 @@ impl Engine {
         self.kind = kind;
         self.sequence += 1;
         self.settings.observer.enter(kind.name(), self.sequence);
-        let result = body(self);
+        let result = trace_span!("collective", kind = kind.name()).in_scope(|| body(self));
         self.settings.observer.leave();
         if let Err(error) = &result {
             self.poison(error);

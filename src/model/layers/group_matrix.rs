@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use streamrec_kernels::{Context, TensorMut, TensorRef};
+use tracing::trace_span;
 
 use super::{InputGradient, ModelError, PassError};
 use crate::comm::{CommBuffer, CommError, Communicator, ReduceOp};
@@ -40,7 +41,8 @@ impl SummedMatrix {
     /// Adds up the summands of all ranks. Collective in the group.
     pub(super) fn sum(&mut self, rows: usize) -> Result<TensorRef<'_>, ModelError> {
         let buffer = self.buffer.take().ok_or(lost())?;
-        let buffer = self.comm.all_reduce(buffer, ReduceOp::Sum).wait()?;
+        let event = self.comm.all_reduce(buffer, ReduceOp::Sum);
+        let buffer = trace_span!("wait for a layer's sum").in_scope(|| event.wait())?;
         let buffer = self.buffer.insert(buffer);
         Ok(TensorRef::from_f32(
             &buffer[..rows * self.width],
@@ -102,10 +104,9 @@ impl GatheredMatrix {
         accumulate: bool,
     ) -> Result<(), PassError> {
         let buffer = self.buffer.take().ok_or(lost())?;
-        let buffer = self
-            .comm
-            .all_gather(buffer)
-            .wait()
+        let event = self.comm.all_gather(buffer);
+        let buffer = trace_span!("wait for a layer's columns")
+            .in_scope(|| event.wait())
             .map_err(ModelError::Comm)?;
         let buffer = self.buffer.insert(buffer);
         let (rows, width) = (whole.shape()[0], self.own_width);

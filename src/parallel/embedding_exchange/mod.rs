@@ -34,6 +34,8 @@ use streamrec_kernels::{
     Context, TensorRef, embedding_bag::Groups, sparse_optimizer::SparseGradient,
 };
 
+use tracing::trace_span;
+
 use self::{layout::Layout, owned_ids::OwnedIds, requested_ids::RequestedIds, wire::Words};
 use super::{Mesh, TablePlan, row_sum::RowSum};
 use crate::{
@@ -145,6 +147,7 @@ impl EmbeddingExchange {
     pub fn send_ids(&self, batch: &BatchInput<'_>) -> Result<PendingIds, ModelError> {
         let first = (self.tp.rank() * self.share).min(batch.rows());
         let samples = first..batch.rows().min(first + self.share);
+        let _span = trace_span!("send ids").entered();
         let requested = RequestedIds::new(&self.layout, batch, samples)?;
         let messages = requested.messages(&self.layout, batch);
         Ok(PendingIds {
@@ -165,8 +168,9 @@ impl EmbeddingExchange {
         parameters: &ParameterStore,
         pending: PendingIds,
     ) -> Result<(TensorRef<'_>, Duration), ModelError> {
+        let _span = trace_span!("fetch vectors").entered();
         let start = Instant::now();
-        let messages = pending.event.wait()?;
+        let messages = trace_span!("wait for ids").in_scope(|| pending.event.wait())?;
         let mut waited = start.elapsed();
         self.requested = pending.requested;
         self.owned.read(&self.layout, &messages)?;
@@ -178,7 +182,9 @@ impl EmbeddingExchange {
         let own = self.own_place();
         self.assemble(context, &answers, &mut vectors[own])?;
         let start = Instant::now();
-        let vectors = self.vectors.insert(self.tp.all_gather(vectors).wait()?);
+        let vectors = trace_span!("wait for the group's vectors")
+            .in_scope(|| self.tp.all_gather(vectors).wait())?;
+        let vectors = self.vectors.insert(vectors);
         waited += start.elapsed();
         let (rows, columns) = (pending.rows, self.layout.columns);
         let vectors = TensorRef::from_f32(&vectors[..rows * columns], &[rows, columns]);
@@ -195,9 +201,9 @@ impl EmbeddingExchange {
         let messages = messages.map(|message| payload::narrow(message, payload));
         let event = self.world.all_to_all_bytes(messages.collect());
         let start = Instant::now();
-        let received = event.wait()?.into_iter();
+        let received = trace_span!("wait for an exchange").in_scope(|| event.wait())?;
         let waited = start.elapsed();
-        let received = received.enumerate();
+        let received = received.into_iter().enumerate();
         let received = received.map(|(rank, message)| payload::widen(rank, message, payload));
         Ok((received.collect::<Result<_, _>>()?, waited))
     }
@@ -219,6 +225,7 @@ impl EmbeddingExchange {
         network: &Network,
         last: bool,
     ) -> Result<Duration, ModelError> {
+        let _span = trace_span!("send gradients").entered();
         let messages = self.gradient_messages(context, network)?;
         let [_, payload] = self.payloads;
         let (messages, waited) = self.send(messages, payload)?;

@@ -11,6 +11,8 @@
 //! number of ranks.
 
 use super::{Predictions, ordered};
+use tracing::trace_span;
+
 use crate::comm::{CommError, Communicator, all_gather_pod, all_reduce_f64};
 
 const BINS: usize = 1 << 16;
@@ -72,7 +74,8 @@ fn exchange(
     for score in scores {
         messages[owner[bin(*score)]].extend_from_slice(&score.to_le_bytes());
     }
-    let received = comm.all_to_all_bytes(messages).wait()?;
+    let received =
+        trace_span!("wait for predictions").in_scope(|| comm.all_to_all_bytes(messages).wait())?;
     let words = received
         .iter()
         .flat_map(|message| message.as_chunks::<4>().0);
