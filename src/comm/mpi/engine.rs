@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tracing::trace_span;
+
 use super::job::Member;
 use super::memory::{Link, Memory, Refusal};
 use super::message::{Arrival, INLINE_BYTES, Message};
@@ -134,7 +136,7 @@ impl Engine {
         self.kind = kind;
         self.sequence += 1;
         self.settings.observer.enter(kind.name(), self.sequence);
-        let result = body(self);
+        let result = trace_span!("collective", kind = kind.name()).in_scope(|| body(self));
         self.settings.observer.leave();
         if let Err(error) = &result {
             self.poison(error);
