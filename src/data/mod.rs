@@ -19,6 +19,7 @@ pub mod import;
 pub mod order;
 mod pack;
 mod reader;
+mod row_copy;
 
 pub use batch::{Batch, Position};
 pub use column::{Column, Role};

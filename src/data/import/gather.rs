@@ -1,45 +1,42 @@
-//! Copies rows between blocks, column by column.
+//! Rows of blocks in another order.
 
 use std::ops::Range;
 
 use streamrec_artifact::RawColumn;
 
-use crate::data::Block;
-
-/// Appends rows `range` of `from`, a block of the same columns or more.
-pub(super) fn append_range(to: &mut Block, from: &Block, range: Range<usize>) {
-    to.rows += range.len();
-    for (to, from) in to.columns.iter_mut().zip(&from.columns) {
-        match (to, from) {
-            (RawColumn::Dense(to), RawColumn::Dense(from)) => {
-                to.extend_from_slice(&from[range.clone()])
-            }
-            (RawColumn::Key(to), RawColumn::Key(from)) => {
-                to.extend_from_slice(&from[range.clone()])
-            }
-            (RawColumn::Time(to), RawColumn::Time(from)) => {
-                to.extend_from_slice(&from[range.clone()])
-            }
-            (to, from) => range.clone().for_each(|row| to.push_row_of(from, row)),
-        }
-    }
-}
+use super::error::ImportError;
+use crate::data::row_copy::{TooManyKeys, append_rows};
+use crate::data::{Block, Error};
 
 /// Appends the rows at `places`, each a block of `from` and a row of it.
-pub(super) fn append_places(to: &mut Block, from: &[Block], places: &[Place]) {
+pub(super) fn append_places(
+    to: &mut Block,
+    from: &[Block],
+    places: &[Place],
+) -> Result<(), ImportError> {
     to.rows += places.len();
-    for (i, to) in to.columns.iter_mut().enumerate() {
-        let places = places
-            .iter()
-            .map(|place| (&from[place.block as usize].columns[i], place.row as usize));
-        match to {
-            RawColumn::Dense(to) => to.extend(places.map(|(from, row)| match from {
-                RawColumn::Dense(from) => from[row],
-                _ => f32::NAN,
-            })),
-            to => places.for_each(|(from, row)| to.push_row_of(from, row)),
+    for (column, to) in to.columns.iter_mut().enumerate() {
+        // Sorted rows often stay in one block for a while.
+        for places in places.chunk_by(|a, b| a.block == b.block) {
+            let from = &from[places[0].block as usize].columns[column];
+            let rows = places.iter().map(|place| place.row as usize);
+            append_rows(to, from, rows).map_err(too_many_keys)?;
         }
     }
+    Ok(())
+}
+
+/// Appends rows `range` of `from`, a block of the same columns or more.
+pub(super) fn append_range(
+    to: &mut Block,
+    from: &Block,
+    range: Range<usize>,
+) -> Result<(), ImportError> {
+    to.append(from, range).map_err(too_many_keys)
+}
+
+fn too_many_keys(problem: TooManyKeys) -> ImportError {
+    Error::settings("rows of a block", problem.to_string()).into()
 }
 
 /// A row of a buffered block, ordered by time, then by place in the files.

@@ -164,7 +164,7 @@ impl RowSorter {
         for chunk in places.chunks(DEFAULT_BLOCK_ROWS) {
             self.cancel.check()?;
             sorted.clear();
-            append_places(&mut sorted, &self.buffer, chunk);
+            append_places(&mut sorted, &self.buffer, chunk)?;
             writer.push_block(&sorted)?;
         }
         self.open = Some((writer, last));
@@ -235,7 +235,7 @@ impl OrderedRows {
             } => {
                 block.clear();
                 let end = places.len().min(*next + DEFAULT_BLOCK_ROWS);
-                append_places(block, blocks, &places[*next..end]);
+                append_places(block, blocks, &places[*next..end])?;
                 *next = end;
                 Ok(block.rows > 0)
             }
@@ -327,7 +327,7 @@ impl Merge {
                 }
                 _ => most,
             };
-            append_range(to, &run.block, run.row..end);
+            append_range(to, &run.block, run.row..end)?;
             run.row = end;
             if run.load()? {
                 self.next.push(Reverse((run.time(self.time), i)));

@@ -187,7 +187,7 @@ impl Writing {
                 self.writer.push_block(split, block)?;
             } else if !places.is_empty() {
                 self.part.clear();
-                append_places(&mut self.part, std::slice::from_ref(block), &places);
+                append_places(&mut self.part, std::slice::from_ref(block), &places)?;
                 self.writer.push_block(split, &self.part)?;
             }
         }

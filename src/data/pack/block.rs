@@ -6,6 +6,7 @@ use streamrec_artifact::{ColumnKind, RawColumn};
 
 use super::format::{ALIGNMENT, MAX_BLOCK_BYTES};
 use crate::data::Column;
+use crate::data::row_copy::{TooManyKeys, append_range, list_base};
 
 /// One value of a row to be written.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,13 +126,15 @@ impl Block {
         Ok(())
     }
 
-    /// Appends rows `range` of `other`, a checked block of the same columns.
-    pub(super) fn append(&mut self, other: &Block, range: Range<usize>) -> Result<(), String> {
+    /// Appends rows `range` of `other`, a checked block of the same columns or more.
+    pub(in crate::data) fn append(
+        &mut self,
+        other: &Block,
+        range: Range<usize>,
+    ) -> Result<(), TooManyKeys> {
         self.rows += range.len();
-        for (to, from) in self.columns.iter_mut().zip(&other.columns) {
-            append_rows(to, from, range.clone())?;
-        }
-        Ok(())
+        let mut columns = self.columns.iter_mut().zip(&other.columns);
+        columns.try_for_each(|(to, from)| append_range(to, from, range.clone()))
     }
 
     /// Writes the rows as a block's bytes over what `bytes` held.
@@ -183,7 +186,8 @@ impl Block {
                     times.extend_from_slice(bytemuck::cast_slice(section.values));
                 }
                 RawColumn::KeyList { offsets, keys } => {
-                    let base = list_base(keys.len(), section.values.len())?;
+                    let base = list_base(keys.len(), section.values.len())
+                        .map_err(|problem| problem.to_string())?;
                     offsets.extend(section.offsets[1..].iter().map(|offset| base + offset));
                     keys.extend_from_slice(section.values);
                 }
@@ -217,52 +221,6 @@ fn push_value(column: &mut RawColumn, value: RawValue<'_>) {
             offsets.push(keys.len() as u32);
         }
         _ => unreachable!("the kinds were compared before"),
-    }
-}
-
-/// Appends rows `range` of a column to one of the same kind.
-///
-/// # Errors
-/// More list keys than 32 bits can number.
-pub(in crate::data) fn append_rows(
-    to: &mut RawColumn,
-    from: &RawColumn,
-    range: Range<usize>,
-) -> Result<(), String> {
-    match (to, from) {
-        (RawColumn::Dense(to), RawColumn::Dense(from)) => to.extend_from_slice(&from[range]),
-        (RawColumn::Key(to), RawColumn::Key(from)) => to.extend_from_slice(&from[range]),
-        (RawColumn::Time(to), RawColumn::Time(from)) => to.extend_from_slice(&from[range]),
-        (
-            RawColumn::KeyList { offsets, keys },
-            RawColumn::KeyList {
-                offsets: starts,
-                keys: from,
-            },
-        ) => {
-            let (first, last) = (starts[range.start], starts[range.end]);
-            let base = list_base(keys.len(), (last - first) as usize)?;
-            offsets.extend(
-                starts[range.start + 1..=range.end]
-                    .iter()
-                    .map(|o| base + o - first),
-            );
-            keys.extend_from_slice(&from[first as usize..last as usize]);
-        }
-        _ => unreachable!("the kinds were compared before"),
-    }
-    Ok(())
-}
-
-/// The number of keys already there, if so many more can follow.
-fn list_base(present: usize, more: usize) -> Result<u32, String> {
-    match u32::try_from(present + more) {
-        Ok(_) => Ok(present as u32),
-        Err(_) => Err(format!(
-            "a list column would hold {} keys, the most is {}",
-            present + more,
-            u32::MAX
-        )),
     }
 }
 

@@ -12,7 +12,6 @@ mod format;
 mod reader;
 mod writer;
 
-pub(super) use block::append_rows;
 pub use block::{Block, RawValue};
 pub use format::{DEFAULT_BLOCK_ROWS, MAX_BLOCK_ROWS};
 pub use reader::PackReader;

@@ -125,7 +125,7 @@ impl PackWriter {
             let end = block.rows.min(row + self.block_rows - self.pending.rows);
             self.pending
                 .append(block, row..end)
-                .map_err(|problem| self.refuse(problem))?;
+                .map_err(|problem| self.refuse(problem.to_string()))?;
             row = end;
             if self.pending.rows == self.block_rows {
                 self.flush()?;

@@ -7,7 +7,7 @@ use streamrec_artifact::{MISSING_KEY, RawColumn};
 use super::plan::Plan;
 use super::settings::Inputs;
 use super::window::Window;
-use crate::data::pack::append_rows;
+use crate::data::row_copy::append_range;
 use crate::data::{Batch, Error, Position, Result};
 
 /// The windows that hold the rows of one step.
@@ -122,8 +122,8 @@ impl Assembly<'_> {
     fn copy(&self, slot: usize, to: &mut RawColumn) -> Result<()> {
         to.clear();
         for window in self.windows {
-            append_rows(to, &window.block.columns[slot], window.rows_of(self.step))
-                .map_err(|problem| Error::settings("global_batch", problem))?;
+            append_range(to, &window.block.columns[slot], window.rows_of(self.step))
+                .map_err(|problem| Error::settings("global_batch", problem.to_string()))?;
         }
         Ok(())
     }

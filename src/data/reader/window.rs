@@ -8,6 +8,7 @@ use std::ops::Range;
 use streamrec_artifact::RawColumn;
 
 use super::plan::Plan;
+use crate::data::row_copy::append_rows;
 use crate::data::{Block, Error, Result};
 
 /// This rank's rows of a window.
@@ -53,13 +54,8 @@ impl Window {
         block.clear();
         block.rows = rows.len();
         for (from, to) in scratch.columns.iter().zip(&mut block.columns) {
-            gather(from, &rows, to).map_err(|keys| {
-                let problem = format!(
-                    "a list column has {keys} keys in one window, the most is {}",
-                    u32::MAX
-                );
-                Error::settings("window_blocks", problem)
-            })?;
+            append_rows(to, from, rows.iter().map(|&row| row as usize))
+                .map_err(|problem| Error::settings("window_blocks", problem.to_string()))?;
         }
         let weights = source.selection.weight.map(|slot| &scratch.columns[slot]);
         let weights = match weights {
@@ -89,37 +85,4 @@ impl Window {
             |position: u64| (position.saturating_sub(self.start) as usize).min(self.weights.len());
         &self.weights[place(positions.start)..place(positions.end)]
     }
-}
-
-/// Appends `rows` of a column to one of the same kind.
-///
-/// # Errors
-/// The number of list keys, where it passes 32 bits.
-fn gather(from: &RawColumn, rows: &[u32], to: &mut RawColumn) -> Result<(), usize> {
-    match (from, to) {
-        (RawColumn::Dense(from), RawColumn::Dense(to)) => {
-            to.extend(rows.iter().map(|&row| from[row as usize]));
-        }
-        (RawColumn::Key(from), RawColumn::Key(to)) => {
-            to.extend(rows.iter().map(|&row| from[row as usize]));
-        }
-        (RawColumn::Time(from), RawColumn::Time(to)) => {
-            to.extend(rows.iter().map(|&row| from[row as usize]));
-        }
-        (
-            RawColumn::KeyList {
-                offsets: starts,
-                keys: from,
-            },
-            RawColumn::KeyList { offsets, keys },
-        ) => {
-            for &row in rows {
-                let (start, end) = (starts[row as usize], starts[row as usize + 1]);
-                keys.extend_from_slice(&from[start as usize..end as usize]);
-                offsets.push(u32::try_from(keys.len()).map_err(|_| keys.len())?);
-            }
-        }
-        _ => unreachable!("slots and columns were made with the same kinds"),
-    }
-    Ok(())
 }
