@@ -33,6 +33,17 @@ pub enum Fault {
     Deadlock(Duration),
 }
 
+impl Fault {
+    /// The exit code that passes this on: the rank's own, 128 + signal, or 1.
+    pub(crate) fn exit_code(&self) -> i32 {
+        match self {
+            Self::Exited(code) => *code,
+            Self::Killed(signal) => 128 + signal,
+            _ => 1,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -128,11 +139,7 @@ impl Cause {
 
     /// The exit code that passes this cause on: the rank's own, 128 + signal, or 1.
     pub fn exit_code(&self) -> i32 {
-        match self.fault {
-            Fault::Exited(code) => code,
-            Fault::Killed(signal) => 128 + signal,
-            _ => 1,
-        }
+        self.fault.exit_code()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
 
 use crate::attempt::{Attempt, Outcome};
-use crate::cause::Cause;
+use crate::cause::{Cause, Fault};
 use crate::control::board::Board;
 use crate::cores::CorePlan;
 use crate::job::{Job, Timing};
@@ -67,6 +67,30 @@ pub enum LaunchError {
         /// The folder of the logs of all attempts.
         log_dir: PathBuf,
     },
+    /// There is no `mpirun`.
+    #[error("cannot start mpirun: install Open MPI or MPICH, and have its mpirun in PATH")]
+    NoMpirun {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `mpirun` failed, and no restart is left or would help.
+    #[error(
+        "mpirun {fault}, after {restarts} restarts of {max_restarts} allowed\n  log: {}{}",
+        log.display(),
+        last_lines.iter().map(|line| format!("\n  | {line}")).collect::<String>()
+    )]
+    Mpirun {
+        /// How it ended: with the exit code of the first rank that failed.
+        fault: Fault,
+        /// Restarts done.
+        restarts: u32,
+        /// Restarts allowed.
+        max_restarts: u32,
+        /// The output of the last attempt.
+        log: PathBuf,
+        /// Its last lines.
+        last_lines: Vec<String>,
+    },
 }
 
 impl LaunchError {
@@ -74,6 +98,7 @@ impl LaunchError {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Configuration(cause) | Self::Failed { cause, .. } => cause.exit_code(),
+            Self::Mpirun { fault, .. } => fault.exit_code(),
             _ => 1,
         }
     }
@@ -178,12 +203,12 @@ pub fn launch(job: &Job) -> Result<JobReport, LaunchError> {
 }
 
 /// The pause before restart `number + 1`: it doubles with each restart, so that a job that fails at once does not spin.
-fn backoff(timing: &Timing, number: u32) -> Duration {
+pub(crate) fn backoff(timing: &Timing, number: u32) -> Duration {
     timing.backoff.saturating_mul(1 << number.min(5))
 }
 
 /// Rests for `pause`, unless a signal comes.
-fn rest(pause: Duration, timing: &Timing, interrupts: &mut Interrupts) -> Option<i32> {
+pub(crate) fn rest(pause: Duration, timing: &Timing, interrupts: &mut Interrupts) -> Option<i32> {
     let started = Instant::now();
     while started.elapsed() < pause {
         if let Some(signal) = interrupts.take() {
@@ -194,7 +219,7 @@ fn rest(pause: Duration, timing: &Timing, interrupts: &mut Interrupts) -> Option
     None
 }
 
-fn new_run_id() -> String {
+pub(crate) fn new_run_id() -> String {
     let time = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();

@@ -6,6 +6,7 @@
 //! | [`rendezvous`] | where do ranks meet? a tiny key-value store that rank 0 hosts |
 //! | [`control`] | how far is each rank? reports from ranks to their launcher |
 //! | [`job`], [`launch`](mod@launch) | what runs, and what became of it? |
+//! | [`mpirun`] | the same, through the `mpirun` of the system |
 //! | [`cause`] | which rank is to blame, and how do we know? |
 //! | [`submission`] | what does a scheduler need to start it? a Slurm script, Kubernetes manifests, an mpirun command |
 //! | [`parent`] | how does a rank not outlive its launcher? |
@@ -24,6 +25,7 @@ pub mod environment;
 pub mod job;
 pub mod launch;
 mod lock;
+pub mod mpirun;
 mod output;
 pub mod parent;
 mod rank_process;
@@ -37,6 +39,7 @@ pub use control::{Channel, ControlError, LostLauncher, Reporter};
 pub use environment::{EnvironmentError, RankEnvironment, Source};
 pub use job::{FirstRankOutput, Job, Timing};
 pub use launch::{JobReport, LaunchError, launch};
+pub use mpirun::{MpirunReport, launch_mpirun};
 pub use parent::bind_to_parent;
 pub use rendezvous::{RendezvousError, Store, free_port};
 pub use submission::{Submission, SubmissionError};

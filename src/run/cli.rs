@@ -166,7 +166,7 @@ pub struct GenerateArgs {
 }
 
 /// Arguments of `launch`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct LaunchArgs {
     /// Ranks to start on this host.
     #[arg(long, default_value_t = 1)]
@@ -183,6 +183,9 @@ pub struct LaunchArgs {
     /// Do not bind ranks to cores.
     #[arg(long)]
     pub no_pin: bool,
+    /// What carries data between ranks, in place of `parallel.backend`; with mpi, mpirun starts them.
+    #[arg(long, value_enum)]
+    pub backend: Option<BackendName>,
     /// The program of each rank, in place of `streamrec train`: your own model's, which takes the
     /// arguments of `train`.
     #[arg(long, value_name = "FILE")]
@@ -198,6 +201,27 @@ pub struct LaunchArgs {
     pub train: TrainArgs,
 }
 
+/// A backend, as `parallel.backend` calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum BackendName {
+    /// The memory of this host.
+    Auto,
+    /// The memory of this host.
+    SharedMemory,
+    /// Open MPI or MPICH.
+    Mpi,
+}
+
+impl BackendName {
+    /// The setting that chooses it.
+    pub(super) fn setting(self) -> String {
+        let name = self.to_possible_value();
+        let name = name.as_ref().map_or("auto", |value| value.get_name());
+        format!("parallel.backend={name}")
+    }
+}
+
 /// Who starts a job elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scheduler {
@@ -210,7 +234,7 @@ pub enum Scheduler {
 }
 
 /// Arguments of `launch --print`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "With --print")]
 pub struct SubmissionArgs {
     /// Hosts, with --nproc ranks each; over several the ranks speak MPI.

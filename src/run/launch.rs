@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use streamrec_launcher::{FirstRankOutput, Job, LaunchError, launch};
+use streamrec_launcher::{FirstRankOutput, Job, LaunchError, launch, launch_mpirun};
 
 use super::RunError;
 use super::backend;
-use super::cli::LaunchArgs;
+use super::cli::{BackendName, LaunchArgs};
 use super::folder::RunFolder;
 use super::submission;
-use crate::config::Experiment;
+use crate::config::{Backend, Experiment};
 use crate::data::Dataset;
 
 pub(super) fn run(args: &LaunchArgs) -> ExitCode {
@@ -25,14 +25,22 @@ pub(super) fn run(args: &LaunchArgs) -> ExitCode {
             Err(error) => error.report(),
         };
     }
-    match job(args) {
-        Ok(job) => finish(&job),
+    let mut args = args.clone();
+    let backend = args.backend.map(BackendName::setting);
+    args.train.set.extend(backend);
+    match job(&args) {
+        Ok((job, Backend::Mpi)) => {
+            finish(launch_mpirun(&job).map(|report| (report.restarts, report.exit_code())))
+        }
+        Ok((job, _)) => {
+            finish(launch(&job).map(|report| (report.failures.len() as u32, report.exit_code())))
+        }
         Err(error) => error.report(),
     }
 }
 
 /// Checks experiment and dataset once, before any rank starts.
-fn job(args: &LaunchArgs) -> Result<Job, RunError> {
+fn job(args: &LaunchArgs) -> Result<(Job, Backend), RunError> {
     let stuck_after = seconds("--stuck-after", args.stuck_after)?;
     let stop_grace = seconds("--stop-grace", args.stop_grace)?;
     let experiment = Experiment::load(&args.train.config, &args.train.set)?;
@@ -51,7 +59,7 @@ fn job(args: &LaunchArgs) -> Result<Job, RunError> {
     job.timing.stop_grace = stop_grace;
     // Ranks that lost a peer have nothing left to save.
     job.timing.failure_grace = Duration::from_secs(2);
-    Ok(job)
+    Ok((job, experiment.parallel.backend))
 }
 
 fn seconds(option: &str, value: f64) -> Result<Duration, RunError> {
@@ -79,13 +87,14 @@ fn rank_arguments(args: &LaunchArgs) -> Vec<OsString> {
     command.into_iter().chain(args.train.arguments()).collect()
 }
 
-fn finish(job: &Job) -> ExitCode {
-    match launch(job) {
-        Ok(report) => {
-            if !report.failures.is_empty() && report.stopped_by.is_none() {
-                tracing::info!(restarts = report.failures.len(), "the job ended well");
+/// Ends as the job did: with how many restarts, and which exit code.
+fn finish(outcome: Result<(u32, i32), LaunchError>) -> ExitCode {
+    match outcome {
+        Ok((restarts, code)) => {
+            if restarts > 0 && code == 0 {
+                tracing::info!(restarts, "the job ended well");
             }
-            exit_code(report.exit_code())
+            exit_code(code)
         }
         Err(error) => {
             let code = error.exit_code();

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: save and leave.
+//! SIGTERM and SIGINT, and SIGUSR1 to ranks of mpirun: save and leave.
 //!
 //! A rank that nobody launched ends at once on a second one, for whoever presses Ctrl-C twice. A
 //! launched rank does not: a signal to the whole job (systemd, Slurm, Kubernetes) reaches it
@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use streamrec_launcher::{RankEnvironment, Source};
 
@@ -37,6 +37,11 @@ impl StopSignal {
                 flag::register_usize(number, Arc::clone(&signal), number as usize)
             };
             register().map_err(RunError::other("cannot watch signals"))?;
+        }
+        if matches!(environment.source, Source::OpenMpi | Source::Hydra) {
+            // mpirun keeps SIGTERM to itself, and passes this one on.
+            flag::register_usize(SIGUSR1, Arc::clone(&signal), SIGTERM as usize)
+                .map_err(RunError::other("cannot watch signals"))?;
         }
         Ok(Self { signal })
     }

@@ -6,6 +6,8 @@ mod configs;
 mod failures;
 mod later_data;
 mod mesh;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod oracles;
 mod own_model;
 mod plan;

@@ -214,17 +214,22 @@ impl Drop for Running {
     }
 }
 
-/// The process of `rank` below the launcher `parent`.
+/// The process of `rank` below the launcher `parent`, or below an `mpirun` of it.
 pub fn rank_process(parent: u32, rank: usize) -> i32 {
     let mut found = None;
     wait(Duration::from_secs(20), || {
         let processes = fs::read_dir("/proc").expect("/proc").flatten();
         found = processes
             .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-            .find(|pid| parent_of(*pid) == Some(parent) && rank_of(*pid) == Some(rank));
+            .find(|pid| rank_of(*pid) == Some(rank) && descends_from(*pid, parent));
         found.is_some()
     });
     found.expect("waited for it")
+}
+
+fn descends_from(pid: i32, ancestor: u32) -> bool {
+    let parents = std::iter::successors(parent_of(pid), |parent| parent_of(*parent as i32));
+    parents.into_iter().any(|parent| parent == ancestor)
 }
 
 fn parent_of(pid: i32) -> Option<u32> {
@@ -236,7 +241,9 @@ fn parent_of(pid: i32) -> Option<u32> {
 fn rank_of(pid: i32) -> Option<usize> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);
-    let rank = variables.find_map(|variable| variable.strip_prefix(b"RANK="))?;
+    let names: [&[u8]; 3] = [b"RANK=", b"OMPI_COMM_WORLD_RANK=", b"PMI_RANK="];
+    let rank = variables
+        .find_map(|variable| names.iter().find_map(|name| variable.strip_prefix(*name)))?;
     std::str::from_utf8(rank).ok()?.parse().ok()
 }
 
