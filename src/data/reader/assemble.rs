@@ -82,22 +82,20 @@ impl Assembly<'_> {
         let Some(name) = &self.plan.source.settings.weight else {
             return Ok((global.end - global.start) as f64);
         };
+        let windows = self.windows.iter();
+        let weights = windows.flat_map(|window| window.weights_of(&global));
         let mut sum = 0.0;
-        for &weight in self
-            .windows
-            .iter()
-            .flat_map(|window| window.weights_of(&global))
-        {
+        for (position, &weight) in global.clone().zip(weights) {
             if !(weight >= 0.0 && weight.is_finite()) {
-                return Err(
-                    self.refuse(name, format!("expected weights of 0 or more, got {weight}"))
-                );
+                let problem = format!("expected weights of 0 or more, got {weight}");
+                return Err(self.refuse(position, name, &problem));
             }
             sum += f64::from(weight);
         }
         Ok(sum)
     }
 
+    /// `labels` are `[rows, labels]` of this rank's rows.
     fn check_labels(&self, labels: &[f32]) -> Result<()> {
         let Some(at) = labels
             .iter()
@@ -106,16 +104,17 @@ impl Assembly<'_> {
             return Ok(());
         };
         let names = &self.plan.source.settings.labels;
-        let name = &names[at % names.len()];
-        Err(self.refuse(
-            name,
-            format!("expected labels of 0 and 1, got {}", labels[at]),
-        ))
+        let position = self.plan.own_rows(self.step).start + (at / names.len()) as u64;
+        let problem = format!("expected labels of 0 and 1, got {}", labels[at]);
+        Err(self.refuse(position, &names[at % names.len()], &problem))
     }
 
-    fn refuse(&self, column: &str, problem: String) -> Error {
-        let place = format!(" in step {} of epoch {}", self.step, self.plan.epoch);
-        Error::column(self.plan.source.files[0].path(), column, problem + &place)
+    /// Names the file of the row at `position` of the epoch's order.
+    fn refuse(&self, position: u64, column: &str, problem: &str) -> Error {
+        let (file, row) = self.plan.place_of(position);
+        let (step, epoch) = (self.step, self.plan.epoch);
+        let problem = format!("{problem} in row {row} (from 0), in step {step} of epoch {epoch}");
+        Error::column(file.path(), column, problem)
     }
 
     /// Copies a column over what `to` held.

@@ -126,6 +126,26 @@ impl Plan {
         (start + bound(dp_index)).min(end)..(start + bound(dp_index + 1)).min(end)
     }
 
+    /// The file of the row at `position` of the epoch's order, and the row's place in it from 0. It
+    /// makes the order of a window again, so it is for errors.
+    pub fn place_of(&self, position: u64) -> (&PackReader, u64) {
+        let window = self.order.window_at(position);
+        let mut row = position - self.order.positions(window).start;
+        if let Some(order) = self.order.row_order(window) {
+            row = u64::from(order[row as usize]);
+        }
+        for &number in self.order.blocks(window) {
+            let rows = u64::from(self.source.rows_of_blocks[number as usize]);
+            if row < rows {
+                let (file, block) = self.source.block(number as usize);
+                let before = (0..block).map(|block| file.rows_of_block(block) as u64);
+                return (file, before.sum::<u64>() + row);
+            }
+            row -= rows;
+        }
+        unreachable!("a window holds the rows of its blocks")
+    }
+
     /// The windows that hold the rows of a global batch.
     pub fn windows(&self, step: u64) -> Range<usize> {
         let rows = self.global_rows(step);

@@ -116,31 +116,61 @@ fn columns_are_refused_where_their_role_forbids() {
 }
 
 #[test]
-fn labels_and_weights_out_of_bounds_are_errors() {
+fn a_label_or_weight_out_of_bounds_is_told_with_its_file_and_row() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("a.pack");
-    write(&file, 10);
+    let [sound, bad] = ["a.pack", "b.pack"].map(|name| folder.path().join(name));
+    write(&sound, ROWS);
+    let rows = 3 * BLOCK_ROWS as u64;
+    write(&bad, rows);
     let mut block = Block::default();
-    PackReader::open(&file)
-        .unwrap()
-        .read_block(0, &mut block)
-        .unwrap();
-    for (column, value, expected) in [
-        (7, f32::NAN, "labels of 0 and 1"),
-        (4, -1.0, "weights of 0 or more"),
+    let mut changed = Block::new(&columns());
+    let pack = PackReader::open(&bad).unwrap();
+    let all: Vec<_> = (0..columns().len()).collect();
+    for i in 0..pack.blocks() {
+        pack.append_block(i, &all, &mut changed).unwrap();
+    }
+    // In the second block, so that neither the file nor the place in a block is the first.
+    let row = BLOCK_ROWS + 3;
+    for (column, value, name, expected, seen_by) in [
+        // Once shuffled and once not, by the one rank that has the row, or by both.
+        (7, f32::NAN, "click", "labels of 0 and 1", 2),
+        (4, -1.0, "weight", "weights of 0 or more", 4),
     ] {
-        let mut changed = block.clone();
-        let RawColumn::Dense(values) = &mut changed.columns[column] else {
+        let mut seen = 0;
+        block.clone_from(&changed);
+        let RawColumn::Dense(values) = &mut block.columns[column] else {
             panic!()
         };
-        values[3] = value;
-        let path = folder.path().join("b.pack");
-        let mut writer = PackWriter::create(&path, &columns(), BLOCK_ROWS).unwrap();
-        writer.push_block(&changed).unwrap();
+        values[row] = value;
+        let mut writer = PackWriter::create(&bad, &columns(), BLOCK_ROWS).unwrap();
+        writer.push_block(&block).unwrap();
         writer.finish().unwrap();
-        let mut reader = BatchReader::new(settings(path)).unwrap();
-        reader.start(0, 0).unwrap();
-        let message = reader.next().unwrap_err().to_string();
-        assert!(message.contains(expected), "{message}");
+        for (shuffle, dp_index) in [(true, 0), (true, 1), (false, 0), (false, 1)] {
+            let mut reader = BatchReader::new(ReaderSettings {
+                files: vec![sound.clone(), bad.clone()],
+                shuffle,
+                dp_index,
+                dp_size: 2,
+                ..settings(bad.clone())
+            })
+            .unwrap();
+            reader.start(0, 0).unwrap();
+            let outcome = loop {
+                match reader.next() {
+                    Ok(Some(_)) => {}
+                    other => break other,
+                }
+            };
+            let Err(error) = outcome else {
+                continue;
+            };
+            seen += 1;
+            let message = error.to_string();
+            let place = format!("in row {row} (from 0)");
+            for part in ["b.pack", name, expected, &place] {
+                assert!(message.contains(part), "expected {part:?} in: {message}");
+            }
+        }
+        assert_eq!(seen, seen_by, "{name}");
     }
 }
