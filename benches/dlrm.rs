@@ -7,6 +7,8 @@
 //!
 //! `STREAMREC_BATCH` and `STREAMREC_THREADS` change the defaults, 8192 and all cores.
 
+mod clicks;
+
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -15,21 +17,19 @@ use streamrec::config::model::{DlrmConfig, ModelConfig};
 use streamrec::config::optimizer::{
     DenseOptimizerConfig, OptimizerConfig, ScheduleConfig, SparseOptimizerConfig,
 };
-use streamrec::data::Batch;
-use streamrec::data::counter::Stream;
 use streamrec::model::{BucketSettings, models};
 use streamrec::parallel::Mesh;
 use streamrec::train::{Trainer, TrainerSettings};
-use streamrec_artifact::{
-    CategoricalFeature, ColumnKind, DenseFeature, DenseSource, Encoded, Encoding, FeatureSchema,
-    InputColumn, Pooling, SourceType, TableSchema,
-};
 use streamrec_kernels::Context;
 
-const DENSE: usize = 13;
-const TABLES: usize = 26;
-const ROWS: usize = 100_000;
-const ZIPF_EXPONENT: f64 = 1.05;
+use clicks::Clicks;
+
+const CLICKS: Clicks = Clicks {
+    dense: 13,
+    tables: 26,
+    rows: 100_000,
+    zipf_exponent: 1.05,
+};
 const BATCHES: usize = 8;
 const WARM_UP_STEPS: u64 = 5;
 const WINDOWS: usize = 7;
@@ -49,53 +49,8 @@ fn setting(name: &str, default: usize) -> Result<usize> {
     Ok(number)
 }
 
-fn schema() -> FeatureSchema {
-    let input = |name: String, kind, source| InputColumn {
-        name,
-        kind,
-        source,
-        unit: None,
-        range: None,
-        required: true,
-    };
-    let dense = |index| format!("dense_{index}");
-    let id = |index| format!("id_{index}");
-    let dense_inputs =
-        (0..DENSE).map(|index| input(dense(index), ColumnKind::Dense, SourceType::Float));
-    let id_inputs = (0..TABLES).map(|index| input(id(index), ColumnKind::Key, SourceType::Integer));
-    FeatureSchema {
-        inputs: dense_inputs.chain(id_inputs).collect(),
-        dense: (0..DENSE)
-            .map(|index| DenseFeature {
-                name: dense(index),
-                source: DenseSource::Column(dense(index)),
-                steps: Vec::new(),
-                fill: 0.0,
-            })
-            .collect(),
-        categorical: (0..TABLES)
-            .map(|index| CategoricalFeature {
-                name: id(index),
-                input: id(index),
-                encoding: Encoding::Hash { rows: ROWS },
-                table: id(index),
-                pooling: Pooling::Sum,
-                max_length: None,
-            })
-            .collect(),
-        tables: (0..TABLES)
-            .map(|index| TableSchema {
-                name: id(index),
-                rows: ROWS,
-                dim: None,
-            })
-            .collect(),
-        labels: vec!["click".into()],
-    }
-}
-
 fn trainer(batch: usize, threads: usize) -> Result<Trainer> {
-    let schema = schema();
+    let schema = CLICKS.schema();
     let model = ModelConfig::Dlrm(DlrmConfig {
         embedding_dim: 64,
         dims: BTreeMap::new(),
@@ -138,58 +93,6 @@ fn trainer(batch: usize, threads: usize) -> Result<Trainer> {
     )?)
 }
 
-/// Ids with P(rank r) ~ r^-exponent, the ranks scrambled by each table's own permutation.
-fn ids(table: usize, count: usize) -> Vec<i64> {
-    let mut random = Stream::new(&[7, table as u64]);
-    let mut cumulative: Vec<f64> = (1..=ROWS)
-        .map(|rank| (rank as f64).powf(-ZIPF_EXPONENT))
-        .collect();
-    for rank in 1..ROWS {
-        cumulative[rank] += cumulative[rank - 1];
-    }
-    let mut scrambled: Vec<i64> = (0..ROWS as i64).collect();
-    for last in (1..ROWS).rev() {
-        scrambled.swap(last, random.below(last as u64 + 1) as usize);
-    }
-    let total = cumulative[ROWS - 1];
-    let draw = |_| {
-        let at = random.uniform() * total;
-        scrambled[cumulative.partition_point(|&sum| sum <= at).min(ROWS - 1)]
-    };
-    (0..count).map(draw).collect()
-}
-
-fn batches(rows: usize) -> Vec<Batch> {
-    let of_tables: Vec<Vec<i64>> = (0..TABLES)
-        .map(|table| ids(table, rows * BATCHES))
-        .collect();
-    let mut random = Stream::new(&[11]);
-    let batch = |index: usize| {
-        let part = index * rows..(index + 1) * rows;
-        let encoded = Encoded {
-            rows,
-            dense: (0..rows * DENSE).map(|_| random.normal() as f32).collect(),
-            ids: of_tables
-                .iter()
-                .flat_map(|ids| ids[part.clone()].iter().copied())
-                .collect(),
-            offsets: (0..=(TABLES * rows) as i64).collect(),
-        };
-        Batch {
-            rows,
-            filled: rows,
-            encoded,
-            labels: (0..rows)
-                .map(|_| f32::from(u8::from(random.chance(0.25))))
-                .collect(),
-            weights: vec![1.0; rows],
-            weight_sum: rows as f64,
-            ..Batch::default()
-        }
-    };
-    (0..BATCHES).map(batch).collect()
-}
-
 /// The processor's own name, where the system tells it.
 fn cpu() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -202,7 +105,7 @@ fn main() -> Result<()> {
     let rows = setting("STREAMREC_BATCH", 8192)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = setting("STREAMREC_THREADS", cores)?;
-    let (mut trainer, batches) = (trainer(rows, threads)?, batches(rows));
+    let (mut trainer, batches) = (trainer(rows, threads)?, CLICKS.batches(rows, BATCHES));
     let mut step = 0;
     // A loss that is not finite is an error of the step.
     let mut train = |steps: u64| {
@@ -229,8 +132,8 @@ fn main() -> Result<()> {
         "windows_samples_per_s": rates,
         "threads": threads,
         "batch": rows,
-        "rows": ROWS,
-        "zipf": ZIPF_EXPONENT,
+        "rows": CLICKS.rows,
+        "zipf": CLICKS.zipf_exponent,
         "cpu": cpu(),
         "version": env!("CARGO_PKG_VERSION"),
     });

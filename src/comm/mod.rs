@@ -20,6 +20,7 @@
 mod bootstrap;
 mod buffer;
 mod call;
+mod delayed;
 mod error;
 mod event;
 mod failure;
@@ -39,6 +40,7 @@ use std::sync::Arc;
 
 pub use bootstrap::{Bootstrap, BootstrapError, InProcessBootstrap};
 pub use buffer::CommBuffer;
+pub use delayed::{Delayed, LinkSpeed};
 pub use error::CommError;
 pub use event::{Event, Promise};
 #[cfg(feature = "mpi")]
