@@ -233,24 +233,9 @@ impl<'a> Attempt<'a> {
                 Some(Ending::Failed { message, .. }) => Some(message),
                 _ => None,
             },
-            ranks: views.iter().map(status_of).collect(),
+            ranks: views.iter().map(RankStatus::of).collect(),
             log: culprit.log.clone(),
             last_lines: culprit.output.last_lines(),
         }
-    }
-}
-
-fn status_of(view: &View) -> RankStatus {
-    let report = view.seen.as_ref().map(|seen| &seen.report);
-    RankStatus {
-        step: report.map(|report| report.step),
-        phase: report
-            .map(|report| report.phase.clone())
-            .unwrap_or_default(),
-        collective: report.and_then(|report| report.collective.clone()),
-        waiting_for: report
-            .map(|report| report.waiting_for.clone())
-            .unwrap_or_default(),
-        exit: view.exit.map(|(exit, _)| exit.fault()),
     }
 }

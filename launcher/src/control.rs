@@ -102,14 +102,16 @@ pub(crate) struct Order {
 }
 
 /// A value as one line of JSON.
-fn line_of(value: &impl Serialize) -> io::Result<Vec<u8>> {
+pub(crate) fn line_of(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     Ok(line)
 }
 
 /// The next line; `None` at the end of the stream. Longer lines than the limit are errors.
-fn next_line<T: for<'a> Deserialize<'a>>(stream: &mut impl BufRead) -> io::Result<Option<T>> {
+pub(crate) fn next_line<T: for<'a> Deserialize<'a>>(
+    stream: &mut impl BufRead,
+) -> io::Result<Option<T>> {
     let mut line = Vec::new();
     stream.take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
     match line.last() {

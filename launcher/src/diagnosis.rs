@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cause::Fault;
+use crate::cause::{Fault, RankStatus};
 use crate::control::board::Seen;
 use crate::control::{Collective, Ending};
 use crate::job::Timing;
@@ -48,6 +48,24 @@ pub(crate) struct View {
     pub seen: Option<Seen>,
     /// Time since it was spawned.
     pub age: Duration,
+}
+
+impl RankStatus {
+    /// What is known of a rank, to tell a person.
+    pub(crate) fn of(view: &View) -> Self {
+        let report = view.seen.as_ref().map(|seen| &seen.report);
+        Self {
+            step: report.map(|report| report.step),
+            phase: report
+                .map(|report| report.phase.clone())
+                .unwrap_or_default(),
+            collective: report.and_then(|report| report.collective.clone()),
+            waiting_for: report
+                .map(|report| report.waiting_for.clone())
+                .unwrap_or_default(),
+            exit: view.exit.map(|(exit, _)| exit.fault()),
+        }
+    }
 }
 
 impl View {

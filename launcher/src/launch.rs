@@ -1,6 +1,7 @@
 //! Launches a job: attempt after attempt, until one finishes or no restart is left.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,10 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
 
 use crate::attempt::{Attempt, Outcome};
-use crate::cause::{Cause, Fault};
+use crate::cause::Cause;
 use crate::control::board::Board;
 use crate::cores::CorePlan;
 use crate::job::{Job, Timing};
+use crate::mpirun::MpirunFailure;
+use crate::nodes::NodesError;
 use crate::rank_process::{Setting, attempt_dir};
 use crate::rendezvous::free_port;
 use crate::signals::Interrupts;
@@ -73,24 +76,19 @@ pub enum LaunchError {
         /// What the system said.
         source: io::Error,
     },
-    /// `mpirun` failed, and no restart is left or would help.
-    #[error(
-        "mpirun {fault}, after {restarts} restarts of {max_restarts} allowed\n  log: {}{}",
-        log.display(),
-        last_lines.iter().map(|line| format!("\n  | {line}")).collect::<String>()
-    )]
+    /// A job of `mpirun` failed, and no restart is left or would help.
+    #[error("the job failed after {restarts} restarts of {max_restarts} allowed\n{failure}")]
     Mpirun {
-        /// How it ended: with the exit code of the first rank that failed.
-        fault: Fault,
+        /// Why the last attempt failed.
+        failure: Box<MpirunFailure>,
         /// Restarts done.
         restarts: u32,
         /// Restarts allowed.
         max_restarts: u32,
-        /// The output of the last attempt.
-        log: PathBuf,
-        /// Its last lines.
-        last_lines: Vec<String>,
     },
+    /// The launchers of several hosts do not work together.
+    #[error(transparent)]
+    Nodes(#[from] NodesError),
 }
 
 impl LaunchError {
@@ -98,7 +96,7 @@ impl LaunchError {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Configuration(cause) | Self::Failed { cause, .. } => cause.exit_code(),
-            Self::Mpirun { fault, .. } => fault.exit_code(),
+            Self::Mpirun { failure, .. } => failure.code,
             _ => 1,
         }
     }
@@ -136,8 +134,8 @@ pub fn launch(job: &Job) -> Result<JobReport, LaunchError> {
     let setup = |what| move |source| LaunchError::Setup { what, source };
     let run_id = job.run_id.clone().unwrap_or_else(new_run_id);
     let mut interrupts = Interrupts::watch().map_err(setup("watch signals"))?;
-    let board =
-        Board::start(&run_id, job.nproc).map_err(setup("listen for the reports of its ranks"))?;
+    let board = Board::start(Ipv4Addr::LOCALHOST.into(), &run_id, job.nproc)
+        .map_err(setup("listen for the reports of its ranks"))?;
     let cores = CorePlan::new(job.nproc, job.pin_cores);
     let mut failures: Vec<Cause> = Vec::new();
     let mut number = 0;

@@ -3,7 +3,9 @@
 //! `mpirun` starts the ranks, watches them and ends them all when one fails; here it is started again, up to a number of
 //! times. A rank learns from [`RUN_ID_VARIABLE`] and [`RESTART_COUNT_VARIABLE`] which attempt of which job it is in.
 
+use std::fmt;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,16 +14,23 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::diagnosis::Exit;
+use crate::cause::RankStatus;
+use crate::control::board::{Board, Seen};
+use crate::control::{CONTROL_VARIABLE, Ending, HEARTBEAT_VARIABLE};
+use crate::diagnosis::{Exit, View, blame_exit, blame_hang};
 use crate::environment::{RESTART_COUNT_VARIABLE, RUN_ID_VARIABLE};
 use crate::job::{Job, THREADS_VARIABLE};
 use crate::launch::{LaunchError, backoff, new_run_id, rest};
+use crate::nodes::{Head, Roster};
 use crate::output::{Capture, Style};
 use crate::rank_process::attempt_dir;
 use crate::signals::Interrupts;
 
 /// How long `mpirun` may take to end all ranks once it was told to.
 const LAST_GRACE: Duration = Duration::from_secs(5);
+
+/// Variable that sets the level of a rank's log.
+const LOG_VARIABLE: &str = "STREAMREC_LOG";
 
 /// What became of a job that finished or was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,63 +48,145 @@ impl MpirunReport {
     }
 }
 
-/// Runs a job of this host to its end through the `mpirun` that the system finds. Of the job, ranks are not pinned, and
-/// of its timing only pauses and the grace after a signal count.
+/// Why an attempt failed. Displays as one message of several lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MpirunFailure {
+    /// What happened, to a rank or else to `mpirun`.
+    pub what: String,
+    /// The exit code that passes it on.
+    pub code: i32,
+    /// What every rank was doing, by rank.
+    pub ranks: Vec<RankStatus>,
+    /// The output of the attempt.
+    pub log: PathBuf,
+    /// Its last lines.
+    pub last_lines: Vec<String>,
+}
+
+impl fmt::Display for MpirunFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        for (rank, status) in self.ranks.iter().enumerate() {
+            write!(f, "\n  rank {rank}: {status}")?;
+        }
+        write!(f, "\n  log: {}", self.log.display())?;
+        for line in &self.last_lines {
+            write!(f, "\n  | {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How an attempt ended.
+enum Outcome {
+    Finished,
+    Stopped(i32),
+    Failed(MpirunFailure),
+}
+
+/// Runs a job to its end through the `mpirun` that the system finds: on this host, or as node 0 of several. Of the job,
+/// ranks are not pinned.
 ///
 /// SIGTERM and SIGINT to this process become SIGUSR1 to `mpirun`, which passes that on: ranks take it as the request to
-/// save and leave. Output of all ranks goes to `attempt-K/mpirun.log` too.
+/// save and leave. Output of all ranks goes to `attempt-K/mpirun.log` too. Ranks report to this process, as those of
+/// [`launch`](crate::launch()) do: one that hangs ends the attempt.
 ///
 /// # Errors
-/// When `mpirun` cannot be started, or exits with a code that is not 0 and no restart is left or would help.
-pub fn launch_mpirun(job: &Job) -> Result<MpirunReport, LaunchError> {
+/// When `mpirun` cannot be started, a host does not come, or an attempt fails and no restart is left or would help.
+pub fn launch_mpirun(job: &Job, head: Option<&Head>) -> Result<MpirunReport, LaunchError> {
     if job.nproc == 0 {
         return Err(LaunchError::NoRanks);
     }
+    let roster = head.map(Roster::start).transpose()?;
+    let outcome = attempts(job, roster.as_ref());
+    if let Some(roster) = roster {
+        let code = outcome
+            .as_ref()
+            .map_or_else(LaunchError::exit_code, MpirunReport::exit_code);
+        roster.over(code);
+    }
+    outcome
+}
+
+fn attempts(job: &Job, roster: Option<&Roster>) -> Result<MpirunReport, LaunchError> {
     let setup = |what| move |source| LaunchError::Setup { what, source };
     let run_id = job.run_id.clone().unwrap_or_else(new_run_id);
     let mut interrupts = Interrupts::watch().map_err(setup("watch signals"))?;
+    let mut board: Option<Board> = None;
     for restarts in 0.. {
-        let mut attempt = Attempt::start(job, &run_id, restarts)?;
-        let (exit, asked) = attempt.watch(job, &mut interrupts);
-        if let Some(signal) = asked.or(exit.stopped_by()) {
-            let stopped_by = Some(signal);
-            return Ok(MpirunReport {
-                restarts,
-                stopped_by,
-            });
+        let report = |stopped_by| MpirunReport {
+            restarts,
+            stopped_by,
+        };
+        if let Some(roster) = roster
+            && let Some(signal) = gather(roster, &mut interrupts)?
+        {
+            return Ok(report(Some(signal)));
         }
-        if exit == Exit::Code(0) {
-            return Ok(MpirunReport {
-                restarts,
-                stopped_by: None,
-            });
-        }
-        if restarts == job.max_restarts || exit == Exit::Code(2) {
+        let ranks = roster.map_or(job.nproc, Roster::ranks);
+        let board = match &mut board {
+            Some(board) => board,
+            none => {
+                let ip = roster.map_or(Ipv4Addr::LOCALHOST.into(), |roster| roster.address().ip());
+                let listening = Board::start(ip, &run_id, ranks);
+                none.insert(listening.map_err(setup("listen for the reports of its ranks"))?)
+            }
+        };
+        board.begin(restarts, ranks);
+        let setting = Setting {
+            job,
+            ranks,
+            run_id: &run_id,
+            number: restarts,
+            board,
+            hosts: roster.map(|roster| (roster, roster.joins())),
+        };
+        let failure = match Attempt::start(&setting)?.watch(&setting, &mut interrupts) {
+            Outcome::Finished => return Ok(report(None)),
+            Outcome::Stopped(signal) => return Ok(report(Some(signal))),
+            Outcome::Failed(failure) => failure,
+        };
+        if restarts == job.max_restarts || failure.code == 2 {
             return Err(LaunchError::Mpirun {
-                fault: exit.fault(),
+                failure: Box::new(failure),
                 restarts,
                 max_restarts: job.max_restarts,
-                log: attempt.log.clone(),
-                last_lines: attempt.output.last_lines(),
             });
         }
         let pause = backoff(&job.timing, restarts);
-        let fault = exit.fault();
         tracing::warn!(
             restart = restarts + 1,
             max_restarts = job.max_restarts,
             ?pause,
-            "mpirun {fault}; starting it again"
+            "starting mpirun again: {failure}"
         );
         if let Some(signal) = rest(pause, &job.timing, &mut interrupts) {
-            let stopped_by = Some(signal);
-            return Ok(MpirunReport {
-                restarts,
-                stopped_by,
-            });
+            return Ok(report(Some(signal)));
         }
     }
     unreachable!("the loop ends at the last restart")
+}
+
+/// Waits for the launchers of all hosts; returns the signal that ended the wait.
+fn gather(roster: &Roster, interrupts: &mut Interrupts) -> Result<Option<i32>, LaunchError> {
+    let mut stopped_by = None;
+    roster.wait_for_all(|| {
+        stopped_by = interrupts.take().or_else(|| roster.take_stop());
+        stopped_by.is_some()
+    })?;
+    Ok(stopped_by)
+}
+
+/// What an attempt is made of.
+struct Setting<'a> {
+    job: &'a Job,
+    /// Of all hosts.
+    ranks: usize,
+    run_id: &'a str,
+    number: u32,
+    board: &'a Board,
+    /// Where there are several, with the launchers that were there at the start.
+    hosts: Option<(&'a Roster, Vec<Option<u64>>)>,
 }
 
 /// One run of `mpirun`. Dropping it ends that.
@@ -104,20 +195,21 @@ struct Attempt {
     group: Pid,
     log: PathBuf,
     output: Capture,
+    started: Instant,
     exit: Option<Exit>,
 }
 
 impl Attempt {
-    fn start(job: &Job, run_id: &str, number: u32) -> Result<Self, LaunchError> {
-        let folder = attempt_dir(&job.log_dir, number);
+    fn start(setting: &Setting<'_>) -> Result<Self, LaunchError> {
+        let folder = attempt_dir(&setting.job.log_dir, setting.number);
         let log_error = |source| LaunchError::LogDir {
-            path: job.log_dir.clone(),
+            path: setting.job.log_dir.clone(),
             source,
         };
         let log = folder.map_err(log_error)?.join("mpirun.log");
         let file = File::options().create(true).append(true).open(&log);
         let file = file.map_err(log_error)?;
-        let mut child = command(job, run_id, number)
+        let mut child = command(setting)
             .spawn()
             .map_err(|source| LaunchError::NoMpirun { source })?;
         let group = Pid::from_child(&child);
@@ -129,39 +221,134 @@ impl Attempt {
                 source,
             }
         })?;
-        tracing::info!(attempt = number, ranks = job.nproc, log = %log.display(), "started mpirun");
+        let (attempt, ranks) = (setting.number, setting.ranks);
+        tracing::info!(attempt, ranks, log = %log.display(), "started mpirun");
         Ok(Self {
             child,
             group,
             log,
             output,
+            started: Instant::now(),
             exit: None,
         })
     }
 
-    /// Waits for the end; returns it, and the signal to this process that asked for it.
-    fn watch(&mut self, job: &Job, interrupts: &mut Interrupts) -> (Exit, Option<i32>) {
+    /// Waits for the end.
+    fn watch(mut self, setting: &Setting<'_>, interrupts: &mut Interrupts) -> Outcome {
+        let timing = &setting.job.timing;
         let mut asked: Option<(i32, Instant)> = None;
+        let mut last_look = Instant::now();
         loop {
             if let Some(exit) = self.reap() {
                 self.output.finish(Duration::from_secs(1));
-                return (exit, asked.map(|(signal, _)| signal));
+                let signal = asked.map(|(signal, _)| signal).or(exit.stopped_by());
+                return match (signal, exit) {
+                    (Some(signal), _) => Outcome::Stopped(signal),
+                    (None, Exit::Code(0)) => Outcome::Finished,
+                    (None, exit) => Outcome::Failed(self.exit_failure(setting, exit)),
+                };
             }
-            if let Some(signal) = interrupts.take() {
+            let hosts = setting.hosts.as_ref();
+            let stop = hosts.and_then(|(roster, _)| roster.take_stop());
+            if let Some(signal) = interrupts.take().or(stop) {
                 if asked.is_some() {
                     self.end();
                 }
-                let grace = job.timing.stop_grace;
-                tracing::info!(?grace, "stopping: the ranks may save and leave");
+                tracing::info!(grace = ?timing.stop_grace, "stopping: the ranks may save and leave");
                 self.signal(Signal::USR1);
                 asked.get_or_insert((signal, Instant::now()));
             }
-            if asked.is_some_and(|(_, when)| when.elapsed() > job.timing.stop_grace) {
+            if asked.is_some_and(|(_, when)| when.elapsed() > timing.stop_grace) {
                 tracing::warn!("the ranks did not leave in time and are killed");
                 self.end();
             }
-            thread::sleep(job.timing.poll);
+            // A launcher that was stopped itself finds old reports, and must not blame the ranks for it.
+            if last_look.elapsed() > timing.silent_after / 2 {
+                setting.board.forgive();
+            }
+            last_look = Instant::now();
+            if asked.is_none()
+                && let Some((what, code)) = self.trouble(setting)
+            {
+                return Outcome::Failed(self.give_up(setting, what, code));
+            }
+            thread::sleep(timing.poll);
         }
+    }
+
+    /// What makes the attempt hopeless although `mpirun` still runs, and the exit code for it.
+    fn trouble(&self, setting: &Setting<'_>) -> Option<(String, i32)> {
+        if let Some((roster, joins)) = &setting.hosts {
+            let lost = roster.lost_since(joins);
+            if !lost.is_empty() {
+                return Some((format!("the launchers of nodes {lost:?} are gone"), 1));
+            }
+        }
+        let blame = blame_hang(&self.views(setting, None), &setting.job.timing)?;
+        let what = format!("rank {} {}", blame.rank, blame.fault);
+        Some((what, blame.fault.exit_code()))
+    }
+
+    fn give_up(mut self, setting: &Setting<'_>, what: String, code: i32) -> MpirunFailure {
+        tracing::warn!(attempt = setting.number, "{what}; ending all ranks");
+        let ranks = self.statuses(setting, None);
+        setting.board.abort(&what);
+        self.end();
+        self.output.finish(Duration::from_secs(1));
+        self.failure(what, code, ranks)
+    }
+
+    fn exit_failure(&self, setting: &Setting<'_>, exit: Exit) -> MpirunFailure {
+        let blame = blame_exit(&self.views(setting, Some(exit)));
+        let what = match blame {
+            None => format!("mpirun {}", exit.fault()),
+            Some(blame) => {
+                let seen = setting.board.look().swap_remove(blame.rank);
+                let message = match seen.and_then(|seen| seen.report.ending) {
+                    Some(Ending::Failed { message, .. }) => format!(": {message}"),
+                    _ => String::new(),
+                };
+                format!("rank {} {}{message}", blame.rank, blame.fault)
+            }
+        };
+        let ranks = self.statuses(setting, Some(exit));
+        self.failure(what, exit.fault().exit_code(), ranks)
+    }
+
+    fn failure(&self, what: String, code: i32, ranks: Vec<RankStatus>) -> MpirunFailure {
+        MpirunFailure {
+            what,
+            code,
+            ranks,
+            log: self.log.clone(),
+            last_lines: self.output.last_lines(),
+        }
+    }
+
+    /// The ranks by their reports, as their exits are not seen from here. One that said that it failed has ended with
+    /// `exit`, once there is one.
+    fn views(&self, setting: &Setting<'_>, exit: Option<Exit>) -> Vec<View> {
+        let view = |seen: Option<Seen>| {
+            let ending = seen.as_ref().and_then(|seen| seen.report.ending.as_ref());
+            let exit = match ending {
+                None => None,
+                Some(Ending::Finished) => Some(Exit::Code(0)),
+                Some(Ending::Failed { .. }) => exit,
+            };
+            View {
+                exit: exit.map(|exit| (exit, Instant::now())),
+                seen,
+                age: self.started.elapsed(),
+            }
+        };
+        setting.board.look().into_iter().map(view).collect()
+    }
+
+    fn statuses(&self, setting: &Setting<'_>, exit: Option<Exit>) -> Vec<RankStatus> {
+        self.views(setting, exit)
+            .iter()
+            .map(RankStatus::of)
+            .collect()
     }
 
     fn reap(&mut self) -> Option<Exit> {
@@ -188,7 +375,8 @@ impl Attempt {
         self.signal(Signal::TERM);
         while self.reap().is_none() {
             if began.elapsed() > LAST_GRACE {
-                self.signal(Signal::KILL);
+                // Its agents too, and with them what they started on other hosts.
+                let _ = kill_process_group(self.group, Signal::KILL);
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -208,18 +396,41 @@ fn exit_of(status: ExitStatus) -> Exit {
     }
 }
 
-fn command(job: &Job, run_id: &str, number: u32) -> Command {
+fn command(setting: &Setting<'_>) -> Command {
+    let Setting {
+        job,
+        ranks,
+        number,
+        hosts,
+        ..
+    } = setting;
+    let heartbeat = job.timing.heartbeat.as_millis().to_string();
+    let variables = [
+        (RUN_ID_VARIABLE, (*setting.run_id).to_owned()),
+        (RESTART_COUNT_VARIABLE, number.to_string()),
+        (CONTROL_VARIABLE, setting.board.address().to_string()),
+        (HEARTBEAT_VARIABLE, heartbeat),
+    ];
     let mut command = Command::new("mpirun");
+    command.args(["-n", &ranks.to_string(), "--bind-to", "none"]);
+    if let Some((roster, _)) = hosts {
+        // Open MPI alone: others do not know `-x`, by which variables reach other hosts.
+        command.args(["--host", &roster.hosts()]);
+        let exported = variables.iter().map(|(name, _)| *name);
+        let logged = std::env::var_os(LOG_VARIABLE).map(|_| LOG_VARIABLE);
+        for name in exported.chain(logged) {
+            command.args(["-x", name]);
+        }
+        command.envs(roster.variables());
+    }
     command
-        .args(["-n", &job.nproc.to_string(), "--bind-to", "none"])
         .arg(&job.program)
         .args(&job.args)
         // More ranks than cores are the user's choice here; Open MPI 4 and 5 ask, each in its way.
         .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
         .env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
         .envs(job.env.iter().map(|(name, value)| (name, value)))
-        .env(RUN_ID_VARIABLE, run_id)
-        .env(RESTART_COUNT_VARIABLE, number.to_string())
+        .envs(variables)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -245,6 +456,9 @@ mod tests {
     #[test]
     fn a_job_without_ranks_is_refused() {
         let job = Job::new("true", 0, "unused");
-        assert!(matches!(launch_mpirun(&job), Err(LaunchError::NoRanks)));
+        assert!(matches!(
+            launch_mpirun(&job, None),
+            Err(LaunchError::NoRanks)
+        ));
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: what there is to say, with an example each.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -35,6 +36,7 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   streamrec launch --nproc 2 configs/kuairand_dcn_v2.toml --set train.global_batch=4096
+  streamrec launch --nproc 4 --nnodes 2 --node-rank 0 --rdzv-endpoint node-a:29400 EXPERIMENT.toml
   streamrec launch --nproc 8 --print slurm --cores 4 --minutes 240 EXPERIMENT.toml > job.sbatch
   streamrec launch --nproc 2 --program target/release/examples/own_model configs/goodbooks_dlrm.toml
 Each rank's output is kept in RUN/logs/attempt-K/rank-N.log.")]
@@ -72,6 +74,15 @@ Example:
 Example:
   streamrec request artifacts/kuairand_dcn_v2 --server http://127.0.0.1:8080")]
     Request(RequestArgs),
+    /// Run a command on another host of a job, through its launcher; mpirun calls this.
+    #[command(hide = true)]
+    NodeShell {
+        /// The host, as mpirun calls it.
+        host: String,
+        /// The command, for its shell.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
 }
 
 /// Commands on data.
@@ -190,6 +201,9 @@ pub struct LaunchArgs {
     /// arguments of `train`.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
+    /// The job's hosts, where there are several.
+    #[command(flatten)]
+    pub hosts: HostArgs,
     /// Print what a scheduler needs to start this job elsewhere, and start nothing here.
     #[arg(long, value_name = "SCHEDULER")]
     pub print: Option<Scheduler>,
@@ -199,6 +213,27 @@ pub struct LaunchArgs {
     /// What each rank does.
     #[command(flatten)]
     pub train: TrainArgs,
+}
+
+/// Arguments of `launch` for a job over several hosts.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Several hosts")]
+pub struct HostArgs {
+    /// Hosts, with --nproc ranks each; over several the ranks speak MPI.
+    #[arg(long, default_value_t = 1)]
+    pub nnodes: usize,
+    /// This host, from 0; a launcher runs on each.
+    #[arg(long, default_value_t = 0)]
+    pub node_rank: usize,
+    /// Where the launchers meet: a name or address of host 0 and a free port, such as node-a:29400.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub rdzv_endpoint: Option<String>,
+    /// The address by which others reach this host; that of its way to host 0 where unset.
+    #[arg(long)]
+    pub node_address: Option<IpAddr>,
+    /// Seconds that launchers wait for one another, at the start and after one was lost.
+    #[arg(long, default_value_t = 300.0)]
+    pub join_timeout: f64,
 }
 
 /// A backend, as `parallel.backend` calls it.
@@ -237,9 +272,6 @@ pub enum Scheduler {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "With --print")]
 pub struct SubmissionArgs {
-    /// Hosts, with --nproc ranks each; over several the ranks speak MPI.
-    #[arg(long, default_value_t = 1, requires = "print")]
-    pub nnodes: usize,
     /// Cores of each rank.
     #[arg(long, default_value_t = 1, requires = "print")]
     pub cores: usize,
@@ -251,7 +283,7 @@ pub struct SubmissionArgs {
     pub minutes: Option<u64>,
     /// Names of the hosts for mpirun, such as node-a,node-b.
     #[arg(long, value_delimiter = ',', requires = "print")]
-    pub hosts: Vec<String>,
+    pub host_names: Vec<String>,
     /// The container's image for Kubernetes; its PATH leads to streamrec.
     #[arg(long, requires = "print")]
     pub image: Option<String>,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use streamrec_launcher::nodes::{Head, Membership, serve_node};
 use streamrec_launcher::{FirstRankOutput, Job, LaunchError, launch, launch_mpirun};
 
 use super::RunError;
@@ -28,15 +29,92 @@ pub(super) fn run(args: &LaunchArgs) -> ExitCode {
     let mut args = args.clone();
     let backend = args.backend.map(BackendName::setting);
     args.train.set.extend(backend);
+    if args.hosts.nnodes > 1 {
+        // Shared memory ends at the host.
+        args.train.set.push(BackendName::Mpi.setting());
+    }
+    let head = match part(&args) {
+        Ok(Part::Alone) => None,
+        Ok(Part::Head(head)) => Some(head),
+        Ok(Part::Member(membership)) => return member(&membership),
+        Err(error) => return error.report(),
+    };
     match job(&args) {
-        Ok((job, Backend::Mpi)) => {
-            finish(launch_mpirun(&job).map(|report| (report.restarts, report.exit_code())))
-        }
+        Ok((job, Backend::Mpi)) => finish(
+            launch_mpirun(&job, head.as_ref()).map(|report| (report.restarts, report.exit_code())),
+        ),
         Ok((job, _)) => {
             finish(launch(&job).map(|report| (report.failures.len() as u32, report.exit_code())))
         }
         Err(error) => error.report(),
     }
+}
+
+/// This launcher's part in a job.
+enum Part {
+    /// All of it is on this host.
+    Alone,
+    /// It starts the ranks of all hosts.
+    Head(Head),
+    /// It runs what the head asks for.
+    Member(Membership),
+}
+
+fn part(args: &LaunchArgs) -> Result<Part, RunError> {
+    let hosts = &args.hosts;
+    if hosts.nnodes == 1 && hosts.node_rank == 0 {
+        return Ok(Part::Alone);
+    }
+    if hosts.node_rank >= hosts.nnodes {
+        return Err(RunError::Usage(format!(
+            "--node-rank {}: expected less than --nnodes, which is {}",
+            hosts.node_rank, hosts.nnodes
+        )));
+    }
+    let endpoint = hosts.rdzv_endpoint.clone().ok_or_else(|| {
+        RunError::Usage(
+            "--nnodes above 1 needs --rdzv-endpoint HOST:PORT, an address of host 0 that all reach, \
+             the same on each host"
+                .into(),
+        )
+    })?;
+    let patience = seconds("--join-timeout", hosts.join_timeout)?;
+    if hosts.node_rank > 0 {
+        return Ok(Part::Member(Membership {
+            node: hosts.node_rank,
+            nodes: hosts.nnodes,
+            endpoint,
+            ranks: args.nproc,
+            address: hosts.node_address,
+            patience,
+        }));
+    }
+    Ok(Part::Head(Head {
+        nodes: hosts.nnodes,
+        endpoint,
+        ranks: args.nproc,
+        patience,
+        agent: format!("{} node-shell", own_program()?.display()),
+    }))
+}
+
+fn member(membership: &Membership) -> ExitCode {
+    match serve_node(membership) {
+        Ok(code) => exit_code(code),
+        Err(error) => report(error.into()),
+    }
+}
+
+/// The agent of `mpirun`.
+pub(super) fn node_shell(host: &str, command: &[String]) -> ExitCode {
+    match streamrec_launcher::nodes::node_shell(host, command) {
+        Ok(code) => exit_code(code),
+        Err(error) => report(error.into()),
+    }
+}
+
+fn own_program() -> Result<PathBuf, RunError> {
+    std::env::current_exe().map_err(RunError::other("cannot find this program's own file"))
 }
 
 /// Checks experiment and dataset once, before any rank starts.
@@ -96,19 +174,17 @@ fn finish(outcome: Result<(u32, i32), LaunchError>) -> ExitCode {
             }
             exit_code(code)
         }
-        Err(error) => {
-            let code = error.exit_code();
-            report(error);
-            exit_code(code)
-        }
+        Err(error) => report(error),
     }
 }
 
-fn report(error: LaunchError) {
+fn report(error: LaunchError) -> ExitCode {
+    let code = error.exit_code();
     eprintln!(
         "error: {}",
         RunError::other("the job did not finish")(error).message()
     );
+    exit_code(code)
 }
 
 fn exit_code(code: i32) -> ExitCode {

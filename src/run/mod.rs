@@ -59,6 +59,7 @@ pub fn command_line() -> ExitCode {
         cli::Command::Evaluate(args) => evaluate::run(&args),
         cli::Command::Export(args) => export::run(&args),
         cli::Command::Request(args) => request::run(&args),
+        cli::Command::NodeShell { host, command } => return launch::node_shell(&host, &command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use streamrec_launcher::{Submission, SubmissionError};
 
 use super::RunError;
 use super::bytes::parse_bytes;
-use super::cli::{LaunchArgs, Scheduler, TrainArgs};
+use super::cli::{BackendName, LaunchArgs, Scheduler, TrainArgs};
 use crate::config::Experiment;
 
 /// What to hand to the scheduler.
@@ -17,7 +17,7 @@ pub(super) fn text(args: &LaunchArgs, scheduler: Scheduler) -> Result<String, Ru
     };
     text.map_err(|error| {
         let option = match &error {
-            SubmissionError::HostNames { .. } => "--hosts NAME,NAME,... and --nnodes",
+            SubmissionError::HostNames { .. } => "--host-names NAME,NAME,... and --nnodes",
             SubmissionError::Name(_) => "--set name=NAME",
             SubmissionError::Missing { .. } => "--image IMAGE and --volume-claim CLAIM",
         };
@@ -36,7 +36,7 @@ fn submission(args: &LaunchArgs) -> Result<Submission, RunError> {
         ));
     }
     for (option, number) in [
-        ("--nnodes", options.nnodes),
+        ("--nnodes", args.hosts.nnodes),
         ("--nproc", args.nproc),
         ("--cores", options.cores),
     ] {
@@ -46,7 +46,7 @@ fn submission(args: &LaunchArgs) -> Result<Submission, RunError> {
             )));
         }
     }
-    let (world, tp) = (options.nnodes * args.nproc, experiment.parallel.tp);
+    let (world, tp) = (args.hosts.nnodes * args.nproc, experiment.parallel.tp);
     if !world.is_multiple_of(tp) {
         return Err(RunError::Usage(format!(
             "{world} ranks (--nnodes x --nproc) do not divide into groups of `parallel.tp` = {tp}"
@@ -60,13 +60,13 @@ fn submission(args: &LaunchArgs) -> Result<Submission, RunError> {
         name: experiment.name,
         host_command: host_command(args)?,
         rank_command: rank_command(args)?,
-        hosts: options.nnodes,
+        hosts: args.hosts.nnodes,
         ranks_per_host: args.nproc,
         cores_per_rank: options.cores,
         memory_mib: memory.map(|bytes| bytes.div_ceil(1 << 20)),
         minutes: options.minutes,
         max_restarts: args.max_restarts,
-        host_names: options.hosts.clone(),
+        host_names: options.host_names.clone(),
         image: options.image.clone(),
         volume_claim: options.volume_claim.clone(),
     })
@@ -96,6 +96,9 @@ fn rank_command(args: &LaunchArgs) -> Result<Vec<String>, RunError> {
         None => vec!["streamrec".to_owned(), "train".to_owned()],
     };
     words.extend(train_words(args)?);
+    if args.hosts.nnodes > 1 {
+        words.extend(["--set".into(), BackendName::Mpi.setting()]);
+    }
     Ok(words)
 }
 

@@ -4,6 +4,8 @@ mod architecture;
 mod bad_input;
 mod configs;
 mod failures;
+#[cfg(feature = "mpi")]
+mod hosts;
 mod later_data;
 mod mesh;
 #[cfg(feature = "mpi")]

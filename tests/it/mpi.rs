@@ -191,7 +191,7 @@ fn the_launcher_starts_mpirun_again_after_a_rank_was_killed() {
     let output = child.wait_with_output().expect("ends");
     expect_success(&output);
     assert!(
-        said(&output).contains("starting it again"),
+        said(&output).contains("starting mpirun again"),
         "{}",
         said(&output)
     );

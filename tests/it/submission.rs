@@ -89,7 +89,7 @@ fn what_cannot_be_printed_says_what_is_missing() {
         ("kubernetes", &[], "--image"),
         (
             "mpirun",
-            &["--nnodes", "2", "--hosts", "a"],
+            &["--nnodes", "2", "--host-names", "a"],
             "expected 2 host names",
         ),
         ("slurm", &["--overwrite"], "remove its own run"),

@@ -1,7 +1,7 @@
 //! The launcher's side of the control connections: the latest report of each rank.
 
 use std::io::{self, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -40,8 +40,9 @@ pub(crate) struct Seen {
 }
 
 impl Board {
-    pub(crate) fn start(run_id: &str, nproc: usize) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    /// Listens at an address of this host, which `nproc` ranks can reach.
+    pub(crate) fn start(ip: IpAddr, run_id: &str, nproc: usize) -> io::Result<Self> {
+        let listener = TcpListener::bind((ip, 0))?;
         let state = Arc::new(Mutex::new(State {
             run_id: run_id.to_owned(),
             restart_count: 0,
@@ -147,6 +148,8 @@ fn follow(state: &Mutex<State>, stream: &TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::control::{LostLauncher, Reporter};
     use crate::environment::RankEnvironment;
@@ -180,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_board_shows_each_rank_and_its_clocks() {
-        let board = Board::start("job", 2).unwrap();
+        let board = Board::start(Ipv4Addr::LOCALHOST.into(), "job", 2).unwrap();
         board.begin(0, 2);
         let rank = reporter(&board, 1, 0);
         rank.set_step(4);
@@ -197,7 +200,7 @@ mod tests {
 
     #[test]
     fn reports_of_an_earlier_attempt_are_not_believed() {
-        let board = Board::start("job", 2).unwrap();
+        let board = Board::start(Ipv4Addr::LOCALHOST.into(), "job", 2).unwrap();
         board.begin(1, 2);
         let _late = reporter(&board, 0, 0);
         let _present = reporter(&board, 1, 1);
@@ -207,7 +210,7 @@ mod tests {
 
     #[test]
     fn an_abort_reaches_the_ranks() {
-        let board = Board::start("job", 2).unwrap();
+        let board = Board::start(Ipv4Addr::LOCALHOST.into(), "job", 2).unwrap();
         board.begin(0, 2);
         let rank = reporter(&board, 0, 0);
         wait_until(&board, |seen| seen[0].is_some());

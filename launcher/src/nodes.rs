@@ -1,0 +1,105 @@
+//! One job over several hosts: a launcher on each, which `mpirun` reaches the hosts through.
+//!
+//! ```text
+//! node 0: launcher ── mpirun ── agent (one a host) ─┐        node 1: launcher (waits)
+//!    └ Roster ◄────────── joins, beats ─────────────┼────────────┤
+//!                                                   └─ command ─► Shell ── orted ── ranks
+//! ```
+//!
+//! Launchers join at node 0's address (`--rdzv-endpoint`), which starts `mpirun` once all are there. Where mpirun would
+//! log in to a host by ssh, it runs an agent (`streamrec node-shell HOST COMMAND`) that hands the command to that host's
+//! launcher. Whoever runs commands for others must know whom to trust: node 0 makes a token for the job, tells it the
+//! launchers that join, and they run nothing without it. Their network is trusted, as by torchrun's rendezvous.
+//!
+//! A launcher that is gone, or silent for [`SILENCE`], ends the attempt; the next one begins when all are there again.
+
+mod member;
+mod roster;
+mod shell;
+mod wire;
+
+use std::io;
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use member::{Membership, serve_node};
+pub use roster::{Head, Roster};
+pub use shell::node_shell;
+
+/// Variable that tells an agent where the launchers are.
+pub const NODES_VARIABLE: &str = "STREAMREC_NODES";
+
+/// Time between two signs of life.
+const BEAT: Duration = Duration::from_secs(1);
+/// A launcher that gives no sign of life for so long is lost.
+pub const SILENCE: Duration = Duration::from_secs(6);
+
+/// Why launchers do not work together.
+#[derive(Debug, Error)]
+pub enum NodesError {
+    /// Node 0 cannot listen.
+    #[error(
+        "cannot listen at {endpoint}: it must be an address of this host, node 0, with a free port"
+    )]
+    Listen {
+        /// The rendezvous endpoint.
+        endpoint: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Node 0 does not answer.
+    #[error(
+        "node {node} cannot reach node 0 at {endpoint} for {waited:.0?}: is its launcher started, and the address right?"
+    )]
+    Join {
+        /// This node.
+        node: usize,
+        /// The rendezvous endpoint.
+        endpoint: String,
+        /// For how long it tried.
+        waited: Duration,
+        /// What the system said last.
+        source: io::Error,
+    },
+    /// Node 0 does not want this one.
+    #[error("node 0 at {endpoint} refuses node {node}: {reason}")]
+    Refused {
+        /// This node.
+        node: usize,
+        /// The rendezvous endpoint.
+        endpoint: String,
+        /// Why.
+        reason: String,
+    },
+    /// Some nodes never came, or never came back.
+    #[error(
+        "nodes {missing:?} did not join within {waited:.0?}; start `streamrec launch --node-rank N` on each host"
+    )]
+    Missing {
+        /// Those nodes.
+        missing: Vec<usize>,
+        /// How long node 0 waited.
+        waited: Duration,
+    },
+    /// This node cannot run commands for node 0.
+    #[error(
+        "node {node} cannot listen at {address}: `--node-address` must be an address of this host"
+    )]
+    Shell {
+        /// This node.
+        node: usize,
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The agent was not started by a launcher, or cannot do its work.
+    #[error("node-shell {host}: {problem}")]
+    Agent {
+        /// The host that it was to reach.
+        host: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
