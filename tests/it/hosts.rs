@@ -100,6 +100,19 @@ fn a_host_that_was_lost_comes_back_and_the_model_is_the_same() {
 }
 
 #[test]
+fn a_job_whose_first_host_was_lost_is_started_again_and_the_others_join() {
+    let bench = Workbench::with_events(20_000);
+    let other = loopback(&bench, 1, 29_538);
+    let mut lost = Running(loopback(&bench, 0, 29_538));
+    bench.wait_for_step("run", 60);
+    lost.0.kill().expect("killed");
+    let mut command = launcher(&bench, program(), 0, "127.0.0.2:29538");
+    let again = command.arg("--resume").envs(LOOPBACK).output();
+    assert_model_of_one_host(&bench, &again.expect("starts"));
+    expect_success(&other.wait_with_output().expect("ends"));
+}
+
+#[test]
 fn a_rank_of_another_host_that_hangs_is_named_and_the_job_goes_on() {
     let bench = Workbench::with_events(20_000);
     let other = Running(loopback(&bench, 1, 29_533));
