@@ -2,8 +2,8 @@
 //!
 //! Two ranks of one thread each, in this process, joined by a link that is slowed down (`Delayed`). The model is a
 //! DCN-v2 whose dense gradients are what travels: small tables, wide layers. For each speed of the link it prints the
-//! time `C` of a step without delay, the time `L` that the link takes for a step's bytes, the time `T` of a step, and
-//! `T / max(C, L)`: 1 where everything is hidden that can be.
+//! time `L` that the link takes for a step's bytes, the time `T` of a step, `T / max(C, L)`, where `C` is the time of a
+//! step without delay, and `T / max(C, F + L)`: gradients exist only after the forward pass and the loss, which take `F`.
 
 mod clicks;
 
@@ -20,8 +20,10 @@ use streamrec::config::optimizer::{
 use streamrec::data::Batch;
 use streamrec::model::{BucketSettings, models};
 use streamrec::parallel::Mesh;
-use streamrec::train::{Trainer, TrainerSettings};
+use streamrec::train::{Profile, ProfileReport, Recorder, Trainer, TrainerSettings};
 use streamrec_kernels::Context;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::prelude::*;
 
 use clicks::Clicks;
 
@@ -139,17 +141,33 @@ fn train(speed: Option<LinkSpeed>, batches: &[Batch]) -> Result<(f64, f64)> {
     })
 }
 
+/// The share of a step that goes by before there is any gradient.
+fn share_of_forward(report: &ProfileReport) -> f64 {
+    let sum = |prefixes: &[&str]| -> f64 {
+        let operations = report.operations.iter();
+        let wanted = operations.filter(|(name, _)| prefixes.iter().any(|p| name.starts_with(p)));
+        wanted.map(|(_, ms)| ms).sum()
+    };
+    sum(&["forward", "loss"]) / sum(&[""])
+}
+
 fn main() -> Result<()> {
+    let profile = Profile::new();
+    let recorder = profile.recorder().with_filter(filter_fn(Recorder::wants));
+    tracing_subscriber::registry().with(recorder).init();
     let batches = CLICKS.batches(BATCH, 4);
+    profile.start();
     let (alone, bytes) = train(None, &batches)?;
+    let forward = alone * share_of_forward(&profile.finish(STEPS));
     println!(
-        "{RANKS} ranks, {BATCH} samples each; {:.1} MB of dense gradients; C = {:.2} ms",
+        "{RANKS} ranks, {BATCH} samples each; {:.1} MB of dense gradients; C = {:.2} ms, F = {:.2} ms",
         bytes / 1e6,
-        alone * 1e3
+        alone * 1e3,
+        forward * 1e3
     );
     println!(
-        "{:>10} {:>10} {:>10} {:>12}",
-        "link MB/s", "L ms", "T ms", "T/max(C,L)"
+        "{:>10} {:>10} {:>10} {:>12} {:>14}",
+        "link MB/s", "L ms", "T ms", "T/max(C,L)", "T/max(C,F+L)"
     );
     for share in SHARES {
         // An all-reduce of two ranks sends each byte once.
@@ -159,11 +177,12 @@ fn main() -> Result<()> {
         };
         let (seconds, _) = train(Some(speed), &batches)?;
         println!(
-            "{:>10.0} {:>10.2} {:>10.2} {:>12.3}",
+            "{:>10.0} {:>10.2} {:>10.2} {:>12.3} {:>14.3}",
             speed.bytes_per_s / 1e6,
             alone * share * 1e3,
             seconds * 1e3,
-            seconds / alone.max(alone * share)
+            seconds / alone.max(alone * share),
+            seconds / alone.max(forward + alone * share)
         );
     }
     Ok(())

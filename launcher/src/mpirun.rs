@@ -189,6 +189,14 @@ struct Setting<'a> {
     hosts: Option<(&'a Roster, Vec<Option<u64>>)>,
 }
 
+impl Setting<'_> {
+    fn lost_hosts(&self) -> Option<String> {
+        let (roster, joins) = self.hosts.as_ref()?;
+        let lost = roster.lost_since(joins);
+        (!lost.is_empty()).then(|| format!("the launchers of nodes {lost:?} are gone"))
+    }
+}
+
 /// One run of `mpirun`. Dropping it ends that.
 struct Attempt {
     child: Child,
@@ -236,29 +244,43 @@ impl Attempt {
     /// Waits for the end.
     fn watch(mut self, setting: &Setting<'_>, interrupts: &mut Interrupts) -> Outcome {
         let timing = &setting.job.timing;
-        let mut asked: Option<(i32, Instant)> = None;
+        // The first signal, when it came, and whether one came to this process.
+        let mut asked: Option<(i32, Instant, bool)> = None;
         let mut last_look = Instant::now();
         loop {
             if let Some(exit) = self.reap() {
                 self.output.finish(Duration::from_secs(1));
-                let signal = asked.map(|(signal, _)| signal).or(exit.stopped_by());
+                let signal = asked.map(|(signal, ..)| signal).or(exit.stopped_by());
                 return match (signal, exit) {
-                    (Some(signal), _) => Outcome::Stopped(signal),
+                    (Some(signal), exit) => {
+                        if exit != Exit::Code(0) && exit.stopped_by().is_none() {
+                            let failure = self.exit_failure(setting, exit);
+                            tracing::warn!(
+                                "the ranks did not leave as they were asked to: {failure}"
+                            );
+                        }
+                        Outcome::Stopped(signal)
+                    }
                     (None, Exit::Code(0)) => Outcome::Finished,
                     (None, exit) => Outcome::Failed(self.exit_failure(setting, exit)),
                 };
             }
             let hosts = setting.hosts.as_ref();
-            let stop = hosts.and_then(|(roster, _)| roster.take_stop());
-            if let Some(signal) = interrupts.take().or(stop) {
-                if asked.is_some() {
-                    self.end();
-                }
-                tracing::info!(grace = ?timing.stop_grace, "stopping: the ranks may save and leave");
-                self.signal(Signal::USR1);
-                asked.get_or_insert((signal, Instant::now()));
+            let elsewhere = hosts.and_then(|(roster, _)| roster.take_stop());
+            let told = interrupts.take();
+            // One signal to all hosts reaches this one many times: only a second one of its own is impatience.
+            if told.is_some() && asked.is_some_and(|(_, _, here)| here) {
+                self.end();
             }
-            if asked.is_some_and(|(_, when)| when.elapsed() > timing.stop_grace) {
+            if let Some(signal) = told.or(elsewhere) {
+                let (_, _, here) = asked.get_or_insert_with(|| {
+                    tracing::info!(grace = ?timing.stop_grace, "stopping: the ranks may save and leave");
+                    self.signal(Signal::USR1);
+                    (signal, Instant::now(), false)
+                });
+                *here |= told.is_some();
+            }
+            if asked.is_some_and(|(_, when, _)| when.elapsed() > timing.stop_grace) {
                 tracing::warn!("the ranks did not leave in time and are killed");
                 self.end();
             }
@@ -278,11 +300,8 @@ impl Attempt {
 
     /// What makes the attempt hopeless although `mpirun` still runs, and the exit code for it.
     fn trouble(&self, setting: &Setting<'_>) -> Option<(String, i32)> {
-        if let Some((roster, joins)) = &setting.hosts {
-            let lost = roster.lost_since(joins);
-            if !lost.is_empty() {
-                return Some((format!("the launchers of nodes {lost:?} are gone"), 1));
-            }
+        if let Some(what) = setting.lost_hosts() {
+            return Some((what, 1));
         }
         let blame = blame_hang(&self.views(setting, None), &setting.job.timing)?;
         let what = format!("rank {} {}", blame.rank, blame.fault);
@@ -299,6 +318,10 @@ impl Attempt {
     }
 
     fn exit_failure(&self, setting: &Setting<'_>, exit: Exit) -> MpirunFailure {
+        let ranks = self.statuses(setting, Some(exit));
+        if let Some(what) = setting.lost_hosts() {
+            return self.failure(what, exit.fault().exit_code(), ranks);
+        }
         let blame = blame_exit(&self.views(setting, Some(exit)));
         let what = match blame {
             None => format!("mpirun {}", exit.fault()),
@@ -311,7 +334,6 @@ impl Attempt {
                 format!("rank {} {}{message}", blame.rank, blame.fault)
             }
         };
-        let ranks = self.statuses(setting, Some(exit));
         self.failure(what, exit.fault().exit_code(), ranks)
     }
 
@@ -420,6 +442,9 @@ fn command(setting: &Setting<'_>) -> Command {
         let logged = std::env::var_os(LOG_VARIABLE).map(|_| LOG_VARIABLE);
         for name in exported.chain(logged) {
             command.args(["-x", name]);
+        }
+        for (name, _) in &job.env {
+            command.arg("-x").arg(name);
         }
         command.envs(roster.variables());
     }

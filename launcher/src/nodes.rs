@@ -19,6 +19,7 @@ mod shell;
 mod wire;
 
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -34,6 +35,18 @@ pub const NODES_VARIABLE: &str = "STREAMREC_NODES";
 const BEAT: Duration = Duration::from_secs(1);
 /// A launcher that gives no sign of life for so long is lost.
 pub const SILENCE: Duration = Duration::from_secs(6);
+
+/// The addresses of an endpoint that all hosts can use: IPv4, as Open MPI separates a host from its slots by a colon.
+fn addresses_of(endpoint: &str) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses: Vec<_> = endpoint.to_socket_addrs()?.collect();
+    addresses.retain(|address| address.is_ipv4() && !address.ip().is_unspecified());
+    if addresses.is_empty() {
+        let problem =
+            "expected a name or an IPv4 address by which all hosts reach host 0, and a port";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+    }
+    Ok(addresses)
+}
 
 /// Why launchers do not work together.
 #[derive(Debug, Error)]

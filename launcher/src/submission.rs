@@ -29,6 +29,8 @@ pub struct Submission {
     pub memory_mib: Option<u64>,
     /// Time limit in minutes; the scheduler's default where absent.
     pub minutes: Option<u64>,
+    /// Seconds that ranks have to save and leave once they are told to stop.
+    pub stop_grace_s: u64,
     /// How often a failed job is started again.
     pub max_restarts: u32,
     /// Names of the hosts, for mpirun.
@@ -64,6 +66,11 @@ pub enum SubmissionError {
 }
 
 impl Submission {
+    /// The grace, and time for the launcher to end what did not leave and to tell of it.
+    fn notice_s(&self) -> u64 {
+        self.stop_grace_s + 30
+    }
+
     fn ranks(&self) -> usize {
         self.hosts * self.ranks_per_host
     }
@@ -125,6 +132,7 @@ mod tests {
             cores_per_rank: 4,
             memory_mib: Some(32_768),
             minutes: Some(90),
+            stop_grace_s: 30,
             max_restarts: 3,
             host_names: vec!["node-a".to_owned(), "node-b".to_owned()],
             image: Some("registry.example/streamrec:1".to_owned()),

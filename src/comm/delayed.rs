@@ -48,8 +48,14 @@ impl Delayed {
     /// Joins the ranks of `inner` by a link of this speed.
     ///
     /// # Errors
-    /// When its thread cannot be started.
+    /// When the speed is none, or its thread cannot be started.
     pub fn new(inner: Arc<dyn Communicator>, speed: LinkSpeed) -> Result<Self, CommError> {
+        if !(speed.bytes_per_s.is_finite() && speed.bytes_per_s >= 1.0) {
+            return Err(CommError::Connect {
+                rank: inner.rank(),
+                problem: format!("expected a link of at least 1 byte a second, got {speed:?}"),
+            });
+        }
         let free = Mutex::new(Instant::now());
         Self::over(inner, Arc::new(Link { speed, free }))
     }

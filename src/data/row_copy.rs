@@ -34,7 +34,7 @@ pub(in crate::data) fn append_range(
             let (first, last) = (starts[range.start], starts[range.end]);
             let base = list_base(keys.len(), (last - first) as usize)?;
             let ends = &starts[range.start + 1..=range.end];
-            offsets.extend(ends.iter().map(|end| base + end - first));
+            offsets.extend(ends.iter().map(|end| base + (end - first)));
             keys.extend_from_slice(&from[first as usize..last as usize]);
         }
         (_, from) => other_kind(from),

@@ -1,7 +1,7 @@
 //! The command line: what there is to say, with an example each.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -230,7 +230,7 @@ pub struct HostArgs {
     pub rdzv_endpoint: Option<String>,
     /// The address by which others reach this host; that of its way to host 0 where unset.
     #[arg(long)]
-    pub node_address: Option<IpAddr>,
+    pub node_address: Option<Ipv4Addr>,
     /// Seconds that launchers wait for one another, at the start and after one was lost.
     #[arg(long, default_value_t = 300.0)]
     pub join_timeout: f64,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use streamrec_launcher::nodes::{Head, Membership, serve_node};
+use streamrec_launcher::nodes::{Head, Membership, Roster, serve_node};
 use streamrec_launcher::{FirstRankOutput, Job, LaunchError, launch, launch_mpirun};
 
 use super::RunError;
@@ -16,9 +16,15 @@ use super::submission;
 use crate::config::{Backend, Experiment};
 use crate::data::Dataset;
 
+/// How long a job that is refused waits for the launchers of other hosts, to tell them.
+const DISMISSAL: Duration = Duration::from_secs(10);
+
 pub(super) fn run(args: &LaunchArgs) -> ExitCode {
+    let mut args = args.clone();
+    let backend = args.backend.map(BackendName::setting);
+    args.train.set.extend(backend);
     if let Some(scheduler) = args.print {
-        return match submission::text(args, scheduler) {
+        return match submission::text(&args, scheduler) {
             Ok(text) => {
                 print!("{text}");
                 ExitCode::SUCCESS
@@ -26,9 +32,6 @@ pub(super) fn run(args: &LaunchArgs) -> ExitCode {
             Err(error) => error.report(),
         };
     }
-    let mut args = args.clone();
-    let backend = args.backend.map(BackendName::setting);
-    args.train.set.extend(backend);
     if args.hosts.nnodes > 1 {
         // Shared memory ends at the host.
         args.train.set.push(BackendName::Mpi.setting());
@@ -46,7 +49,15 @@ pub(super) fn run(args: &LaunchArgs) -> ExitCode {
         Ok((job, _)) => {
             finish(launch(&job).map(|report| (report.failures.len() as u32, report.exit_code())))
         }
-        Err(error) => error.report(),
+        Err(error) => {
+            let code = error.report();
+            // The other hosts' launchers are waiting, or will be soon.
+            let told = head.map(|head| Roster::dismiss(&head, DISMISSAL, 2));
+            if let Some(Err(error)) = told {
+                report(error.into());
+            }
+            code
+        }
     }
 }
 
@@ -94,8 +105,20 @@ fn part(args: &LaunchArgs) -> Result<Part, RunError> {
         endpoint,
         ranks: args.nproc,
         patience,
-        agent: format!("{} node-shell", own_program()?.display()),
+        agent: agent()?,
     }))
+}
+
+/// The command of `mpirun`'s agent, which Open MPI splits at blanks and colons.
+fn agent() -> Result<String, RunError> {
+    let program = own_program()?.display().to_string();
+    if program.contains([' ', ':']) {
+        return Err(RunError::Usage(format!(
+            "Open MPI cannot start an agent at {program}: over several hosts, the path of this program must be without \
+             blanks and colons"
+        )));
+    }
+    Ok(format!("{program} node-shell"))
 }
 
 fn member(membership: &Membership) -> ExitCode {

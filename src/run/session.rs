@@ -221,6 +221,9 @@ impl<'a> Session<'a> {
         self.rank.reporter.set_phase("last checkpoint");
         self.saver.finish()?;
         self.progress.finish();
+        if let Some(profile) = &self.profile {
+            profile.finish(&self.rank)?;
+        }
         let TrainState {
             step, best_loss, ..
         } = self.state;

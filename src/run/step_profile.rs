@@ -36,13 +36,29 @@ impl StepProfile {
         if self.steps == WARM_UP {
             self.profile.start();
         } else if self.steps == WARM_UP + STEPS {
-            let report = self.profile.finish(STEPS);
-            if rank.is_first() {
-                tracing::info!("where the time of rank 0 goes: {report}");
-            }
-            self.write(rank.comm.rank())?;
+            self.tell(rank, STEPS)?;
         }
         Ok(())
+    }
+
+    /// There are no more steps: tells of those that were recorded, if that is still to be done.
+    pub(super) fn finish(&self, rank: &Rank) -> Result<(), RunError> {
+        match self.steps.saturating_sub(WARM_UP) {
+            0 => {
+                tracing::warn!("nothing was profiled: that begins after {WARM_UP} steps");
+                Ok(())
+            }
+            steps if steps < STEPS => self.tell(rank, steps),
+            _ => Ok(()),
+        }
+    }
+
+    fn tell(&self, rank: &Rank, steps: u64) -> Result<(), RunError> {
+        let report = self.profile.finish(steps);
+        if rank.is_first() {
+            tracing::info!("where the time of rank 0 goes: {report}");
+        }
+        self.write(rank.comm.rank())
     }
 
     fn write(&self, rank: usize) -> Result<(), RunError> {

@@ -65,6 +65,7 @@ fn submission(args: &LaunchArgs) -> Result<Submission, RunError> {
         cores_per_rank: options.cores,
         memory_mib: memory.map(|bytes| bytes.div_ceil(1 << 20)),
         minutes: options.minutes,
+        stop_grace_s: args.stop_grace.ceil() as u64,
         max_restarts: args.max_restarts,
         host_names: options.host_names.clone(),
         image: options.image.clone(),

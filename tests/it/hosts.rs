@@ -134,9 +134,30 @@ fn a_signal_to_any_launcher_saves_and_stops_the_job() {
     let head = loopback(&bench, 0, 29_534);
     bench.wait_for_step("run", 30);
     send("TERM", other.id() as i32);
-    for launcher in [head, other] {
+    assert_stopped(&bench, [head, other]);
+}
+
+#[test]
+fn a_signal_to_all_launchers_at_once_does_no_other() {
+    let bench = Workbench::with_events(20_000);
+    let other = loopback(&bench, 1, 29_539);
+    let head = loopback(&bench, 0, 29_539);
+    bench.wait_for_step("run", 30);
+    for launcher in [&head, &other] {
+        send("TERM", launcher.id() as i32);
+    }
+    assert_stopped(&bench, [head, other]);
+}
+
+fn assert_stopped(bench: &Workbench, launchers: [Child; 2]) {
+    for launcher in launchers {
         let output = launcher.wait_with_output().expect("ends");
         assert_eq!(output.status.code(), Some(143), "{}", said(&output));
+        assert!(
+            !said(&output).contains("did not leave"),
+            "{}",
+            said(&output)
+        );
     }
     assert!(bench.newest_shards("run").0 >= 30);
 }

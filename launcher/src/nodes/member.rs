@@ -1,14 +1,15 @@
 //! A launcher of another host than node 0's: it joins, runs what mpirun asks for, and leaves when the job is over.
 
 use std::io::{self, BufReader, Write};
-use std::net::{IpAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::shell::Shell;
 use super::wire::{Answer, Join, VERSION, Word};
-use super::{BEAT, NodesError, SILENCE};
+use super::{BEAT, NodesError, SILENCE, addresses_of};
 use crate::control::{line_of, next_line};
 use crate::signals::Interrupts;
 
@@ -27,7 +28,7 @@ pub struct Membership {
     /// Ranks on this host.
     pub ranks: usize,
     /// The address by which others reach this host; that of the connection to node 0 if absent.
-    pub address: Option<IpAddr>,
+    pub address: Option<Ipv4Addr>,
     /// How long to try to reach node 0, at the start and after it was lost.
     pub patience: Duration,
 }
@@ -36,30 +37,61 @@ pub struct Membership {
 enum End {
     /// The job is over.
     Over(i32),
-    /// Node 0 is gone.
-    Lost,
+    /// Node 0 is gone; a signal may have come that it did not answer any more.
+    Lost(Option<i32>),
+    /// Node 0 never took this host in, but may do so yet.
+    Outside(io::Error),
 }
 
-/// Serves a job until it is over; returns its exit code. SIGTERM and SIGINT are passed on to node 0.
+/// Serves a job until it is over; returns its exit code. SIGTERM and SIGINT are passed on to node 0, and end this where
+/// there is none.
 ///
 /// # Errors
 /// When node 0 cannot be reached, or refuses this host.
 pub fn serve_node(membership: &Membership) -> Result<i32, NodesError> {
     let mut interrupts =
         Interrupts::watch().map_err(|source| membership.unreachable(source, Duration::ZERO))?;
+    let mut outside_since = Instant::now();
     loop {
-        let stream = membership.reach(&mut interrupts)?;
-        let shell = membership.shell(&stream)?;
-        let ended = membership.join(&stream, &shell, &mut interrupts)?;
-        // Commands of a job whose node 0 is gone end with the shell.
-        drop(shell);
-        match ended {
+        let end = match connect(&membership.endpoint) {
+            Ok(stream) => {
+                // Commands of a job whose node 0 is gone end with the shell.
+                let shell = membership.shell(&stream)?;
+                membership.join(&stream, &shell, &mut interrupts)?
+            }
+            Err(error) => End::Outside(error),
+        };
+        let waited = outside_since.elapsed();
+        let signal = match end {
             End::Over(code) => return Ok(code),
-            End::Lost => tracing::warn!(
-                "node 0 is gone; its commands are ended, and this host joins again when it is back"
-            ),
+            End::Lost(signal) => {
+                tracing::warn!(
+                    "node 0 is gone; its commands are ended, and this host joins again when it is back"
+                );
+                outside_since = Instant::now();
+                signal
+            }
+            End::Outside(error) if waited > membership.patience => {
+                return Err(membership.unreachable(error, waited));
+            }
+            End::Outside(_) => None,
+        };
+        if let Some(signal) = signal.or_else(|| interrupts.take()) {
+            return Ok(128 + signal);
+        }
+        thread::sleep(RETRY);
+    }
+}
+
+fn connect(endpoint: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::other("the name has no address");
+    for address in addresses_of(endpoint)? {
+        match TcpStream::connect_timeout(&address, SILENCE) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
         }
     }
+    Err(last)
 }
 
 impl Membership {
@@ -72,31 +104,11 @@ impl Membership {
         }
     }
 
-    fn reach(&self, interrupts: &mut Interrupts) -> Result<TcpStream, NodesError> {
-        let began = Instant::now();
-        loop {
-            let connect = || {
-                let mut addresses = self.endpoint.to_socket_addrs()?;
-                let address = addresses.next();
-                let address = address.ok_or_else(|| io::Error::other("the name has no address"))?;
-                TcpStream::connect_timeout(&address, SILENCE)
-            };
-            let error = match connect() {
-                Ok(stream) => return Ok(stream),
-                Err(error) => error,
-            };
-            let waited = began.elapsed();
-            if waited > self.patience || interrupts.take().is_some() {
-                return Err(self.unreachable(error, waited));
-            }
-            thread::sleep(RETRY);
-        }
-    }
-
     fn shell(&self, stream: &TcpStream) -> Result<Shell, NodesError> {
         let own = stream.local_addr().map(|address| address.ip());
         let ip = match (self.address, own) {
-            (Some(ip), _) | (None, Ok(ip)) => ip,
+            (Some(ip), _) => IpAddr::V4(ip),
+            (None, Ok(ip)) => ip,
             (None, Err(error)) => return Err(self.unreachable(error, Duration::ZERO)),
         };
         TcpListener::bind((ip, 0))
@@ -132,6 +144,10 @@ impl Membership {
         };
         match ask() {
             Ok(Some(Answer::Welcome { token })) => shell.trust(&token),
+            Ok(Some(Answer::Taken)) => {
+                let problem = format!("a launcher with --node-rank {} is there already", self.node);
+                return Ok(End::Outside(io::Error::other(problem)));
+            }
             Ok(Some(Answer::Refused { reason })) => {
                 return Err(NodesError::Refused {
                     node: self.node,
@@ -139,27 +155,29 @@ impl Membership {
                     reason,
                 });
             }
-            // It went while we asked.
-            Ok(None) | Err(_) => return Ok(End::Lost),
+            // It went while we asked, or is something else.
+            Ok(None) => return Ok(End::Outside(io::ErrorKind::UnexpectedEof.into())),
+            Err(error) => return Ok(End::Outside(error)),
         }
         tracing::info!(node = self.node, endpoint = self.endpoint, shell = %shell.address(), "joined the job");
         let done = &AtomicBool::new(false);
         Ok(thread::scope(|scope| {
-            scope.spawn(|| {
-                beat(stream, interrupts, done);
-            });
-            let end = hear(&mut lines);
+            let beats = scope.spawn(|| beat(stream, interrupts, done));
+            let over = hear(&mut lines);
             done.store(true, Ordering::Relaxed);
-            end
+            let signal = beats.join().unwrap_or_else(|panic| resume_unwind(panic));
+            over.map_or(End::Lost(signal), End::Over)
         }))
     }
 }
 
-/// Gives signs of life, and passes signals on.
-fn beat(stream: &TcpStream, interrupts: &mut Interrupts, done: &AtomicBool) {
-    let mut beaten = Instant::now();
+/// Gives signs of life, and passes signals on; returns the last one.
+fn beat(stream: &TcpStream, interrupts: &mut Interrupts, done: &AtomicBool) -> Option<i32> {
+    let (mut beaten, mut last) = (Instant::now(), None);
     while !done.load(Ordering::Relaxed) {
-        let word = match interrupts.take() {
+        let signal = interrupts.take();
+        last = signal.or(last);
+        let word = match signal {
             Some(signal) => Some(Word::Stop(signal)),
             None => (beaten.elapsed() >= BEAT).then_some(Word::Beat),
         };
@@ -170,14 +188,16 @@ fn beat(stream: &TcpStream, interrupts: &mut Interrupts, done: &AtomicBool) {
         }
         thread::sleep(Duration::from_millis(50));
     }
+    last
 }
 
-fn hear(lines: &mut BufReader<&TcpStream>) -> End {
+/// Listens to node 0 until the job is over, with an exit code, or node 0 is gone.
+fn hear(lines: &mut BufReader<&TcpStream>) -> Option<i32> {
     loop {
         match next_line::<Word>(lines) {
-            Ok(Some(Word::Over(code))) => return End::Over(code),
+            Ok(Some(Word::Over(code))) => return Some(code),
             Ok(Some(_)) => {}
-            Ok(None) | Err(_) => return End::Lost,
+            Ok(None) | Err(_) => return None,
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::shell::Shell;
 use super::wire::{Answer, Directory, Join, VERSION, Word, new_token};
-use super::{BEAT, NODES_VARIABLE, NodesError, SILENCE};
+use super::{BEAT, NODES_VARIABLE, NodesError, SILENCE, addresses_of};
 use crate::control::{line_of, next_line};
 use crate::lock::lock;
 use crate::server::Server;
@@ -67,9 +67,16 @@ impl Roster {
             endpoint: head.endpoint.clone(),
             source,
         };
-        let listener = TcpListener::bind(address_of(&head.endpoint).map_err(failed)?);
-        let listener = listener.map_err(failed)?;
+        let addresses = addresses_of(&head.endpoint).map_err(failed)?;
+        let listener = TcpListener::bind(addresses.as_slice()).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        if address.ip().is_loopback() && !head.endpoint.starts_with("127.") {
+            tracing::warn!(
+                endpoint = head.endpoint,
+                %address,
+                "the name means a loopback address here, which no other host reaches: give an address"
+            );
+        }
         let token = new_token().map_err(failed)?;
         let shell = TcpListener::bind((address.ip(), 0)).and_then(Shell::start);
         let shell = shell.map_err(failed)?;
@@ -225,17 +232,23 @@ impl Roster {
         ]
     }
 
+    /// Tells the launchers that come within `patience` that there is no job, and why by its exit code.
+    ///
+    /// # Errors
+    /// When this host cannot listen at the endpoint.
+    pub fn dismiss(head: &Head, patience: Duration, code: i32) -> Result<(), NodesError> {
+        let mut roster = Self::start(head)?;
+        roster.patience = patience;
+        // Those that do not come hear nothing.
+        let _ = roster.wait_for_all(|| false);
+        roster.over(code);
+        Ok(())
+    }
+
     /// Tells the other launchers that the job is over.
     pub fn over(&self, code: i32) {
         tell_all(&self.state, Word::Over(code));
     }
-}
-
-fn address_of(endpoint: &str) -> io::Result<SocketAddr> {
-    let mut addresses = endpoint.to_socket_addrs()?;
-    addresses
-        .next()
-        .ok_or_else(|| io::Error::other("the name has no address"))
 }
 
 fn tell_all(state: &Mutex<State>, word: Word) {
@@ -255,17 +268,15 @@ fn follow(stream: &TcpStream, state: &Mutex<State>, token: &str) -> io::Result<(
     let Some(join) = next_line::<Join>(&mut lines)? else {
         return Ok(());
     };
-    let number = match admit(&join, stream, state) {
-        Ok(number) => number,
-        Err(reason) => {
-            tracing::warn!(node = join.node, "refused a launcher: {reason}");
-            return (&mut &*stream).write_all(&line_of(&Answer::Refused { reason })?);
-        }
+    if let Err(reason) = check(&join, &lock(state).nodes) {
+        tracing::warn!(node = join.node, "refused a launcher: {reason}");
+        return answer(stream, &Answer::Refused { reason });
+    }
+    let Some(number) = admit(&join, stream, token, &mut lock(state))? else {
+        return answer(stream, &Answer::Taken);
     };
-    let token = token.to_owned();
-    let welcomed = (&mut &*stream).write_all(&line_of(&Answer::Welcome { token })?);
     tracing::info!(node = join.node, shell = %join.shell, ranks = join.ranks, "a host has joined");
-    let heard = welcomed.and_then(|()| listen(&mut lines, join.node, number, state));
+    let heard = listen(&mut lines, join.node, number, state);
     let mut state = lock(state);
     let slot = &mut state.nodes[join.node];
     if slot.as_ref().is_some_and(|node| node.join == number) {
@@ -275,10 +286,13 @@ fn follow(stream: &TcpStream, state: &Mutex<State>, token: &str) -> io::Result<(
     heard
 }
 
-/// Takes a launcher in, or says why not.
-fn admit(join: &Join, stream: &TcpStream, state: &Mutex<State>) -> Result<u64, String> {
-    let mut state = lock(state);
-    let nodes = state.nodes.len();
+fn answer(mut stream: &TcpStream, answer: &Answer) -> io::Result<()> {
+    stream.write_all(&line_of(answer)?)
+}
+
+/// Whether a launcher belongs to this job, or why not.
+fn check(join: &Join, present: &[Option<Node>]) -> Result<(), String> {
+    let nodes = present.len();
     if join.version != VERSION {
         return Err(format!(
             "it speaks version {}, node 0 version {VERSION}",
@@ -298,34 +312,38 @@ fn admit(join: &Join, stream: &TcpStream, state: &Mutex<State>) -> Result<u64, S
         ));
     }
     let ip = join.shell.ip();
-    let mut others = state
-        .nodes
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| *index != join.node);
+    let mut others = (present.iter().enumerate()).filter(|(index, _)| *index != join.node);
     if let Some((other, _)) = others.find(|(_, n)| n.as_ref().is_some_and(|n| n.shell.ip() == ip)) {
         return Err(format!(
             "its address {ip} is that of node {other}; set --node-address on each host"
         ));
     }
+    Ok(())
+}
+
+/// Takes a launcher in, unless its place is taken. The welcome goes first: nobody says anything else to it before.
+fn admit(
+    join: &Join,
+    stream: &TcpStream,
+    token: &str,
+    state: &mut State,
+) -> io::Result<Option<u64>> {
     let present = state.nodes[join.node].as_ref();
     if present.is_some_and(|node| node.heard.elapsed() <= SILENCE) {
-        return Err(format!(
-            "a launcher with --node-rank {} is there already",
-            join.node
-        ));
+        return Ok(None);
     }
-    let stream = stream.try_clone().map_err(|error| error.to_string())?;
+    let token = token.to_owned();
+    answer(stream, &Answer::Welcome { token })?;
     state.joins += 1;
     let number = state.joins;
     state.nodes[join.node] = Some(Node {
         shell: join.shell,
         ranks: join.ranks,
-        stream,
+        stream: stream.try_clone()?,
         heard: Instant::now(),
         join: number,
     });
-    Ok(number)
+    Ok(Some(number))
 }
 
 fn listen(
@@ -407,6 +425,59 @@ mod tests {
             assert!(error.to_string().contains(expected), "{error}");
         }
         assert_eq!(roster.absent(), [1, 2]);
+    }
+
+    #[test]
+    fn a_launcher_waits_for_a_place_that_is_taken_and_gives_up_in_time() {
+        let roster = roster(2);
+        let first = membership(&roster, 1, 2, "127.0.0.3");
+        let mut second = membership(&roster, 1, 2, "127.0.0.4");
+        second.patience = Duration::from_millis(200);
+        let served = thread::spawn(move || serve_node(&first));
+        roster.wait_for_all(|| false).unwrap();
+        let NodesError::Join { source, .. } = serve_node(&second).unwrap_err() else {
+            panic!("expected an end of patience");
+        };
+        assert!(source.to_string().contains("is there already"), "{source}");
+        roster.over(0);
+        assert_eq!(served.join().unwrap().unwrap(), 0);
+    }
+
+    #[test]
+    fn what_is_no_launcher_is_given_up_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        let other = thread::spawn(move || {
+            for stream in listener.incoming().take(2) {
+                drop(stream);
+            }
+        });
+        let member = Membership {
+            node: 1,
+            nodes: 2,
+            endpoint,
+            ranks: 1,
+            address: None,
+            patience: Duration::from_millis(400),
+        };
+        let error = serve_node(&member).unwrap_err();
+        assert!(matches!(error, NodesError::Join { .. }), "{error}");
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn endpoints_that_other_hosts_cannot_use_are_refused() {
+        for endpoint in ["0.0.0.0:29400", "[::1]:29400", "nowhere"] {
+            let head = Head {
+                nodes: 2,
+                endpoint: endpoint.to_owned(),
+                ranks: 1,
+                patience: Duration::ZERO,
+                agent: String::new(),
+            };
+            let error = Roster::start(&head).err().expect("refused");
+            assert!(error.to_string().contains(endpoint), "{error}");
+        }
     }
 
     #[test]

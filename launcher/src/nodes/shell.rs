@@ -21,6 +21,8 @@ use crate::server::Server;
 const CONNECTIONS_MAX: usize = 64;
 /// How long an agent may take to say what it wants.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a shell waits for the token of the job that it has joined.
+const TRUST_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a command may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long an agent tries to reach its launcher.
@@ -62,7 +64,7 @@ fn serve(stream: &TcpStream, token: &Mutex<Option<String>>) -> io::Result<()> {
     stream.set_read_timeout(Some(COMMAND_PATIENCE))?;
     let command = next_line::<wire::Command>(&mut BufReader::new(stream))?;
     let command = command.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let known = lock(token).clone();
+    let known = awaited(token);
     if !known.is_some_and(|known| same_token(&known, &command.token)) {
         tracing::warn!("refused a command without the token of this job");
         return say(stream, &Outcome::Refused("it is not of this job".into()));
@@ -78,6 +80,18 @@ fn serve(stream: &TcpStream, token: &Mutex<Option<String>>) -> io::Result<()> {
     match spawned {
         Ok(child) => follow(stream, child),
         Err(error) => say(stream, &Outcome::Refused(error.to_string())),
+    }
+}
+
+/// The token, which may be on its way.
+fn awaited(token: &Mutex<Option<String>>) -> Option<String> {
+    let began = Instant::now();
+    loop {
+        let known = lock(token).clone();
+        if known.is_some() || began.elapsed() > TRUST_PATIENCE {
+            return known;
+        }
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

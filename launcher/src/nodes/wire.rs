@@ -26,8 +26,14 @@ pub(super) struct Join {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
-    Welcome { token: String },
-    Refused { reason: String },
+    Welcome {
+        token: String,
+    },
+    Refused {
+        reason: String,
+    },
+    /// That node has a launcher; it may be one that is about to be missed.
+    Taken,
 }
 
 /// Lines after that, in both directions.

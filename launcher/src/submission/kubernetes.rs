@@ -3,12 +3,10 @@
 
 use std::fmt::Write;
 
-use super::{Submission, SubmissionError};
+use super::{Submission, SubmissionError, shell_line};
 
 /// Where the volume with configurations, data and runs is mounted; relative paths start there.
 const WORKSPACE: &str = "/workspace";
-/// Time for the ranks to save and leave before the kubelet kills them, which is more than the launcher gives them.
-const GRACE_S: u64 = 60;
 
 /// What a replicated job of the JobSet is for.
 struct Role<'a> {
@@ -75,10 +73,17 @@ impl Submission {
             "--map-by ppr:{ranks}:node:PE={cores} --bind-to core"
         )));
         mpirun.extend(self.rank_command.iter().cloned());
+        // mpirun passes SIGUSR1 on, by which ranks save and leave; at SIGTERM it kills them.
+        let script = format!(
+            "trap 'kill -USR1 $child' TERM; {} & child=$!; wait $child; wait $child",
+            shell_line(&mpirun)
+        );
+        let mut command = words("/bin/sh -c");
+        command.push(script);
         vec![
             Role {
                 name: "launcher",
-                command: mpirun,
+                command,
                 is_trainer: true,
             },
             Role {
@@ -137,7 +142,7 @@ impl Submission {
             "        - name: {name}\n          template:\n{labels}            \
              spec:\n              backoffLimit: {restarts}\n              \
              template:\n                spec:\n                  restartPolicy: OnFailure\n                  \
-             terminationGracePeriodSeconds: {GRACE_S}\n                  \
+             terminationGracePeriodSeconds: {grace}\n                  \
              containers:\n                    - name: node\n                      image: {image}\n                      \
              workingDir: {WORKSPACE}\n                      command:\n{command}                      \
              resources:\n                        requests: {{{resources}}}\n                        \
@@ -147,6 +152,7 @@ impl Submission {
              persistentVolumeClaim: {{claimName: {claim}}}\n",
             name = role.name,
             restarts = self.max_restarts,
+            grace = self.notice_s(),
             image = scalar(image),
             claim = scalar(claim),
         )
@@ -160,6 +166,14 @@ fn scalar(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use rustix::process::{Pid, Signal, kill_process};
+
     use super::super::tests::{one_host, two_hosts};
     use super::*;
 
@@ -189,13 +203,42 @@ mod tests {
         let two = two_hosts().kubernetes().unwrap();
         for part in [
             "mpi:",
-            "- \"train\"\n",
-            "- \"--allow-run-as-root\"",
+            "mpirun --allow-run-as-root -n 4 ",
+            " streamrec train ",
             "sshd",
             "cpu: 8",
         ] {
             assert!(two.contains(part), "{part} in {two}");
         }
+    }
+
+    #[test]
+    fn a_pod_that_is_told_to_stop_lets_the_ranks_save() {
+        let folder = tempfile::tempdir().unwrap();
+        let mpirun = folder.path().join("mpirun");
+        let text =
+            "#!/bin/sh\ntrap 'exit 143' USR1\ntouch started\nwhile true; do sleep 0.05; done\n";
+        fs::write(&mpirun, text).unwrap();
+        fs::set_permissions(&mpirun, fs::Permissions::from_mode(0o755)).unwrap();
+        let [launcher, _] = &two_hosts().roles()[..] else {
+            panic!("two roles");
+        };
+        let path = format!(
+            "{}:{}",
+            folder.path().display(),
+            std::env::var("PATH").unwrap()
+        );
+        let mut pod = Command::new(&launcher.command[0])
+            .args(&launcher.command[1..])
+            .current_dir(folder.path())
+            .env("PATH", path)
+            .spawn()
+            .unwrap();
+        while !folder.path().join("started").exists() {
+            sleep(Duration::from_millis(5));
+        }
+        kill_process(Pid::from_child(&pod), Signal::TERM).unwrap();
+        assert_eq!(pod.wait().unwrap().code(), Some(143));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::{Submission, shell_line};
 
-/// Seconds before the time limit at which the ranks are told to save and leave.
-const NOTICE_S: u64 = 120;
+/// Slurm may signal up to a minute from when it was told to (sbatch, `--signal`).
+const LATENESS_S: u64 = 60;
 
 impl Submission {
     /// The batch script (`sbatch FILE`).
@@ -36,7 +36,7 @@ impl Submission {
         option("output", "%x-%j.log");
         option("open-mode", "append");
         // To the job steps alone, not to this script.
-        option("signal", &format!("TERM@{NOTICE_S}"));
+        option("signal", &format!("TERM@{}", self.notice_s() + LATENESS_S));
         script.push_str("#SBATCH --requeue\nset -uo pipefail\n\n");
         match several {
             true => self.several_hosts(&mut script),
