@@ -147,6 +147,25 @@ proptest! {
 }
 
 #[test]
+fn messages_of_several_rounds_arrive() {
+    on_all_ranks(3, |comm| {
+        let message = |from: usize, to: usize| -> Vec<u8> {
+            let len = [0, 700_001, 3_000_000][(from + 2 * to) % 3];
+            (0..len)
+                .map(|index| (index * 7 + from * 3 + to) as u8)
+                .collect()
+        };
+        for _ in 0..2 {
+            let outgoing = (0..3).map(|to| message(comm.rank(), to)).collect();
+            let incoming = comm.all_to_all_bytes(outgoing).wait().unwrap();
+            for (from, received) in incoming.iter().enumerate() {
+                assert!(*received == message(from, comm.rank()), "from rank {from}");
+            }
+        }
+    });
+}
+
+#[test]
 fn events_in_flight_complete_in_the_order_of_submission() {
     on_all_ranks(3, |comm| {
         let lens = [5000, 1, 0, 70_000, 4096, 4097];
@@ -235,6 +254,7 @@ pub fn all() {
     reduce_scatter_then_all_gather_is_all_reduce();
     broadcast_copies_the_root();
     messages_of_any_size_arrive();
+    messages_of_several_rounds_arrive();
     events_in_flight_complete_in_the_order_of_submission();
     a_buffer_serves_many_collectives();
     groups_communicate_apart_and_at_the_same_time();

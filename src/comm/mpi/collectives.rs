@@ -227,7 +227,8 @@ impl Engine {
                     sent.map_err(|refusal| engine.refused(refusal))?;
                 }
             }
-            let (_, mut received) = engine.receive(arrivals, transfers, size)?;
+            let (sent, mut received) = engine.receive(arrivals, transfers, size)?;
+            engine.spare = sent;
             received[engine.rank] = own;
             Ok(received)
         })
@@ -247,7 +248,7 @@ impl Engine {
                 transfers.hold(Memory::of_bytes(data));
                 continue;
             }
-            let memory = reserve(bytes)?;
+            let memory = reserve(bytes, &mut self.spare)?;
             let place = transfers.hold(Memory::of_bytes(memory));
             let received = transfers.receive(self, place, 0..bytes as usize, rank);
             received.map_err(|refusal| self.refused(refusal))?;
@@ -274,15 +275,17 @@ impl Engine {
     }
 }
 
-/// Zeroed bytes, as many as another rank announced.
-fn reserve(bytes: u64) -> Result<Vec<u8>, CommError> {
-    let mut memory = Vec::new();
-    let reserved = memory.try_reserve_exact(bytes as usize);
+/// As many bytes as another rank announced, of any value.
+fn reserve(bytes: u64, spare: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, CommError> {
+    let len = bytes as usize;
+    let fits = spare.iter().position(|memory| memory.capacity() >= len);
+    let mut memory = fits.map_or_else(Vec::new, |place| spare.swap_remove(place));
+    let reserved = memory.try_reserve_exact(len.saturating_sub(memory.len()));
     reserved.map_err(|error| CommError::Memory {
         action: "receive a message",
         bytes,
         source: Arc::new(std::io::Error::other(error)),
     })?;
-    memory.resize(bytes as usize, 0);
+    memory.resize(len, 0);
     Ok(memory)
 }

@@ -47,6 +47,8 @@ pub(super) struct Engine {
     incoming: Option<(usize, Memory<()>)>,
     /// Messages that are being sent.
     outgoing: Vec<Memory<()>>,
+    /// What the last exchange sent, for the next to receive into: fresh memory costs more than the transfer.
+    pub(super) spare: Vec<Vec<u8>>,
     kind: Kind,
     sequence: u64,
     /// What another rank told.
@@ -105,6 +107,7 @@ impl Engine {
             peers,
             incoming: None,
             outgoing: Vec::new(),
+            spare: Vec::new(),
             kind: Kind::Connect,
             sequence: 0,
             heard: None,

@@ -13,7 +13,6 @@ use super::engine::{Engine, memory_error};
 use super::segment::{MAX_SEGMENT_BYTES, Segment, SegmentFile};
 use crate::comm::call::{Call, Kind, op_number};
 use crate::comm::reduction::{MAX_LEN, reduce};
-use crate::comm::typed::values_of;
 use crate::comm::{CommBuffer, CommError, ReduceOp, chunk_range};
 
 /// Up to this size, a barrier costs more than reducing everything on every rank.
@@ -245,38 +244,6 @@ impl Engine {
         })
     }
 
-    /// A message holds the sizes of its parts, `[size]` u64, then the parts, one for each rank.
-    pub(super) fn all_to_all_bytes(
-        &mut self,
-        messages: &[Vec<u8>],
-    ) -> Result<Vec<Vec<u8>>, CommError> {
-        self.run(Kind::AllToAllBytes, |engine| {
-            let (rank, size) = (engine.rank, engine.size());
-            if messages.len() != size {
-                let problem = format!(
-                    "expected {size} messages, one a rank, got {}",
-                    messages.len()
-                );
-                return Err(CommError::Argument {
-                    collective: "all_to_all_bytes",
-                    problem,
-                });
-            }
-            let sizes: Vec<u64> = messages
-                .iter()
-                .map(|message| message.len() as u64)
-                .collect();
-            let mut parts: Vec<&[u8]> = vec![bytemuck::cast_slice(&sizes)];
-            parts.extend(messages.iter().map(Vec::as_slice));
-            let note = engine.post(&parts)?;
-            let notes = engine.meet(Call::new(Kind::AllToAllBytes), note)?;
-            let read = |(sender, note)| {
-                engine.with_message(sender, note, |message| part_for(rank, size, message))
-            };
-            notes.into_iter().enumerate().map(read).collect()
-        })
-    }
-
     /// A buffer, which must be of this communicator, and the call of a collective on it.
     fn operand<'a>(
         &self,
@@ -302,51 +269,5 @@ impl Engine {
                 buffer: shared.number(),
             },
         ))
-    }
-}
-
-/// The part of an all-to-all message that is for `rank`.
-fn part_for(rank: usize, size: usize, message: &[u8]) -> Result<Vec<u8>, String> {
-    let word = size_of::<u64>();
-    let (sizes, parts) = message
-        .split_at_checked(size * word)
-        .and_then(|(sizes, parts)| Some((values_of::<u64>(sizes)?, parts)))
-        .ok_or_else(|| format!("expected {size} sizes, got {} bytes", message.len()))?;
-    let start: u64 = sizes[..rank]
-        .iter()
-        .fold(0, |sum, size| sum.saturating_add(*size));
-    let end = start.saturating_add(sizes[rank]);
-    let part = usize::try_from(start)
-        .ok()
-        .zip(usize::try_from(end).ok())
-        .and_then(|(start, end)| parts.get(start..end));
-    let part =
-        part.ok_or_else(|| format!("part {start}..{end} is beyond {} bytes", parts.len()))?;
-    Ok(part.to_vec())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn impossible_parts_are_refused() {
-        let mut message = bytemuck::cast_slice::<u64, u8>(&[1, 2]).to_vec();
-        message.extend([10, 20, 21]);
-        assert_eq!(part_for(0, 2, &message).unwrap(), [10]);
-        assert_eq!(part_for(1, 2, &message).unwrap(), [20, 21]);
-        message.pop();
-        assert!(
-            part_for(1, 2, &message)
-                .unwrap_err()
-                .contains("beyond 2 bytes")
-        );
-        assert!(
-            part_for(0, 2, &message[..15])
-                .unwrap_err()
-                .contains("expected 2 sizes")
-        );
-        let message = bytemuck::cast_slice::<u64, u8>(&[u64::MAX, u64::MAX]);
-        assert!(part_for(1, 2, message).is_err());
     }
 }

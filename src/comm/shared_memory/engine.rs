@@ -131,6 +131,11 @@ impl Engine {
         result
     }
 
+    /// Goes on to the next collective inside of one, as all ranks do.
+    pub(super) fn begin_next(&mut self) {
+        self.sequence += 1;
+    }
+
     /// After this nothing works any more, on any rank.
     pub(super) fn poison(&mut self, error: &CommError) {
         self.failure = Some(error.clone());

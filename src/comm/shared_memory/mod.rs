@@ -15,6 +15,7 @@
 #![allow(unsafe_code)]
 
 mod address;
+mod all_to_all;
 mod barrier;
 mod buffer;
 mod collectives;
@@ -147,7 +148,7 @@ impl Communicator for SharedMemory {
 
     fn all_to_all_bytes(&self, messages: Vec<Vec<u8>>) -> Event<Vec<Vec<u8>>> {
         self.stream
-            .submit(move |engine| engine.all_to_all_bytes(&messages))
+            .submit(move |engine| engine.all_to_all_bytes(messages))
     }
 
     fn barrier(&self) -> Event<()> {

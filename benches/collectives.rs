@@ -1,0 +1,122 @@
+//! Speed of two ranks' collectives, each rank a process, for `benches/peers/collectives` to compare:
+//!
+//! ```text
+//! cargo bench --bench collectives                                over shared memory
+//! mpirun -n 2 PATH/collectives-HASH                              over MPI, built with --features mpi
+//! ```
+//! Prints a line of JSON for each collective and size: seconds of every round, of the slower rank.
+
+use std::error::Error;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use streamrec::comm::{Communicator, ReduceOp, Settings, SharedMemory, all_gather_pod};
+use streamrec_launcher::{RankEnvironment, Source, Store, free_port};
+
+const SIZES_BYTES: [usize; 3] = [1 << 20, 25 << 20, 100 << 20];
+const WARM_UP: usize = 5;
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let environment = RankEnvironment::from_process()?;
+    match environment.source {
+        Source::Single => start_ranks(),
+        Source::Torchrun => {
+            let patience = Duration::from_secs(60);
+            let store = Store::join(&environment, patience)?;
+            let (rank, size) = (environment.rank, environment.world_size);
+            let comm = SharedMemory::connect(rank, size, &store, Settings::default())?;
+            store.barrier("connected", patience)?;
+            measure_all("StreamRec, shared memory", &comm)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => over_mpi(),
+    }
+}
+
+fn start_ranks() -> Result<ExitCode, Box<dyn Error>> {
+    let (program, master_port, world_size) = (std::env::current_exe()?, free_port()?, 2);
+    let spawn = |rank| {
+        let environment = RankEnvironment {
+            rank,
+            local_rank: rank,
+            world_size,
+            local_world_size: world_size,
+            master_port,
+            ..RankEnvironment::single()
+        };
+        Command::new(&program).envs(environment.variables()).spawn()
+    };
+    let ranks: Vec<_> = (0..world_size).map(spawn).collect::<Result<_, _>>()?;
+    let mut code = ExitCode::SUCCESS;
+    for mut rank in ranks {
+        if !rank.wait()?.success() {
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}
+
+#[cfg(feature = "mpi")]
+fn over_mpi() -> Result<ExitCode, Box<dyn Error>> {
+    let job = streamrec::comm::MpiJob::begin()?;
+    let comm = streamrec::comm::Mpi::connect(&job, Settings::default())?;
+    measure_all("StreamRec, MPI", &comm)?;
+    drop(comm);
+    job.finish(Duration::from_secs(60))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(not(feature = "mpi"))]
+fn over_mpi() -> Result<ExitCode, Box<dyn Error>> {
+    Err("built without MPI: add --features mpi".into())
+}
+
+fn measure_all(name: &str, comm: &dyn Communicator) -> Result<(), Box<dyn Error>> {
+    for bytes in SIZES_BYTES {
+        let mut buffer = Some(comm.allocate(bytes / size_of::<f32>())?);
+        report(name, "all-reduce", bytes, comm, &mut || {
+            let event = comm.all_reduce(buffer.take().ok_or("lost")?, ReduceOp::Sum);
+            buffer = Some(event.wait()?);
+            Ok(())
+        })?;
+        let part = bytes / comm.size();
+        let mut messages = vec![vec![1_u8; part]; comm.size()];
+        report(name, "all-to-all", bytes, comm, &mut || {
+            messages = comm
+                .all_to_all_bytes(std::mem::take(&mut messages))
+                .wait()?;
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Prints the seconds of each round, from a barrier to the result on the slower rank.
+fn report(
+    name: &str,
+    collective: &str,
+    bytes: usize,
+    comm: &dyn Communicator,
+    round: &mut dyn FnMut() -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let rounds = ((1 << 31) / bytes).clamp(20, 400);
+    let mut seconds = Vec::with_capacity(rounds);
+    for number in 0..WARM_UP + rounds {
+        comm.barrier().wait()?;
+        let start = Instant::now();
+        round()?;
+        if number >= WARM_UP {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    let all = all_gather_pod(comm, &seconds)?;
+    let slower = |round: usize| all.iter().map(|own| own[round]).fold(0.0, f64::max);
+    let slower: Vec<f64> = (0..rounds).map(slower).collect();
+    if comm.rank() == 0 {
+        println!(
+            "{}",
+            serde_json::json!({"name": name, "collective": collective, "bytes": bytes, "seconds": slower})
+        );
+    }
+    Ok(())
+}
