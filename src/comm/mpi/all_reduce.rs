@@ -263,12 +263,4 @@ impl Work for AllReduce {
         }
         Vec::new()
     }
-
-    fn hands(&self) -> u32 {
-        if self.left[Part::ValuesIn as usize] > 0 {
-            1
-        } else {
-            2
-        }
-    }
 }

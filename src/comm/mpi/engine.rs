@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::trace_span;
 
@@ -65,6 +65,8 @@ pub(super) struct Engine {
 struct Peer {
     arrivals: VecDeque<Arrival>,
     has_left: bool,
+    /// When it said that it waits for others itself.
+    waits: Option<Instant>,
 }
 
 /// What a collective waits for, once all ranks have come to it.
@@ -76,12 +78,6 @@ pub(super) trait Work {
 
     /// The ranks that have yet to send something, ascending.
     fn missing(&self) -> Vec<usize>;
-
-    /// By how many hands what is missing has to go: a rank may only pass on what it has. Each makes this rank a
-    /// little more patient, so that the one that waits for the culprit itself gives up first and names it.
-    fn hands(&self) -> u32 {
-        1
-    }
 }
 
 impl Engine {
@@ -230,22 +226,33 @@ impl Engine {
                 self.incoming = Some((from, memory));
                 return Ok(moved);
             }
-            self.hear(from, &memory.into_bytes())?;
-            moved = true;
+            moved |= self.hear(from, &memory.into_bytes())?;
         }
         Ok(moved)
     }
 
-    fn hear(&mut self, from: usize, text: &[u8]) -> Result<(), CommError> {
+    /// Takes note of a message; returns whether its sender gets on.
+    fn hear(&mut self, from: usize, text: &[u8]) -> Result<bool, CommError> {
         match Message::decode(text, self.size()) {
             Ok(Message::Call(arrival)) => self.peers[from].arrivals.push_back(arrival),
+            Ok(Message::Left) => self.peers[from].has_left = true,
             Ok(Message::Failed(failure)) => {
                 self.heard.get_or_insert(failure);
+                return Ok(false);
             }
-            Ok(Message::Left) => self.peers[from].has_left = true,
+            Ok(Message::Ask) => {
+                // This rank listens only while it waits.
+                let answered = self.say(from, &Message::Wait);
+                answered.map_err(|refusal| self.refused(refusal))?;
+                return Ok(false);
+            }
+            Ok(Message::Wait) => {
+                self.peers[from].waits = Some(Instant::now());
+                return Ok(false);
+            }
             Err(problem) => return Err(self.corrupt(from, problem)),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Tells every rank this rank's call and what it has for it, and waits for theirs; checks that all made the same
@@ -283,12 +290,12 @@ impl Engine {
 
     fn gather_arrivals(&mut self) -> Result<(), CommError> {
         let mut wait = Wait::new(self.spins);
+        let missing = |engine: &Self| -> Vec<usize> {
+            let has_come = |rank: &usize| engine.peers[*rank].arrivals.is_empty();
+            engine.others().filter(has_come).collect()
+        };
         loop {
             let moved = self.listen()?;
-            let missing = |engine: &Self| -> Vec<usize> {
-                let has_come = |rank: &usize| engine.peers[*rank].arrivals.is_empty();
-                engine.others().filter(has_come).collect()
-            };
             // A rank that comes when the others have given up finds their calls, and that they failed.
             let is_over =
                 (self.heard.as_ref()).is_some_and(|failure| failure.sequence <= self.sequence);
@@ -297,7 +304,7 @@ impl Engine {
                 return Ok(());
             }
             self.check_others(missing)?;
-            self.keep_waiting(&mut wait, moved, 0, || missing(self))?;
+            self.keep_waiting(&mut wait, moved, missing)?;
         }
     }
 
@@ -337,7 +344,7 @@ impl Engine {
             let moved = self.listen()? || moved;
             // Who has left had done its part.
             self.check_others(|_| Vec::new())?;
-            self.keep_waiting(&mut wait, moved, work.hands(), || work.missing())?;
+            self.keep_waiting(&mut wait, moved, |_| work.missing())?;
         }
     }
 
@@ -364,36 +371,60 @@ impl Engine {
         })
     }
 
-    /// Rests a little, unless the time is over.
+    /// Rests a little, unless the time is over. Who is missing may itself wait for another, in this collective or the
+    /// one before; so a rank that loses patience first asks who does.
     fn keep_waiting(
-        &self,
+        &mut self,
         wait: &mut Wait,
         moved: bool,
-        hands: u32,
-        missing: impl Fn() -> Vec<usize>,
+        missing: impl Fn(&Self) -> Vec<usize>,
     ) -> Result<(), CommError> {
-        let called_off = wait.tell(&self.settings.observer, || self.of_world(&missing()));
+        let observer = Arc::clone(&self.settings.observer);
+        let called_off = wait.tell(&observer, || self.of_world(&missing(self)));
         if let Some(reason) = called_off {
             return Err(CommError::CalledOff {
                 collective: self.kind.name(),
                 sequence: self.sequence,
-                missing: self.of_world(&missing()),
+                missing: self.of_world(&missing(self)),
                 reason,
             });
         }
         let timeout = self.settings.timeout;
-        let grace = (timeout / 8).min(Duration::from_secs(1)) * hands;
         let waited = wait.idle();
-        if !moved && waited >= timeout + grace {
-            return Err(CommError::Timeout {
-                collective: self.kind.name(),
-                sequence: self.sequence,
-                missing: self.of_world(&missing()),
-                waited,
-            });
+        if !moved && waited >= timeout {
+            let answers = (timeout / 4).min(Duration::from_secs(1));
+            match wait.asked {
+                None => {
+                    wait.asked = Some(Instant::now());
+                    let mut asked = missing(self).into_iter();
+                    asked
+                        .try_for_each(|rank| self.say(rank, &Message::Ask))
+                        .map_err(|refusal| self.refused(refusal))?;
+                }
+                Some(asked) if asked.elapsed() >= answers => {
+                    return Err(CommError::Timeout {
+                        collective: self.kind.name(),
+                        sequence: self.sequence,
+                        missing: self.of_world(&self.without_waiting(missing(self), asked)),
+                        waited,
+                    });
+                }
+                Some(_) => {}
+            }
         }
         wait.rest(moved);
         Ok(())
+    }
+
+    /// Those of the missing ranks that have not answered that they wait themselves; all, if all have.
+    fn without_waiting(&self, missing: Vec<usize>, asked: Instant) -> Vec<usize> {
+        let waits = |rank: &usize| self.peers[*rank].waits.is_some_and(|when| when >= asked);
+        let silent: Vec<usize> = missing
+            .iter()
+            .copied()
+            .filter(|rank| !waits(rank))
+            .collect();
+        if silent.is_empty() { missing } else { silent }
     }
 
     /// The numbers in the world of ranks of the group, ascending.

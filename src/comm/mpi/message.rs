@@ -30,6 +30,10 @@ pub(super) enum Message {
     Failed(Failure),
     /// The sender has dropped its communicator.
     Left,
+    /// The sender has lost patience, and asks who waits as it does.
+    Ask,
+    /// The answer: the sender waits in a collective too, so it is not to blame.
+    Wait,
 }
 
 /// A rank's call, and what it has for the receiver.
@@ -66,6 +70,8 @@ impl Message {
                 (words, bytemuck::cast_slice(&ranks).to_vec())
             }
             Self::Left => ([MAGIC + 3, 0, 0, 0, 0, 0, 0], Vec::new()),
+            Self::Ask => ([MAGIC + 4, 0, 0, 0, 0, 0, 0], Vec::new()),
+            Self::Wait => ([MAGIC + 5, 0, 0, 0, 0, 0, 0], Vec::new()),
         };
         let mut text = bytemuck::cast_slice(&words).to_vec();
         text.extend(rest);
@@ -116,6 +122,8 @@ impl Message {
                 }))
             }
             3 => Ok(Self::Left),
+            4 => Ok(Self::Ask),
+            5 => Ok(Self::Wait),
             _ => Err(format!(
                 "it begins with {tag:#x}: do all ranks run the same program?"
             )),
@@ -159,6 +167,8 @@ mod tests {
             arrival(3, Some(vec![1, 2, 3])),
             Message::Failed(failure),
             Message::Left,
+            Message::Ask,
+            Message::Wait,
         ] {
             assert_eq!(Message::decode(&message.encode(), 4), Ok(message));
         }

@@ -9,6 +9,9 @@ use crate::comm::Observer;
 const SPIN: Duration = Duration::from_micros(20);
 const YIELD: Duration = Duration::from_micros(200);
 
+/// A rank that did not look for so long was stopped, or had no core.
+const ABSENCE: Duration = Duration::from_millis(100);
+
 /// How long a rank waits before it tells for whom.
 const WATCH: Duration = Duration::from_millis(100);
 
@@ -22,8 +25,12 @@ pub(super) struct Wait {
     began: Instant,
     /// When something happened last.
     moved: Instant,
+    /// When this rank was about last.
+    looked: Instant,
     spins: bool,
     reported: Vec<usize>,
+    /// When the others were asked whether they wait too.
+    pub(super) asked: Option<Instant>,
 }
 
 impl Wait {
@@ -33,8 +40,10 @@ impl Wait {
         Self {
             began: now,
             moved: now,
+            looked: now,
             spins,
             reported: Vec::new(),
+            asked: None,
         }
     }
 
@@ -42,18 +51,30 @@ impl Wait {
         self.began.elapsed()
     }
 
-    /// How long nothing has happened.
+    /// How long nothing has happened, as far as this rank was about.
     pub(super) fn idle(&self) -> Duration {
+        if self.looked.elapsed() > ABSENCE {
+            return Duration::ZERO;
+        }
         self.moved.elapsed()
     }
 
     /// Rests before MPI is asked again. `moved` says whether something happened since the last time.
     pub(super) fn rest(&mut self, moved: bool) {
+        let now = Instant::now();
+        // A rank that was stopped itself finds that nothing happened, and must not blame the others for it.
+        if moved || now - self.looked > ABSENCE {
+            self.moved = now;
+            self.asked = None;
+        }
+        self.looked = now;
+        self.sleep(moved, now - self.moved);
+    }
+
+    fn sleep(&self, moved: bool, idle: Duration) {
         if moved {
-            self.moved = Instant::now();
             return;
         }
-        let idle = self.moved.elapsed();
         if self.spins && idle < SPIN {
             std::hint::spin_loop();
         } else if idle < YIELD {
@@ -79,5 +100,25 @@ impl Wait {
             self.reported = missing;
         }
         observer.called_off()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_which_this_rank_was_stopped_does_not_count() {
+        let mut wait = Wait::new(false);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(20) {
+            wait.rest(false);
+        }
+        assert!(wait.idle() >= Duration::from_millis(20));
+        std::thread::sleep(2 * ABSENCE);
+        assert_eq!(wait.idle(), Duration::ZERO);
+        wait.rest(false);
+        assert!(wait.idle() < ABSENCE);
+        assert!(wait.waited() >= 2 * ABSENCE);
     }
 }
