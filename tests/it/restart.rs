@@ -1,8 +1,8 @@
 //! A restart goes on with the run of its own job, and with no other's.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use crate::workbench::{Workbench, command, expect_success, said};
+use crate::workbench::{Workbench, command, expect_success, rank_process, said, send};
 
 const CONFIG: &str = "synthetic_dlrm.toml";
 
@@ -98,4 +98,48 @@ fn jobs_of_one_name_are_told_apart_by_who_started_them() {
         let output = output.expect("starts");
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     }
+}
+
+#[test]
+fn torchrun_starts_ranks_and_its_restart_goes_on() {
+    let found = Command::new("torchrun").arg("--help").output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        println!("skipped: torchrun is not installed");
+        return;
+    }
+    let bench = Workbench::with_events(20_000);
+    let settings = [
+        "train.global_batch=64",
+        "train.epochs=2",
+        "train.max_steps=300",
+        "train.threads=1",
+        "train.log_every_steps=1",
+        "checkpoint.every_steps=20",
+    ];
+    let mut torchrun = Command::new("torchrun");
+    torchrun
+        .args([
+            "--no-python",
+            "--nproc-per-node",
+            "2",
+            "--max-restarts",
+            "1",
+        ])
+        .args([
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            "127.0.0.1:29540",
+        ])
+        .args([env!("CARGO_BIN_EXE_streamrec"), "train"])
+        .args(bench.experiment(CONFIG, "run", &settings))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let agent = torchrun.spawn().expect("starts");
+    bench.wait_for_step("run", 60);
+    send("KILL", rank_process(agent.id(), 1));
+    let output = agent.wait_with_output().expect("ends");
+    expect_success(&output);
+    bench.launch(2, CONFIG, "launched", &settings);
+    assert!(bench.newest_tensors("run") == bench.newest_tensors("launched"));
 }
