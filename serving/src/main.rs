@@ -1,7 +1,7 @@
 //! `streamrec-serve`: an artifact in, probabilities over HTTP out.
 
 use std::future::Future;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -104,8 +104,10 @@ impl Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(colours)
         .with_target(false)
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("STREAMREC_LOG")

@@ -178,6 +178,7 @@ pub fn refused_at(artifact: &Path, listen: &str) -> (Option<i32>, String) {
         .expect("piped")
         .read_to_string(&mut said)
         .unwrap();
+    assert!(!said.contains('\x1b'), "colours in a file: {said:?}");
     (status.code(), said)
 }
 
