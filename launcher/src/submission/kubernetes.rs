@@ -100,7 +100,7 @@ impl Submission {
         }
         format!(
             "    mpi:\n      numProcPerNode: {}\n      mpiImplementation: OpenMPI\n      \
-             sshAuthMountPath: /root/.ssh\n      runLauncherAsNode: true\n",
+             runLauncherAsNode: true\n",
             self.ranks_per_host
         )
     }

@@ -73,11 +73,13 @@ impl Engine {
     /// A communicator of MPI for the ranks with the same color. All ranks of this group have met.
     fn make_link(&mut self, color: usize, key: usize) -> Result<Link, CommError> {
         let (made, making) = channel();
-        let link = self.link;
+        // The process must not exit, nor end MPI, while the thread is inside of it.
+        let (link, member) = (self.link, self.member.clone());
         let thread = std::thread::Builder::new().name("comm-split".to_owned());
         let thread = thread.spawn(move || {
             // Whoever waited may have given up.
             let _ = made.send(link.split(color, key));
+            drop(member);
         });
         thread.map_err(|error| CommError::Connect {
             rank: self.world[self.rank],

@@ -50,7 +50,9 @@ pub struct Mpi {
 }
 
 impl Mpi {
-    /// Connects this process with all others of the job; all of them call it. Waits for all.
+    /// Connects this process with all others of the job; all of them call it. Waits for all. Once a process: other
+    /// communicators come by [`split`](Communicator::split), as a second call that follows at once may miss the first's
+    /// last words.
     ///
     /// # Errors
     /// When a rank does not come in time, or MPI refuses.
