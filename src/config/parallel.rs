@@ -97,6 +97,22 @@ pub struct EmbeddingsConfig {
     pub tables: BTreeMap<String, TableConfig>,
 }
 
+impl EmbeddingsConfig {
+    /// Whether any table's placement is left to the planner.
+    pub fn is_auto(&self) -> bool {
+        let own = self.tables.values().filter_map(|table| table.placement);
+        std::iter::once(self.placement)
+            .chain(own)
+            .any(|placement| placement == Placement::Auto)
+    }
+
+    /// The placement that is asked of a table; `None` leaves it to the planner.
+    pub fn pinned(&self, table: &str) -> Option<Placement> {
+        let own = self.tables.get(table).and_then(|own| own.placement);
+        Some(own.unwrap_or(self.placement)).filter(|placement| *placement != Placement::Auto)
+    }
+}
+
 /// One table's exception.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -116,6 +132,8 @@ pub enum Placement {
     /// All of it on every rank.
     #[default]
     Replicated,
+    /// As the planner chooses when training begins. Without a plan, as on one rank, it is replicated.
+    Auto,
     /// All of it on one rank.
     TableWise,
     /// Some rows on each rank.
@@ -128,6 +146,7 @@ impl fmt::Display for Placement {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Replicated => "replicated",
+            Self::Auto => "auto",
             Self::TableWise => "table-wise",
             Self::RowWise => "row-wise",
             Self::ColumnWise => "column-wise",

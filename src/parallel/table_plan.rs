@@ -71,7 +71,7 @@ impl TablePlan {
     /// Places the tables of a graph over `ranks` ranks as the config says. The placement that holds for
     /// all makes tables that are too small for it table-wise. Table-wise ones without a rank go, largest
     /// first, where the least lies. Where the reduction is invariant each id travels once. On one rank
-    /// every table is replicated.
+    /// every table is replicated, and so are those that are left to a planner which nobody asked.
     ///
     /// # Errors
     /// When the config names a table or a rank that is not there, or a table has too few rows or
@@ -100,6 +100,9 @@ impl TablePlan {
                 Reduction::Fast => own.and_then(|own| own.exchange).unwrap_or(config.exchange),
                 Reduction::Invariant => Exchange::Unique,
             };
+            if table.placement == Placement::Auto {
+                table.placement = Placement::Replicated;
+            }
             if own_placement.is_none() && table.check(ranks).is_err() {
                 table.placement = Placement::TableWise;
             }
@@ -183,7 +186,7 @@ impl PlannedTable {
     pub fn shard(&self, rank: usize, ranks: usize) -> (Range<usize>, Range<usize>) {
         let [rows, columns] = self.shape;
         match self.placement {
-            Placement::Replicated => (0..rows, 0..columns),
+            Placement::Replicated | Placement::Auto => (0..rows, 0..columns),
             Placement::TableWise if rank == self.owner => (0..rows, 0..columns),
             Placement::TableWise => (0..0, 0..columns),
             Placement::RowWise => (chunk_range(rows, rank, ranks), 0..columns),
@@ -256,7 +259,7 @@ impl fmt::Display for TablePlan {
             } = table;
             write!(formatter, "{name:width$}  {rows} x {columns}  {placement}")?;
             match placement {
-                Placement::Replicated => {}
+                Placement::Replicated | Placement::Auto => {}
                 Placement::TableWise => write!(formatter, " on rank {owner}, {exchange}")?,
                 _ => write!(formatter, ", {exchange}")?,
             }

@@ -137,6 +137,11 @@ impl RunFolder {
         CheckpointFolder::new(self.root.join("checkpoints"))
     }
 
+    /// Where the planner put tables.
+    pub(super) fn placements(&self) -> PathBuf {
+        self.root.join("placements.toml")
+    }
+
     pub(super) fn profile(&self) -> PathBuf {
         self.root.join("profile")
     }

@@ -17,6 +17,7 @@ use super::environment;
 use super::features::Features;
 use super::folder::{self, RunFolder};
 use super::logging;
+use super::plan;
 use super::rank::{self, Rank};
 use super::readers;
 use super::session::{Session, TrainState};
@@ -140,6 +141,9 @@ fn train_rank(
         Ok(())
     })?;
 
+    let path = folder.placements();
+    let planned = plan::placement::planned(&rank, experiment, &dataset, &features, &graph, &path)?;
+    let experiment = planned.as_ref();
     let (encoder, dp) = (&features.encoder, rank.mesh.dp.as_ref());
     let training = readers::training(experiment, &dataset, encoder, dp)?;
     let validation = readers::validation(experiment, &dataset, encoder, dp)?;

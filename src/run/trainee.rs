@@ -10,7 +10,7 @@ use super::rank::Rank;
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
 use crate::config::{Experiment, ModelConfig, Partition, Reduction};
 use crate::model::{BucketSettings, ModelError, NamedSliceMut, ParameterStore, models};
-use crate::parallel::{TablePlan, TensorPlan};
+use crate::parallel::{Mesh, TablePlan, TensorPlan};
 use crate::train::{Trainer, TrainerSettings};
 
 /// Where a run's graph comes from: `model` of its experiment, or a user's own code.
@@ -31,6 +31,34 @@ pub(super) fn trainer(
     schema: &FeatureSchema,
     batch_rows: usize,
 ) -> Result<Trainer, RunError> {
+    let settings = TrainerSettings {
+        partitions: partitions(rank, experiment, graph),
+        tables: Some(tables(rank, experiment, graph, schema)?),
+        ..settings(experiment, batch_rows)?
+    };
+    let (mesh, optimizer) = (rank.mesh.clone(), &experiment.optimizer);
+    Ok(Trainer::new(
+        context, mesh, graph, schema, optimizer, settings,
+    )?)
+}
+
+/// Likewise, of a rank that is alone.
+pub(super) fn alone(
+    context: Context,
+    experiment: &Experiment,
+    graph: &Graph,
+    schema: &FeatureSchema,
+    batch_rows: usize,
+) -> Result<Trainer, RunError> {
+    let (mesh, optimizer) = (Mesh::single(), &experiment.optimizer);
+    let settings = settings(experiment, batch_rows)?;
+    Ok(Trainer::new(
+        context, mesh, graph, schema, optimizer, settings,
+    )?)
+}
+
+/// Of ranks that share nothing yet.
+fn settings(experiment: &Experiment, batch_rows: usize) -> Result<TrainerSettings, RunError> {
     let labels = experiment.data.labels.len();
     let mut label_weights = experiment.train.label_weights.clone();
     if label_weights.is_empty() {
@@ -49,28 +77,20 @@ pub(super) fn trainer(
             experiment.train.accumulate
         )));
     }
-    let settings = TrainerSettings {
+    Ok(TrainerSettings {
         seed: experiment.seed,
         batch_rows,
         global_batch: experiment.train.global_batch,
         accumulate: experiment.train.accumulate,
         reduction: experiment.parallel.reduction,
         label_weights,
-        partitions: partitions(rank, experiment, graph),
-        tables: Some(tables(rank, experiment, graph, schema)?),
+        partitions: BTreeMap::new(),
+        tables: None,
         buckets: BucketSettings {
             first_bucket_bytes: experiment.parallel.first_bucket_bytes,
             bucket_bytes: experiment.parallel.bucket_bytes,
         },
-    };
-    Ok(Trainer::new(
-        context,
-        rank.mesh.clone(),
-        graph,
-        schema,
-        &experiment.optimizer,
-        settings,
-    )?)
+    })
 }
 
 /// How a tensor-parallel group shares the layers.

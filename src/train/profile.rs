@@ -80,8 +80,9 @@ impl Profile {
         Recorder { shared }
     }
 
-    /// Begins to record.
+    /// Begins to record, anew.
     pub fn start(&self) {
+        self.shared.lock().clear();
         let now = self.shared.now_us();
         self.shared.began_us.store(now, Ordering::Relaxed);
         self.shared.recording.store(true, Ordering::Relaxed);

@@ -41,6 +41,7 @@ fn agree(config: &str) {
             ("table_wise", "unique"),
             ("row_wise", "unique"),
             ("column_wise", "unique"),
+            ("auto", "pooled"),
         ] {
             let run = format!("{dp}x{tp}-{placement}-{exchange}");
             let own = [

@@ -1,4 +1,4 @@
-use super::{Machine, TableLoad};
+use super::{Collectives, Machine, TableLoad};
 use crate::comm::chunk_range;
 use crate::config::{Exchange, Placement};
 
@@ -8,28 +8,61 @@ const ID: f64 = 4.0;
 /// Bytes of an id beside the gradient of its row.
 const ROW_ID: f64 = 8.0;
 
-/// What one table costs a rank.
+/// What one table costs a rank in a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cost {
     /// Bytes of weights and optimiser state.
     pub memory_bytes: f64,
-    /// Bytes of rows, vectors and gradients read and written in a step.
-    pub moved_bytes: f64,
-    /// Bytes sent in a step.
-    pub sent_bytes: f64,
-    /// Exchanges of a step, one after the other. All tables of a kind share them.
-    pub exchanges: f64,
+    /// Bytes of rows that are read and pooled, and of the vectors.
+    pub looked_up_bytes: f64,
+    /// Bytes of gradients that are summed by row, and of rows and state read and written back.
+    pub updated_bytes: f64,
+    /// Bytes packed into messages, read out of them and merged.
+    pub copied_bytes: f64,
+    /// Bytes received of all others' rows, where the table is replicated.
+    pub gathered_bytes: f64,
+    /// Bytes of ids sent to owners, a batch ahead.
+    pub id_bytes: f64,
+    /// Bytes of vectors and of gradients sent, each in an exchange of its own.
+    pub exchanged_bytes: f64,
 }
 
 impl Cost {
-    /// Seconds that the bytes of a step take, nothing being hidden behind computation.
-    pub fn byte_seconds(&self, machine: &Machine) -> f64 {
-        self.moved_bytes / machine.memory_bytes_per_s + self.sent_bytes / machine.link_bytes_per_s
+    /// Of tables that one rank has to itself.
+    pub fn alone(tables: &[TableLoad], split: &BatchSplit) -> Self {
+        let of = |load| Self::of(load, Placement::Replicated, Exchange::Pooled, 0, 0, split);
+        tables.iter().map(of).fold(Self::default(), Self::plus)
     }
 
-    /// Seconds of a step, with the latency of its exchanges.
+    /// Seconds of a rank at work, nothing sent.
+    pub fn work_s(&self, machine: &Machine) -> f64 {
+        let rates = &machine.rates;
+        self.looked_up_bytes / rates.lookup_bytes_per_s
+            + self.updated_bytes / rates.update_bytes_per_s
+            + self.copied_bytes / rates.copy_bytes_per_s
+    }
+
+    /// Seconds of the collectives that all tables share.
+    pub fn sent_s(&self, machine: &Machine) -> f64 {
+        let Collectives {
+            all_gather,
+            all_to_all,
+            ..
+        } = &machine.collectives;
+        let ids = if machine.hides { 0.0 } else { self.id_bytes };
+        // Vectors one way, gradients the other.
+        let exchanged = 2.0 * all_to_all.seconds(self.exchanged_bytes / 2.0);
+        all_gather.seconds(self.gathered_bytes) + all_to_all.seconds(ids) + exchanged
+    }
+
+    /// Seconds of a step.
     pub fn seconds(&self, machine: &Machine) -> f64 {
-        self.byte_seconds(machine) + self.exchanges * machine.latency_s
+        self.work_s(machine) + self.sent_s(machine)
+    }
+
+    /// Bytes sent and received of others.
+    pub fn travelled_bytes(&self) -> f64 {
+        self.gathered_bytes + self.id_bytes + self.exchanged_bytes
     }
 
     /// Both together.
@@ -37,169 +70,257 @@ impl Cost {
     pub fn plus(self, other: Self) -> Self {
         Self {
             memory_bytes: self.memory_bytes + other.memory_bytes,
-            moved_bytes: self.moved_bytes + other.moved_bytes,
-            sent_bytes: self.sent_bytes + other.sent_bytes,
-            exchanges: self.exchanges.max(other.exchanges),
+            looked_up_bytes: self.looked_up_bytes + other.looked_up_bytes,
+            updated_bytes: self.updated_bytes + other.updated_bytes,
+            copied_bytes: self.copied_bytes + other.copied_bytes,
+            gathered_bytes: self.gathered_bytes + other.gathered_bytes,
+            id_bytes: self.id_bytes + other.id_bytes,
+            exchanged_bytes: self.exchanged_bytes + other.exchanged_bytes,
         }
     }
 
-    /// Of a table on one rank, for a global batch of `batch` samples, `batch / ranks` on each.
+    /// Of a table on one rank; `owner` is the rank that holds a table-wise one.
     pub fn of(
         load: &TableLoad,
         placement: Placement,
         exchange: Exchange,
         owner: usize,
         rank: usize,
-        ranks: usize,
-        batch: f64,
+        split: &BatchSplit,
     ) -> Self {
-        let of = Step::new(load, ranks, batch);
+        let ranks = split.ranks;
         if placement == Placement::Replicated || ranks == 1 {
-            return of.replicated();
+            return Replicated::new(load, split).cost();
         }
-        // What this rank holds of the table, and which share of the rows asked for.
+        let shard = Shard::new(load, placement, owner, rank, split);
+        match exchange {
+            Exchange::Pooled => shard.pooled(),
+            Exchange::Unique => shard.unique(),
+        }
+    }
+}
+
+/// A global batch over the ranks of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchSplit {
+    /// Samples of the global batch.
+    pub batch: usize,
+    /// Ranks of the job.
+    pub ranks: usize,
+    /// Ranks that share the samples of a data-parallel part.
+    pub tp: usize,
+}
+
+/// Bytes of reading `ids` gradients and adding them into `rows`, then reading those rows of the table with
+/// their state and writing them back.
+fn updated(load: &TableLoad, ids: f64, rows: f64, dim: f64) -> f64 {
+    ids * dim * FLOAT + rows * 2.0 * (dim * FLOAT + load.state_bytes as f64)
+}
+
+/// Bytes of reading rows to pool them, and of writing the vectors.
+fn pooled(load: &TableLoad, samples: f64, dim: f64) -> f64 {
+    samples * (load.ids_per_sample + load.lookups as f64) * dim * FLOAT
+}
+
+/// A table that every rank holds.
+struct Replicated<'a> {
+    load: &'a TableLoad,
+    /// Data-parallel parts, and samples of each.
+    parts: f64,
+    local: f64,
+    local_distinct: f64,
+    distinct: f64,
+}
+
+impl<'a> Replicated<'a> {
+    fn new(load: &'a TableLoad, split: &BatchSplit) -> Self {
+        let (batch, parts) = (split.batch as f64, (split.ranks / split.tp) as f64);
+        Self {
+            load,
+            parts,
+            local: batch / parts,
+            local_distinct: load.distinct_rows(batch / parts),
+            distinct: load.distinct_rows(batch),
+        }
+    }
+
+    /// Every part sums its gradients by row and sends them to all others; all merge them and update.
+    fn cost(&self) -> Cost {
+        let (load, dim) = (self.load, self.load.dim as f64);
+        let memory_bytes = load.rows as f64 * (dim * FLOAT + load.state_bytes as f64);
+        let looked_up_bytes = pooled(load, self.local, dim);
+        let ids = self.local * load.ids_per_sample;
+        if self.parts == 1.0 {
+            return Cost {
+                memory_bytes,
+                looked_up_bytes,
+                updated_bytes: updated(load, ids, self.distinct, dim),
+                ..Cost::default()
+            };
+        }
+        let row = dim * FLOAT + ROW_ID;
+        let (own, all) = (self.local_distinct, self.parts * self.local_distinct);
+        Cost {
+            memory_bytes,
+            looked_up_bytes,
+            // Summed here, and once more where the rows of all are merged.
+            updated_bytes: ids * dim * FLOAT
+                + 2.0 * own * dim * FLOAT
+                + updated(load, all, self.distinct, dim),
+            copied_bytes: 2.0 * (own + all) * row + self.distinct * row,
+            gathered_bytes: (self.parts - 1.0) * own * row,
+            ..Cost::default()
+        }
+    }
+}
+
+/// One rank's part in a table that all share: what it holds, and what it asks others for.
+struct Shard<'a> {
+    load: &'a TableLoad,
+    placement: Placement,
+    ranks: f64,
+    /// Ranks of its tensor-parallel group beside it.
+    neighbours: f64,
+    /// Samples of this rank, and of all.
+    local: f64,
+    batch: f64,
+    local_distinct: f64,
+    distinct: f64,
+    /// What it holds: rows, columns, and the share of the ids that are its own.
+    rows: f64,
+    dim: f64,
+    share: f64,
+    /// Of what it asks for, the share that others answer; of what it answers, the share that others asked for.
+    asked_of_others: f64,
+    answered_to_others: f64,
+}
+
+impl<'a> Shard<'a> {
+    fn new(
+        load: &'a TableLoad,
+        placement: Placement,
+        owner: usize,
+        rank: usize,
+        split: &BatchSplit,
+    ) -> Self {
+        let (ranks, batch) = (split.ranks, split.batch as f64);
         let (rows, dim, share) = match placement {
             Placement::TableWise if rank == owner => (load.rows, load.dim, 1.0),
-            Placement::TableWise => (0, load.dim, 0.0),
+            Placement::TableWise => (0, 0, 0.0),
             Placement::RowWise => {
                 let rows = chunk_range(load.rows, rank, ranks).len();
                 (rows, load.dim, 1.0 / ranks as f64)
             }
             _ => (load.rows, chunk_range(load.dim, rank, ranks).len(), 1.0),
         };
-        let held = (rows * dim) as f64 * FLOAT + held_state(load, placement, rows, dim);
-        match exchange {
-            Exchange::Pooled => of.pooled(placement, held, dim as f64, share),
-            Exchange::Unique => of.unique(placement, held, dim as f64, share),
-        }
-    }
-}
-
-/// State of whole rows is on every rank that holds columns of them.
-fn held_state(load: &TableLoad, placement: Placement, rows: usize, dim: usize) -> f64 {
-    let of_row = load.state_bytes as f64;
-    let by_columns = load.state_bytes > size_of::<f32>();
-    match placement {
-        Placement::ColumnWise if by_columns => {
-            rows as f64 * of_row * dim as f64 / load.dim.max(1) as f64
-        }
-        _ => rows as f64 * of_row,
-    }
-}
-
-/// The counts that a step's bytes follow from.
-struct Step<'a> {
-    load: &'a TableLoad,
-    others: f64,
-    /// Samples of one rank, and of all.
-    local: f64,
-    batch: f64,
-    dim: f64,
-    lookups: f64,
-    /// Distinct rows of one rank's samples, and of all.
-    local_distinct: f64,
-    distinct: f64,
-}
-
-impl<'a> Step<'a> {
-    fn new(load: &'a TableLoad, ranks: usize, batch: f64) -> Self {
         let local = batch / ranks as f64;
+        let of_others = 1.0 - 1.0 / ranks as f64;
         Self {
             load,
-            others: (ranks - 1) as f64,
+            placement,
+            ranks: ranks as f64,
+            neighbours: (split.tp - 1) as f64,
             local,
             batch,
-            dim: load.dim as f64,
-            lookups: load.lookups as f64,
             local_distinct: load.distinct_rows(local),
             distinct: load.distinct_rows(batch),
+            rows: rows as f64,
+            dim: dim as f64,
+            share,
+            asked_of_others: match placement {
+                Placement::TableWise => f64::from(u8::from(rank != owner)),
+                _ => of_others,
+            },
+            answered_to_others: of_others,
         }
     }
 
-    /// Reading a row and writing it back, with its state.
-    fn update(&self, rows: f64, dim: f64) -> f64 {
-        rows * 2.0 * (dim * FLOAT + self.load.state_bytes as f64)
+    fn memory_bytes(&self) -> f64 {
+        self.rows * (self.dim * FLOAT + held_state(self.load, self.placement, self.dim))
     }
 
-    /// Reading rows to pool them, and writing the vectors.
-    fn pooling(&self, samples: f64, dim: f64) -> f64 {
-        samples * (self.load.ids_per_sample + self.lookups) * dim * FLOAT
+    /// Vectors that a tensor-parallel group gathers after each of its ranks looked up its part.
+    fn gathered_bytes(&self) -> f64 {
+        self.neighbours * self.local * (self.load.lookups * self.load.dim) as f64 * FLOAT
     }
 
-    /// Bytes of the numbers that answer others, and of the gradients that go back to where answers came from.
-    fn sent(&self, answered: f64, returned: f64) -> f64 {
+    /// Numbers that are packed, and read, on their way to where they are used and back.
+    fn copied_bytes(&self, answered: f64, returned: f64) -> f64 {
+        (2.0 * answered + 4.0 * returned) * FLOAT
+    }
+
+    fn exchanged_bytes(&self, answered: f64, returned: f64) -> f64 {
         let [vectors, gradients] = self.load.payloads.map(|payload| payload.bytes() as f64);
-        answered * vectors + returned * gradients
-    }
-
-    /// Every rank gets the summed rows of all, and updates them all.
-    fn replicated(&self) -> Cost {
-        let row = self.dim * FLOAT + ROW_ID;
-        let received = self.others * self.local_distinct * row;
-        Cost {
-            memory_bytes: self.load.rows as f64 * (self.dim * FLOAT + self.load.state_bytes as f64),
-            moved_bytes: 2.0 * self.pooling(self.local, self.dim)
-                + 2.0 * received
-                + self.update(self.distinct, self.dim),
-            sent_bytes: received,
-            exchanges: self.others.min(1.0),
-        }
+        self.answered_to_others * answered * vectors + self.asked_of_others * returned * gradients
     }
 
     /// All ids go to the owners, vectors come back, gradients go again. A row-wise owner answers every
     /// sample with a partial vector.
-    fn pooled(&self, placement: Placement, held: f64, dim: f64, share: f64) -> Cost {
-        let owners = if placement == Placement::TableWise {
-            1.0
+    fn pooled(&self) -> Cost {
+        let (load, lookups) = (self.load, self.load.lookups as f64);
+        let (owners, copies) = match self.placement {
+            Placement::TableWise => (1.0, 1.0),
+            Placement::RowWise => (self.ranks, 1.0),
+            _ => (self.ranks, self.ranks),
+        };
+        let ids = self.local * (load.ids_per_sample * copies + lookups * owners);
+        let answered = if self.share > 0.0 {
+            self.batch * lookups * self.dim
         } else {
-            self.others + 1.0
+            0.0
         };
-        let asked = self.local
-            * self.load.ids_per_sample
-            * ID
-            * if placement == Placement::ColumnWise {
-                owners
-            } else {
-                1.0
-            };
-        let lengths = self.local * self.lookups * ID * owners;
-        let own = if share > 0.0 { dim } else { 0.0 };
-        let answered = self.batch * self.lookups * own;
-        let vector = match placement {
-            Placement::RowWise => self.dim * owners,
-            _ => self.dim,
+        let partial = if self.placement == Placement::RowWise {
+            self.ranks
+        } else {
+            1.0
         };
-        let returned = self.local * self.lookups * vector;
+        let returned = self.local * lookups * load.dim as f64 * partial;
+        let own_ids = self.share * self.batch * load.ids_per_sample;
         Cost {
-            memory_bytes: held,
-            moved_bytes: 2.0 * share * self.pooling(self.batch, own)
-                + 2.0 * (answered + returned) * FLOAT
-                + self.update(share * self.distinct, own),
-            sent_bytes: asked + lengths + self.sent(answered, returned),
-            exchanges: 3.0,
+            memory_bytes: self.memory_bytes(),
+            looked_up_bytes: own_ids * self.dim * FLOAT + answered * FLOAT,
+            updated_bytes: updated(load, own_ids, self.share * self.distinct, self.dim),
+            copied_bytes: self.copied_bytes(answered, returned),
+            gathered_bytes: self.gathered_bytes(),
+            id_bytes: self.asked_of_others * ids * ID,
+            exchanged_bytes: self.exchanged_bytes(answered, returned),
         }
     }
 
-    /// Each distinct id goes to its owner, rows come back, their gradients go again.
-    fn unique(&self, placement: Placement, held: f64, dim: f64, share: f64) -> Cost {
-        let owners = if placement == Placement::ColumnWise {
-            self.others + 1.0
+    /// Each distinct id goes to its owner, rows come back and are pooled here, their gradients go again.
+    fn unique(&self) -> Cost {
+        let load = self.load;
+        let copies = if self.placement == Placement::ColumnWise {
+            self.ranks
         } else {
             1.0
         };
-        let asked = self.local_distinct * ID * owners;
-        let own = if share > 0.0 { dim } else { 0.0 };
-        let all_asked = (self.others + 1.0) * self.local_distinct;
-        let answered = share * all_asked * own;
-        let returned = self.local_distinct * self.dim;
+        let own_ids = self.share * self.ranks * self.local_distinct;
+        let answered = own_ids * self.dim;
+        let (dim, ids) = (load.dim as f64, self.local * load.ids_per_sample);
+        let returned = self.local_distinct * dim;
         Cost {
-            memory_bytes: held,
-            moved_bytes: 2.0 * self.pooling(self.local, self.dim)
-                + 2.0 * (answered + returned) * FLOAT
-                + self.update(share * self.distinct, own),
-            sent_bytes: asked + self.sent(answered, returned),
-            exchanges: 3.0,
+            memory_bytes: self.memory_bytes(),
+            looked_up_bytes: answered * FLOAT + pooled(load, self.local, dim),
+            // Gradients are summed by row where vectors were pooled, and again by the owner.
+            updated_bytes: ids * dim * FLOAT
+                + 2.0 * returned * FLOAT
+                + updated(load, own_ids, self.share * self.distinct, self.dim),
+            copied_bytes: self.copied_bytes(answered, returned),
+            gathered_bytes: self.gathered_bytes(),
+            id_bytes: self.asked_of_others * self.local_distinct * ID * copies,
+            exchanged_bytes: self.exchanged_bytes(answered, returned),
         }
+    }
+}
+
+/// Bytes of a row's state where `dim` of its columns are: state of whole rows is with each of them.
+fn held_state(load: &TableLoad, placement: Placement, dim: f64) -> f64 {
+    let of_row = load.state_bytes as f64;
+    let by_columns = load.state_bytes > size_of::<f32>();
+    match placement {
+        Placement::ColumnWise if by_columns => of_row * dim / load.dim.max(1) as f64,
+        _ => of_row,
     }
 }
 
@@ -222,8 +343,16 @@ mod tests {
         }
     }
 
+    fn split(ranks: usize) -> BatchSplit {
+        BatchSplit {
+            batch: 1_000,
+            ranks,
+            tp: 1,
+        }
+    }
+
     fn all(placement: Placement, exchange: Exchange) -> Vec<Cost> {
-        let cost = |rank| Cost::of(&load(), placement, exchange, 1, rank, 4, 1_000.0);
+        let cost = |rank| Cost::of(&load(), placement, exchange, 1, rank, &split(4));
         (0..4).map(cost).collect()
     }
 
@@ -244,7 +373,7 @@ mod tests {
     #[test]
     fn only_the_owner_of_a_table_updates_it() {
         let costs = all(Placement::TableWise, Exchange::Pooled);
-        assert!(costs[1].moved_bytes > 3.0 * costs[0].moved_bytes);
+        assert!(costs[1].updated_bytes > 0.0 && costs[0].updated_bytes == 0.0);
         assert_eq!(costs[0], costs[3]);
     }
 
@@ -252,7 +381,7 @@ mod tests {
     fn rows_that_repeat_are_cheaper_sent_once() {
         let sent = |exchange| -> f64 {
             let costs = all(Placement::RowWise, exchange);
-            costs.iter().map(|cost| cost.sent_bytes).sum()
+            costs.iter().map(Cost::travelled_bytes).sum()
         };
         assert!(sent(Exchange::Unique) < sent(Exchange::Pooled));
     }
@@ -262,7 +391,7 @@ mod tests {
         let sent = |payloads| {
             let load = TableLoad { payloads, ..load() };
             let (placement, exchange) = (Placement::RowWise, Exchange::Pooled);
-            Cost::of(&load, placement, exchange, 0, 0, 4, 1_000.0).sent_bytes
+            Cost::of(&load, placement, exchange, 0, 0, &split(4)).exchanged_bytes
         };
         let [full, vectors, both] = [
             [Payload::Fp32, Payload::Fp32],
@@ -274,13 +403,34 @@ mod tests {
             (full - vectors - (vectors - both)).abs() < 1e-6,
             "{full} {vectors} {both}"
         );
-        assert_eq!(full - vectors, 1_000.0 * 16.0 * 2.0);
+        // Of the vectors of all samples three quarters go to other ranks.
+        assert_eq!(full - vectors, 0.75 * 1_000.0 * 16.0 * 2.0);
     }
 
     #[test]
     fn one_rank_sends_nothing() {
         let placement = Placement::RowWise;
-        let cost = Cost::of(&load(), placement, Exchange::Pooled, 0, 0, 1, 1_000.0);
-        assert_eq!((cost.sent_bytes, cost.exchanges), (0.0, 0.0));
+        let cost = Cost::of(&load(), placement, Exchange::Pooled, 0, 0, &split(1));
+        assert_eq!((cost.travelled_bytes(), cost.copied_bytes), (0.0, 0.0));
+    }
+
+    #[test]
+    fn what_is_sent_to_owners_is_what_owners_receive() {
+        // Every rank's ids, and gradients of vectors: summed over ranks, three quarters of all leave a rank.
+        for placement in [
+            Placement::TableWise,
+            Placement::RowWise,
+            Placement::ColumnWise,
+        ] {
+            let costs = all(placement, Exchange::Unique);
+            let exchanged: f64 = costs.iter().map(|cost| cost.exchanged_bytes).sum();
+            let rows = 4.0 * load().distinct_rows(250.0);
+            // Rows one way, their gradients the other.
+            let expected = 2.0 * 0.75 * rows * 16.0 * FLOAT;
+            assert!(
+                (exchanged - expected).abs() < 1e-6,
+                "{placement}: {exchanged} {expected}"
+            );
+        }
     }
 }

@@ -1,4 +1,10 @@
-use crate::config::Payload;
+use std::collections::HashSet;
+
+use streamrec_artifact::{FeatureSchema, Graph, GraphTable, LookupSpec, Op, Shapes};
+
+use crate::config::optimizer::SparseOptimizerConfig;
+use crate::config::{EmbeddingsConfig, Payload};
+use crate::data::Batch;
 
 /// What a step asks of a table.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +53,27 @@ impl Distinct {
         }
     }
 
+    /// How many rows `ids` independent ids touch of a table whose r-th most frequent row has a probability
+    /// proportional to `r^-exponent`: the sum of `1 - (1 - p)^ids` over the rows, those that follow one another
+    /// taken together where they are alike.
+    pub fn of_zipf(rows: usize, exponent: f64, ids: f64) -> f64 {
+        // Blocks of rows that differ by a hundredth.
+        let mut blocks = Vec::new();
+        let mut first = 1usize;
+        while first <= rows {
+            let last = (first + first / 100).min(rows);
+            let middle = (first as f64 * last as f64).sqrt();
+            blocks.push(((last - first + 1) as f64, middle.powf(-exponent)));
+            first = last + 1;
+        }
+        let total: f64 = blocks.iter().map(|(count, weight)| count * weight).sum();
+        let touched = |(count, weight): &(f64, f64)| {
+            let probability: f64 = weight / total;
+            count * -(ids * (-probability).ln_1p()).exp_m1()
+        };
+        blocks.iter().map(touched).sum()
+    }
+
     /// Distinct rows of `samples` samples.
     pub fn of(&self, samples: f64) -> f64 {
         self.rows * (samples / self.samples).powf(self.exponent)
@@ -54,11 +81,97 @@ impl Distinct {
 }
 
 impl TableLoad {
+    /// What a batch asks of each table of a graph, in the order of its tables.
+    pub fn of_batch(
+        graph: &Graph,
+        shapes: &Shapes,
+        schema: &FeatureSchema,
+        batch: &Batch,
+        rule: &SparseOptimizerConfig,
+        config: &EmbeddingsConfig,
+    ) -> Vec<Self> {
+        let filled = batch.filled.max(1);
+        let mut loads = Self::declared(graph, shapes, schema, rule, config);
+        for load in &mut loads {
+            let features = features_of(graph, schema, &load.name);
+            let ids = |samples: usize| -> Vec<i64> {
+                let of = |&feature: &usize| {
+                    let offsets = &batch.encoded.offsets[feature * batch.rows..];
+                    &batch.encoded.ids[offsets[0] as usize..offsets[samples] as usize]
+                };
+                features.iter().flat_map(of).copied().collect()
+            };
+            let distinct = |samples| ids(samples).into_iter().collect::<HashSet<_>>().len();
+            let part = (filled / 8).max(1);
+            load.ids_per_sample = ids(filled).len() as f64 / filled as f64;
+            load.distinct = Distinct::new((part, distinct(part)), (filled, distinct(filled)));
+        }
+        loads
+    }
+
+    /// The tables of a graph, each asked for one id of its own by every lookup.
+    pub fn declared(
+        graph: &Graph,
+        shapes: &Shapes,
+        schema: &FeatureSchema,
+        rule: &SparseOptimizerConfig,
+        config: &EmbeddingsConfig,
+    ) -> Vec<Self> {
+        let load = |(table, &rows): (&GraphTable, &usize)| {
+            let lookups = features_of(graph, schema, &table.name).len();
+            Self {
+                name: table.name.clone(),
+                rows,
+                dim: table.dim,
+                lookups,
+                ids_per_sample: lookups as f64,
+                distinct: Distinct::new((1, lookups), (2, 2 * lookups)),
+                state_bytes: state_bytes(rule, table.dim),
+                payloads: [config.vectors, config.gradients],
+            }
+        };
+        graph
+            .tables
+            .iter()
+            .zip(&shapes.table_rows)
+            .map(load)
+            .collect()
+    }
+
+    /// Bytes of a row and of its state.
+    pub fn row_bytes(&self) -> f64 {
+        (self.dim * size_of::<f32>() + self.state_bytes) as f64
+    }
+
     /// Distinct rows of `samples` samples, no more than there are.
     pub fn distinct_rows(&self, samples: f64) -> f64 {
         let at_most = (self.ids_per_sample * samples).min(self.rows as f64);
         self.distinct.of(samples).min(at_most)
     }
+}
+
+/// Where the features that look up a table stand among the schema's.
+fn features_of(graph: &Graph, schema: &FeatureSchema, table: &str) -> Vec<usize> {
+    let lookups = graph.nodes.iter().filter_map(|node| match &node.op {
+        Op::EmbeddingBag { lookups } => Some(lookups),
+        _ => None,
+    });
+    let own = |lookup: &&LookupSpec| lookup.table == table;
+    let features = lookups.flatten().filter(own);
+    features
+        .filter_map(|lookup| schema.categorical(&lookup.feature))
+        .collect()
+}
+
+/// Bytes of optimiser state a row.
+fn state_bytes(rule: &SparseOptimizerConfig, dim: usize) -> usize {
+    let values = match rule {
+        SparseOptimizerConfig::Sgd { .. } => 0,
+        SparseOptimizerConfig::RowWiseAdagrad { .. } => 1,
+        SparseOptimizerConfig::Adagrad { .. } => dim,
+        SparseOptimizerConfig::LazyAdam { .. } => 2 * dim,
+    };
+    values * size_of::<f32>()
 }
 
 #[cfg(test)]
@@ -71,6 +184,19 @@ mod tests {
         assert!((distinct.of(100.0) - 50.0).abs() < 1e-9);
         assert!((distinct.of(10_000.0) - 500.0).abs() < 1e-9);
         assert!((distinct.of(1_000_000.0) - 5_000.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn rows_of_ids_that_follow_zipfs_law_are_those_of_the_sum() {
+        for (rows, exponent, ids) in [(50_000usize, 1.05, 8_192.0), (900, 0.0, 1_000.0)] {
+            let weights: Vec<f64> = (1..=rows).map(|r| (r as f64).powf(-exponent)).collect();
+            let total: f64 = weights.iter().sum();
+            let touched = |weight: &f64| 1.0 - (1.0 - weight / total).powf(ids);
+            let expected: f64 = weights.iter().map(touched).sum();
+            let found = Distinct::of_zipf(rows, exponent, ids);
+            assert!((found / expected - 1.0).abs() < 1e-3, "{found} {expected}");
+        }
+        assert!((Distinct::of_zipf(1, 1.0, 5.0) - 1.0).abs() < 1e-12);
     }
 
     #[test]

@@ -1,21 +1,31 @@
-//! Chooses where embedding tables lie, from what they cost.
+//! Chooses where embedding tables lie, and estimates a step, from what it asks and what ranks can do.
 //!
 //! ```text
 //! TableLoad  what a table is asked for: rows, ids a sample, distinct rows of a batch
-//! Machine    ranks, memory, bandwidths
-//!    └► Cost of each placement: bytes held, read and sent, on each rank
-//!          └► Planner: largest table first, then each again, the least time of the busiest rank that fits
+//! DenseLoad  what the layers are: float operations, gradients, sums inside shared layers
+//! Machine    ranks, memory, Rates of a rank, lines of collectives; measured, or of a datasheet
+//!    ├► Cost of each placement: bytes held, looked up, updated and sent, on each rank
+//!    │     └► Planner: largest table first, then each again, the least time of the busiest rank that fits
+//!    └► StepEstimate: what a step takes, part by part
 //! ```
 //!
-//! Estimates are of bytes over bandwidths: they compare placements, and tell what will not fit. Never
-//! does: measure a job, or look at data.
+//! Never does: train a job, or look at data.
 
 mod choice;
+mod collectives;
 mod cost;
+mod dense;
 mod load;
 mod machine;
+mod measured;
+mod rates;
+mod step;
 
 pub use choice::{Choice, PlanError, Planner};
-pub use cost::Cost;
+pub use collectives::{Collectives, Line, Link};
+pub use cost::{BatchSplit, Cost};
+pub use dense::DenseLoad;
 pub use load::{Distinct, TableLoad};
-pub use machine::Machine;
+pub use machine::{Gpu, Machine, OperationTimes};
+pub use rates::Rates;
+pub use step::StepEstimate;
