@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use streamrec::comm::{CommError, Communicator, Delayed, LinkSpeed, Settings, SharedMemory};
-use streamrec::config::Reduction;
 use streamrec::config::model::{DcnV2Config, ModelConfig, Structure};
 use streamrec::config::optimizer::{
     DenseOptimizerConfig, OptimizerConfig, ScheduleConfig, SparseOptimizerConfig,
 };
+use streamrec::config::{LossScaleConfig, Precision, Reduction};
 use streamrec::data::Batch;
 use streamrec::model::{BucketSettings, models};
 use streamrec::parallel::Mesh;
@@ -29,8 +29,7 @@ use clicks::Clicks;
 
 const CLICKS: Clicks = Clicks {
     dense: 64,
-    tables: 8,
-    rows: 100,
+    tables: &[100; 8],
     zipf_exponent: 1.05,
 };
 const RANKS: usize = 2;
@@ -83,6 +82,8 @@ fn trainer(comm: Arc<dyn Communicator>) -> Result<Trainer> {
         global_batch: BATCH * RANKS,
         accumulate: 1,
         reduction: Reduction::Fast,
+        precision: Precision::Fp32,
+        loss_scale: LossScaleConfig::default(),
         label_weights: vec![1.0],
         partitions: BTreeMap::new(),
         tables: None,

@@ -16,7 +16,9 @@ use streamrec::config::model::{DcnV2Config, DlrmConfig, ModelConfig, Structure};
 use streamrec::config::optimizer::{
     DenseOptimizerConfig, OptimizerConfig, ScheduleConfig, SparseOptimizerConfig,
 };
-use streamrec::config::{EmbeddingsConfig, Placement, Reduction, TableConfig};
+use streamrec::config::{
+    EmbeddingsConfig, LossScaleConfig, Placement, Precision, Reduction, TableConfig,
+};
 use streamrec::data::Batch;
 use streamrec::model::{BucketSettings, models};
 use streamrec::parallel::planner::{
@@ -74,8 +76,7 @@ fn workloads() -> [Workload; 2] {
             name: "DLRM, 26 tables of 50,000 x 64",
             clicks: Clicks {
                 dense: 13,
-                tables: 26,
-                rows: 50_000,
+                tables: &[50_000; 26],
                 zipf_exponent: 1.05,
             },
             model: ModelConfig::Dlrm(dlrm),
@@ -85,8 +86,7 @@ fn workloads() -> [Workload; 2] {
             name: "DCN-v2, 8 tables of 200,000 x 32",
             clicks: Clicks {
                 dense: 16,
-                tables: 8,
-                rows: 200_000,
+                tables: &[200_000; 8],
                 zipf_exponent: 1.05,
             },
             model: ModelConfig::DcnV2(dcn),
@@ -135,6 +135,8 @@ impl Job<'_> {
             global_batch: rows * comm.size(),
             accumulate: 1,
             reduction: Reduction::Fast,
+            precision: Precision::Fp32,
+            loss_scale: LossScaleConfig::default(),
             label_weights: vec![1.0],
             partitions: BTreeMap::new(),
             tables,

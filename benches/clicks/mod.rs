@@ -12,10 +12,8 @@ use streamrec_artifact::{
 pub struct Clicks {
     /// Dense features.
     pub dense: usize,
-    /// Categorical features.
-    pub tables: usize,
-    /// Rows of each table.
-    pub rows: usize,
+    /// Rows of the table of each categorical feature.
+    pub tables: &'static [usize],
     /// Exponent of the ids' frequencies.
     pub zipf_exponent: f64,
 }
@@ -35,8 +33,8 @@ impl Clicks {
         let id = |index| format!("id_{index}");
         let dense_inputs =
             (0..self.dense).map(|index| input(dense(index), ColumnKind::Dense, SourceType::Float));
-        let id_inputs =
-            (0..self.tables).map(|index| input(id(index), ColumnKind::Key, SourceType::Integer));
+        let id_inputs = (0..self.tables.len())
+            .map(|index| input(id(index), ColumnKind::Key, SourceType::Integer));
         FeatureSchema {
             inputs: dense_inputs.chain(id_inputs).collect(),
             dense: (0..self.dense)
@@ -47,20 +45,22 @@ impl Clicks {
                     fill: 0.0,
                 })
                 .collect(),
-            categorical: (0..self.tables)
+            categorical: (0..self.tables.len())
                 .map(|index| CategoricalFeature {
                     name: id(index),
                     input: id(index),
-                    encoding: Encoding::Hash { rows: self.rows },
+                    encoding: Encoding::Hash {
+                        rows: self.tables[index],
+                    },
                     table: id(index),
                     pooling: Pooling::Sum,
                     max_length: None,
                 })
                 .collect(),
-            tables: (0..self.tables)
+            tables: (0..self.tables.len())
                 .map(|index| TableSchema {
                     name: id(index),
-                    rows: self.rows,
+                    rows: self.tables[index],
                     dim: None,
                 })
                 .collect(),
@@ -70,7 +70,7 @@ impl Clicks {
 
     /// Ids with P(rank r) ~ r^-exponent, the ranks scrambled by each table's own permutation.
     fn ids(&self, table: usize, count: usize) -> Vec<i64> {
-        let rows = self.rows;
+        let rows = self.tables[table];
         let mut random = Stream::new(&[7, table as u64]);
         let mut cumulative: Vec<f64> = (1..=rows)
             .map(|rank| (rank as f64).powf(-self.zipf_exponent))
@@ -92,7 +92,7 @@ impl Clicks {
 
     /// So many batches of `rows` samples.
     pub fn batches(&self, rows: usize, count: usize) -> Vec<Batch> {
-        let of_tables: Vec<Vec<i64>> = (0..self.tables)
+        let of_tables: Vec<Vec<i64>> = (0..self.tables.len())
             .map(|table| self.ids(table, rows * count))
             .collect();
         let mut random = Stream::new(&[11]);
@@ -107,7 +107,7 @@ impl Clicks {
                     .iter()
                     .flat_map(|ids| ids[part.clone()].iter().copied())
                     .collect(),
-                offsets: (0..=(self.tables * rows) as i64).collect(),
+                offsets: (0..=(self.tables.len() * rows) as i64).collect(),
             };
             Batch {
                 rows,

@@ -345,6 +345,7 @@ impl Model {
             TensorRef::from_f32(&self.weights, &[BATCH]),
             BATCH as f64,
             &[1.0],
+            1.0,
             last.dy.view_mut(),
             self.probabilities.view_mut(),
         )?;

@@ -63,6 +63,9 @@ pub enum Error {
     /// `STREAMREC_VECTOR_UNIT` names no vector unit.
     #[error("STREAMREC_VECTOR_UNIT={0}: expected `avx512`, `avx2` or `baseline`")]
     VectorUnit(String),
+    /// `STREAMREC_BF16_UNIT` names no unit.
+    #[error("STREAMREC_BF16_UNIT={0}: expected `amx`, `avx512_bf16`, `emulated` or `float32`")]
+    Bf16Unit(String),
     /// Offsets of bags, row ids or groups break the rule that `what` states.
     #[error("{operation}: {what}, but at index {index} came {got}; rebuild the batch's index")]
     Index {

@@ -24,7 +24,7 @@ pub use parallel::{
     Backend, EmbeddingsConfig, Exchange, ParallelConfig, Partition, Payload, Placement, Reduction,
     TableConfig,
 };
-pub use train::{DeviceChoice, EarlyStopping, Precision, TrainConfig};
+pub use train::{DeviceChoice, EarlyStopping, LossScaleConfig, Precision, TrainConfig};
 
 use std::path::{Path, PathBuf};
 

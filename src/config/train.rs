@@ -1,5 +1,7 @@
 //! `[train]`: batch size, length, evaluation.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// How long and in what pieces a run trains.
@@ -30,9 +32,12 @@ pub struct TrainConfig {
     /// Weight of each label's loss, in the order of `data.labels`; 1 where unset.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub label_weights: Vec<f32>,
-    /// The type in which products are computed.
+    /// The type of activations, of their gradients and of the factors of products.
     #[serde(default)]
     pub precision: Precision,
+    /// How gradients are scaled; with fp16 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScaleConfig>,
     /// Where to compute.
     #[serde(default)]
     pub device: DeviceChoice,
@@ -49,13 +54,66 @@ pub struct EarlyStopping {
     pub patience: u64,
 }
 
-/// Compute types. Weights and optimiser state are always kept in fp32.
+/// Compute types. Weights, their gradients and optimiser state are fp32 whatever is chosen, and so are all
+/// sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floats throughout.
     #[default]
     Fp32,
+    /// bfloat16: the range of fp32 with 8 bits of precision; needs no loss scaling.
+    Bf16,
+    /// IEEE binary16: 11 bits of precision, finite up to 65,504; the loss is scaled.
+    Fp16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+        })
+    }
+}
+
+/// Dynamic loss scaling: the factor doubles after `growth_steps` steps whose gradients were finite, and is
+/// halved after one whose were not.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossScaleConfig {
+    /// The factor of the first step: a power of two, so that scaling rounds nothing.
+    pub initial: f64,
+    /// Steps with finite gradients after which the factor doubles.
+    pub growth_steps: u64,
+}
+
+impl Default for LossScaleConfig {
+    fn default() -> Self {
+        Self {
+            initial: 65_536.0,
+            growth_steps: 2_000,
+        }
+    }
+}
+
+impl LossScaleConfig {
+    /// The largest factor, so that gradients of about 1 stay float32 numbers.
+    pub const MAX: f64 = (1u128 << 100) as f64;
+
+    fn check(&self, errors: &mut Vec<String>) {
+        let power = self.initial.is_normal() && self.initial.to_bits() << 12 == 0;
+        if !(power && (1.0..=Self::MAX).contains(&self.initial)) {
+            errors.push(format!(
+                "`train.loss_scale.initial`: expected a power of two from 1 to 2^100, got {}",
+                self.initial
+            ));
+        }
+        if self.growth_steps == 0 {
+            errors.push("`train.loss_scale.growth_steps`: expected at least 1, got 0".into());
+        }
+    }
 }
 
 /// Which device a rank computes on.
@@ -98,6 +156,13 @@ impl TrainConfig {
             self.evaluate_every_steps.unwrap_or(1),
         );
         at_least_one("threads", self.threads.unwrap_or(1) as u64);
+        match &self.loss_scale {
+            Some(_) if self.precision != Precision::Fp16 => errors.push(format!(
+                "`train.loss_scale`: only fp16 needs it, and `train.precision` is \"{}\"; leave it out",
+                self.precision
+            )),
+            scale => scale.iter().for_each(|scale| scale.check(errors)),
+        }
         if let Some(bad) = self
             .label_weights
             .iter()

@@ -1,15 +1,18 @@
 //! The loss: weighted binary cross-entropy of logits.
 
-use streamrec_kernels::{Context, TensorRef, bce};
+use streamrec_kernels::{Context, DType, TensorRef, bce};
 
 use super::{ModelError, planned_buffer::PlannedBuffer};
 
 /// Computes the loss and its gradient, and keeps both with the probabilities.
 ///
 /// The gradient of a logit is `w * (sigmoid(logit) - label) / W * head_weight`, where `W` is the
-/// weight sum of the **global** batch: sums over ranks and micro-batches need no division.
+/// weight sum of the **global** batch: sums over ranks and micro-batches need no division. It may be
+/// scaled.
 pub struct Loss {
     head_weights: Vec<f32>,
+    /// The factor on gradients, and on nothing else.
+    scale: f64,
     /// `[batch * heads]`
     d_logits: PlannedBuffer,
     /// `[batch * heads]`
@@ -20,14 +23,20 @@ pub struct Loss {
 impl Loss {
     /// For batches of up to `batch` samples, with a weight for each label's loss.
     pub fn new(context: &Context, batch: usize, head_weights: Vec<f32>) -> Self {
-        let floats = || PlannedBuffer::new(context, batch * head_weights.len());
+        let floats = || PlannedBuffer::new(context, DType::F32, batch * head_weights.len());
         let (d_logits, probabilities) = (floats(), floats());
         Self {
             head_weights,
+            scale: 1.0,
             d_logits,
             probabilities,
             rows: 0,
         }
+    }
+
+    /// Multiplies all gradients by a factor, so that half precision can hold them.
+    pub fn set_gradient_scale(&mut self, scale: f64) {
+        self.scale = scale;
     }
 
     /// This batch's share of the global loss. `logits: [rows, heads]`, `labels: [rows * heads]`,
@@ -76,6 +85,7 @@ impl Loss {
             TensorRef::from_f32(weights, &[rows]),
             weight_sum,
             &self.head_weights,
+            self.scale,
             self.d_logits.view_mut(rows, heads),
             self.probabilities.view_mut(rows, heads),
         )
@@ -89,8 +99,8 @@ impl Loss {
 
     /// The probability of each label, `[rows, heads]`.
     pub fn probabilities(&self) -> &[f32] {
-        self.probabilities
-            .floats(self.rows * self.head_weights.len())
+        let view = self.probabilities.view(self.rows, self.head_weights.len());
+        view.f32().unwrap_or_default()
     }
 }
 

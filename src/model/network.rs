@@ -1,7 +1,7 @@
 //! Executes a graph: forward to logits, backward to gradients.
 
 use streamrec_artifact::{FeatureSchema, Graph, Op};
-use streamrec_kernels::{Context, TensorRef, add};
+use streamrec_kernels::{Context, DType, TensorRef, add};
 use tracing::trace_span;
 
 use super::{
@@ -44,6 +44,7 @@ impl GradientSink for KeepGradients {
 ///             values stay in buffers         └► gradients of parameters ─► GradientSink
 /// ```
 ///
+/// Values and their gradients are of the store's compute type, logits and their gradient float32.
 /// Buffers are planned once, for batches of up to `batch` samples; a pass allocates none
 /// (matrix products pack into memory of their own).
 /// The network holds no parameters, so several networks can share one store.
@@ -113,29 +114,26 @@ impl Network {
                 _ => None,
             });
         let tables = TableGradients::new(bags.collect::<Result<_, _>>()?, parameters);
-        let floats = |columns: usize| PlannedBuffer::new(context, batch * columns);
+        let dtype = parameters.compute_dtype();
+        let buffer = |columns: usize, float32: bool| {
+            let dtype = if float32 { DType::F32 } else { dtype };
+            Some(PlannedBuffer::new(context, dtype, batch * columns))
+        };
+        let output = places.nodes.last().and_then(|place| place.buffer);
         let workspace = layers
             .iter()
-            .map(|layer| layer.workspace(batch))
+            .map(|layer| layer.workspace())
             .max()
             .unwrap_or(0);
         Ok(Self {
             names: graph.nodes.iter().map(|node| node.name.clone()).collect(),
             layers,
-            values: places
-                .widths
-                .iter()
-                .map(|&width| Some(floats(width)))
+            values: (0..)
+                .zip(&places.widths)
+                .map(|(index, &width)| buffer(width, Some(index) == output))
                 .collect(),
-            gradients: GradientBuffers {
-                slots: plan
-                    .slot_widths
-                    .iter()
-                    .map(|&width| Some(floats(width)))
-                    .collect(),
-                temporary: (plan.temporary_width > 0).then(|| floats(plan.temporary_width)),
-            },
-            workspace: PlannedBuffer::new(context, workspace),
+            gradients: gradient_buffers(&plan, buffer),
+            workspace: PlannedBuffer::new(context, dtype, batch * workspace),
             nodes,
             places,
             plan,
@@ -384,7 +382,7 @@ impl Network {
                 writes: &self.plan.writes[node],
                 rows,
             },
-            workspace: self.workspace.floats_mut(),
+            workspace: self.workspace.view_mut(rows, self.layers[node].workspace()),
         };
         let result = self.layers[node].backward(pass);
         self.gradients.slots[place.slot] = Some(whole);
@@ -400,6 +398,23 @@ impl Network {
                 source: Box::new(source),
             },
         }
+    }
+}
+
+/// Buffers of `columns` columns; the flag tells whether they are float32 in any precision.
+fn gradient_buffers(
+    plan: &GradientPlan,
+    buffer: impl Fn(usize, bool) -> Option<PlannedBuffer>,
+) -> GradientBuffers {
+    let slots = (0..).zip(&plan.slot_widths);
+    GradientBuffers {
+        slots: slots
+            .map(|(slot, &width)| buffer(width, Some(slot) == plan.output_slot))
+            .collect(),
+        temporary: match plan.temporary_width {
+            0 => None,
+            width => buffer(width, false),
+        },
     }
 }
 

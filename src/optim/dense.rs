@@ -79,23 +79,21 @@ impl DenseOptimizer {
         }
     }
 
-    /// Clips the gradients, and updates every dense parameter that is not frozen. `factor` is the
-    /// schedule's, `step` counts from 1. Returns the norm of the gradients before clipping.
+    /// Scales and clips the gradients, and updates every dense parameter that is not frozen. `norm` is
+    /// that of the gradients times `unscale`, `factor` is the schedule's, `step` counts from 1.
     ///
     /// # Errors
-    /// When a gradient is in flight, or the norm is not finite; nothing is updated then.
-    pub fn update(
+    /// When a gradient is in flight; nothing is updated then.
+    pub(super) fn update(
         &mut self,
         context: &Context,
         parameters: &mut ParameterStore,
+        [norm, unscale]: [f64; 2],
         factor: f64,
         step: u64,
-    ) -> Result<f64, OptimError> {
+    ) -> Result<(), OptimError> {
         let (weights, gradients) = parameters.arena_and_gradients();
-        let norm = self.norm(context, gradients, step)?;
-        if let Some(max_norm) = self.clip_norm {
-            self.clip(context, gradients, norm, max_norm)?;
-        }
+        self.scale(context, gradients, unscale * self.clip_factor(norm))?;
         let learning_rate = self.rule.learning_rate() * factor;
         for run in &self.runs {
             let gradient = &gradients.bucket(run.bucket)?[run.in_bucket.clone()];
@@ -116,12 +114,12 @@ impl DenseOptimizer {
                 source: Box::new(source),
             })?;
         }
-        Ok(norm)
+        Ok(())
     }
 
-    /// The global L2 norm of the gradients. Those of frozen parameters do not count: nobody uses
-    /// them. Collective in the tensor-parallel group.
-    fn norm(&self, context: &Context, gradients: &Gradients, step: u64) -> Result<f64, OptimError> {
+    /// The global L2 norm of the gradients, not finite where one of them is not. Those of frozen
+    /// parameters do not count: nobody uses them. Collective in the tensor-parallel group.
+    pub(super) fn norm(&self, context: &Context, gradients: &Gradients) -> Result<f64, OptimError> {
         let (mut shared, mut own) = ([0.0], 0.0);
         for run in &self.runs {
             let gradient = &gradients.bucket(run.bucket)?[run.in_bucket.clone()];
@@ -130,25 +128,23 @@ impl DenseOptimizer {
         }
         // What the group shares counts once: each rank has a part. The rest is the same on all.
         all_reduce_f64(self.group.as_ref(), &mut shared).map_err(ModelError::Comm)?;
-        let norm = (own + shared[0]).sqrt();
-        if norm.is_finite() {
-            Ok(norm)
-        } else {
-            Err(OptimError::NotFinite { norm, step })
-        }
+        Ok((own + shared[0]).sqrt())
     }
 
-    /// Scales the gradients down to a global L2 norm of `max_norm`, as Megatron-LM does:
-    /// by `min(1, max_norm / (norm + 1e-6))`.
-    fn clip(
+    /// The factor that scales gradients of a norm down to the largest one that is allowed, as
+    /// Megatron-LM does: `min(1, max_norm / (norm + 1e-6))`.
+    fn clip_factor(&self, norm: f64) -> f64 {
+        let factor = self.clip_norm.map_or(1.0, |max| max / (norm + 1e-6));
+        factor.min(1.0)
+    }
+
+    fn scale(
         &self,
         context: &Context,
         gradients: &mut Gradients,
-        norm: f64,
-        max_norm: f64,
+        factor: f64,
     ) -> Result<(), OptimError> {
-        let factor = max_norm / (norm + 1e-6);
-        if factor < 1.0 {
+        if factor != 1.0 {
             for run in &self.runs {
                 let gradient = &mut gradients.bucket_mut(run.bucket)?[run.in_bucket.clone()];
                 norm::scale(context, gradient, factor as f32);

@@ -11,12 +11,14 @@
 mod dense;
 mod error;
 mod groups;
+mod loss_scaler;
 mod optimizer;
 mod schedule;
 mod sparse;
 
 pub use dense::DenseOptimizer;
 pub use error::OptimError;
+pub use loss_scaler::{LossScaler, LossScalerState};
 pub use optimizer::Optimizer;
 pub use schedule::Schedule;
 pub use sparse::SparseOptimizer;

@@ -14,6 +14,8 @@ pub struct Optimizer {
     schedule: Schedule,
     dense: DenseOptimizer,
     sparse: SparseOptimizer,
+    /// Steps that updated nothing.
+    skipped_steps: u64,
 }
 
 impl Optimizer {
@@ -41,12 +43,18 @@ impl Optimizer {
                 reduction,
                 Arc::clone(&mesh.world),
             ),
+            skipped_steps: 0,
         })
     }
 
     /// The factor on learning rates.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    /// Tells how many steps so far updated nothing: rules that count steps count the others.
+    pub fn set_skipped_steps(&mut self, steps: u64) {
+        self.skipped_steps = steps;
     }
 
     /// Updates the dense parameters in `step`, from 1. Returns the norm of their gradients before
@@ -60,8 +68,42 @@ impl Optimizer {
         parameters: &mut ParameterStore,
         step: u64,
     ) -> Result<f64, OptimError> {
+        let norm = self.dense_norm(context, parameters)?;
+        if !norm.is_finite() {
+            return Err(OptimError::NotFinite { norm, step });
+        }
+        self.update_scaled_dense(context, parameters, [norm, 1.0], step)?;
+        Ok(norm)
+    }
+
+    /// The global norm of the dense gradients, not finite where one of them is not. Collective in the
+    /// tensor-parallel group.
+    ///
+    /// # Errors
+    /// When a gradient is in flight.
+    pub fn dense_norm(
+        &self,
+        context: &Context,
+        parameters: &ParameterStore,
+    ) -> Result<f64, OptimError> {
+        self.dense.norm(context, parameters.gradients())
+    }
+
+    /// Updates the dense parameters in `step`, from 1, with gradients that are still to be multiplied
+    /// by `unscale`; `norm` is theirs afterwards.
+    ///
+    /// # Errors
+    /// When a gradient is in flight; nothing is updated then.
+    pub fn update_scaled_dense(
+        &mut self,
+        context: &Context,
+        parameters: &mut ParameterStore,
+        [norm, unscale]: [f64; 2],
+        step: u64,
+    ) -> Result<(), OptimError> {
+        let (factor, update) = (self.schedule.factor(step), step - self.skipped_steps);
         self.dense
-            .update(context, parameters, self.schedule.factor(step), step)
+            .update(context, parameters, [norm, unscale], factor, update)
     }
 
     /// Whether a table keeps its first weights, so that nobody needs its gradient.
@@ -81,14 +123,14 @@ impl Optimizer {
         step: u64,
         gradient: impl Fn(TableId) -> SparseGradient<'a>,
     ) -> Result<(), OptimError> {
-        let factor = self.schedule.factor(step);
+        let (factor, update) = (self.schedule.factor(step), step - self.skipped_steps);
         for table in parameters.table_ids() {
             if self.is_frozen(table) {
                 continue;
             }
             let gradient = gradient(table);
             self.sparse
-                .update(context, parameters, table, gradient, factor, step)?;
+                .update(context, parameters, table, gradient, factor, update)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::{
 use streamrec_kernels::{
     Context,
     embedding_bag::{RowGradients, RowGradientsRef},
+    norm,
     sparse_optimizer::SparseGradient,
 };
 
@@ -34,6 +35,8 @@ use crate::{
 pub struct SparseSync {
     comm: Arc<dyn Communicator>,
     tables: Vec<TableSum>,
+    /// Whether sums must be there before the update.
+    sums_first: bool,
     scratch: SumScratch,
     /// Micro-batches collected since the last update.
     collected: usize,
@@ -75,11 +78,29 @@ impl SparseSync {
         Self {
             comm,
             tables,
+            sums_first: false,
             scratch,
             collected: 0,
             in_flight: None,
             message,
         }
+    }
+
+    /// Forms all sums before the update, so that they can be tested.
+    pub fn with_sums_first(mut self, sums_first: bool) -> Self {
+        self.sums_first = sums_first;
+        self
+    }
+
+    /// Multiplies all sums by a factor; returns whether all were finite. After [`finish`](Self::finish),
+    /// with sums that were formed first.
+    pub fn scale_if_finite(&mut self, context: &Context, factor: f32) -> bool {
+        let mut finite = true;
+        // Every table is scaled, whatever another held.
+        for table in self.tables.iter_mut().filter(|table| !table.left_out) {
+            finite &= norm::scale_if_finite(context, &mut table.own.sum.rows, factor);
+        }
+        finite
     }
 
     /// Takes up the gradients of a backward pass; `last` tells that no other micro-batch follows
@@ -94,7 +115,7 @@ impl SparseSync {
         network: &Network,
         last: bool,
     ) -> Result<(), ModelError> {
-        let alone = self.comm.size() == 1 && self.collected == 0 && last;
+        let alone = self.comm.size() == 1 && self.collected == 0 && last && !self.sums_first;
         for (id, _) in parameters.tables() {
             let table = &mut self.tables[id.index()];
             if table.left_out {

@@ -36,7 +36,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), RunError> {
         .map_err(RunError::other("the experiment has no JSON form"))?;
     let summary = TrainingSummary {
         model: experiment.model.kind().into(),
-        precision: "fp32".into(),
+        precision: experiment.train.precision.to_string(),
         ranks: checkpoint.world_size(),
         global_batch: state.global_batch,
         steps: checkpoint.step(),

@@ -13,6 +13,7 @@ use super::train::TrainOutcome;
 use crate::checkpoint::{Best, Checkpoint, CheckpointError, CheckpointFolder, Saver, Snapshot};
 use crate::config::Experiment;
 use crate::data::{Batch, BatchReader};
+use crate::optim::LossScalerState;
 use crate::train::metrics::{Predictions, auc};
 use crate::train::{Evaluation, EvaluationPlan, Journal, Predict, Progress, StepOutcome, Trainer};
 
@@ -43,6 +44,9 @@ pub(super) struct TrainState {
     /// Whether an evaluation was due after `step`, but left out to stop sooner.
     #[serde(default)]
     pub(super) evaluation_owed: bool,
+    /// Where the scaling of gradients stands, with fp16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) loss_scaler: Option<LossScalerState>,
 }
 
 impl TrainState {
@@ -60,6 +64,7 @@ impl TrainState {
             best_step: None,
             evaluations_without_better: 0,
             evaluation_owed: false,
+            loss_scaler: None,
         }
     }
 
@@ -131,6 +136,8 @@ struct Window {
     began: Instant,
     rows: u64,
     loss: f64,
+    /// Steps whose loss was a number.
+    losses: u64,
     steps: u64,
     waited: Duration,
     predictions: Predictions,
@@ -143,6 +150,7 @@ impl Default for Window {
             began: Instant::now(),
             rows: 0,
             loss: 0.0,
+            losses: 0,
             steps: 0,
             waited: Duration::ZERO,
             predictions: Predictions::default(),
@@ -164,6 +172,12 @@ struct TrainRecord {
     gradient_norm: f64,
     /// Time that rank 0 waited for vectors and gradients of others, a step.
     waited_ms: f64,
+    /// The factor on the loss, with fp16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<f64>,
+    /// Steps of the run so far that updated nothing, with fp16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped_steps: Option<u64>,
 }
 
 /// Why the steps ended.
@@ -317,6 +331,14 @@ impl<'a> Session<'a> {
         let outcome = self
             .trainer
             .step(&batch, next, step, signal.received().is_some())?;
+        if let (true, Some(scaler)) = (outcome.skipped, self.trainer.loss_scaler()) {
+            tracing::info!(
+                step,
+                loss_scale = scaler.scale,
+                skipped_steps = scaler.skipped_steps,
+                "a gradient was not finite: nothing was updated, the loss scale was halved"
+            );
+        }
         self.state.step = step;
         self.state.epoch_step += 1;
         let left =
@@ -348,14 +370,17 @@ impl<'a> Session<'a> {
         let auc = auc(self.rank.mesh.dp.as_ref(), &self.window.predictions)?;
         let window = std::mem::take(&mut self.window);
         self.window.auc = Some(auc);
+        let scaler = self.trainer.loss_scaler();
         let record = TrainRecord {
             epoch: self.state.epoch,
-            loss: window.loss / window.steps as f64,
+            loss: window.loss / window.losses as f64,
             auc,
             samples_per_s: window.rows as f64 / window.began.elapsed().as_secs_f64(),
             learning_rate_factor: self.trainer.learning_rate_factor(self.state.step),
             gradient_norm: outcome.gradient_norm,
             waited_ms: window.waited.as_secs_f64() * 1e3 / window.steps as f64,
+            loss_scale: scaler.map(|scaler| scaler.scale),
+            skipped_steps: scaler.map(|scaler| scaler.skipped_steps),
         };
         self.write("train", &record)
     }
@@ -426,6 +451,7 @@ impl<'a> Session<'a> {
         }
         // Before the next copy of the state is made: one at a time is in memory.
         self.saver.finish()?;
+        self.state.loss_scaler = self.trainer.loss_scaler();
         let slices = self.trainer.named_slices();
         let mut snapshot = Snapshot::of(self.state.step, &self.state, slices)
             .map_err(RunError::other("the state of the run has no JSON form"))?;
@@ -439,9 +465,14 @@ impl<'a> Session<'a> {
 impl Window {
     fn add(&mut self, batch: &Batch, outcome: &StepOutcome, rows: u64, trainer: &Trainer) {
         self.rows += rows;
-        self.loss += outcome.loss;
         self.steps += 1;
         self.waited += outcome.waited;
+        // In fp16 a step may be skipped because its loss overflowed.
+        if !outcome.loss.is_finite() {
+            return;
+        }
+        self.loss += outcome.loss;
+        self.losses += 1;
         // Of a batch worked through in pieces, these are the last piece's.
         let (heads, (rows, probabilities)) = (trainer.heads(), trainer.last_probabilities());
         for row in rows.start..rows.end.min(batch.filled) {

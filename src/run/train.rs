@@ -25,10 +25,10 @@ use super::step_profile::StepProfile;
 use super::stop::StopSignal;
 use super::trainee::{self, GraphSource};
 use crate::checkpoint::{Checkpoint, Saver};
-use crate::config::{Experiment, ModelConfig};
-use crate::data::Dataset;
+use crate::config::{Experiment, ModelConfig, Precision};
+use crate::data::{BatchReader, Dataset};
 use crate::model::ModelError;
-use crate::train::Profile;
+use crate::train::{Profile, Trainer};
 
 /// How a training run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,6 +162,9 @@ fn train_rank(
             Ok(())
         })?;
         trainee::restore(&mut trainer, checkpoint)?;
+        if let Some(scaler) = state.loss_scaler {
+            trainer.restore_loss_scaler(scaler);
+        }
     } else if let Some(artifact) = &earlier {
         let new_rows = trainee::warm_start(trainer.parameters_mut(), artifact)?;
         tracing::info!(
@@ -170,14 +173,7 @@ fn train_rank(
         );
     }
     if rank.is_first() {
-        tracing::info!(
-            parameters = trainer.parameters().count(),
-            model = experiment.model.kind(),
-            rows = training.rows(),
-            steps_per_epoch = training.steps_per_epoch(),
-            step = state.step,
-            "training begins"
-        );
+        announce(experiment, &trainer, &training, state.step);
     }
     // Its own communicator: it writes while the step uses the other.
     let saver_comm = rank.comm.split(0, rank.comm.rank())?;
@@ -188,6 +184,30 @@ fn train_rank(
     )?
     .with_profile(profile.map(|profile| StepProfile::new(profile, folder.profile())))
     .run(signal)
+}
+
+/// Tells what is about to be trained, and with what.
+fn announce(experiment: &Experiment, trainer: &Trainer, training: &BatchReader, step: u64) {
+    let precision = experiment.train.precision;
+    tracing::info!(
+        parameters = trainer.parameters().count(),
+        model = experiment.model.kind(),
+        rows = training.rows(),
+        steps_per_epoch = training.steps_per_epoch(),
+        step,
+        %precision,
+        "training begins"
+    );
+    if precision == Precision::Bf16 {
+        let products = streamrec_kernels::bf16_products();
+        tracing::info!(bf16_products = products.unit, "products of bf16");
+        for unit in products.refused {
+            tracing::warn!(
+                unit,
+                "it gives other results than it should, and is put aside"
+            );
+        }
+    }
 }
 
 /// Makes a fresh run's folder, or finds the checkpoint to go on from. Collective: rank 0 decides.

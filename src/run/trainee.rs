@@ -83,6 +83,8 @@ fn settings(experiment: &Experiment, batch_rows: usize) -> Result<TrainerSetting
         global_batch: experiment.train.global_batch,
         accumulate: experiment.train.accumulate,
         reduction: experiment.parallel.reduction,
+        precision: experiment.train.precision,
+        loss_scale: experiment.train.loss_scale.unwrap_or_default(),
         label_weights,
         partitions: BTreeMap::new(),
         tables: None,

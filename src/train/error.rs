@@ -38,6 +38,17 @@ pub enum TrainError {
         /// The loss.
         loss: f64,
     },
+    /// No factor on the loss is small enough for fp16.
+    #[error(
+        "gradients of step {step} are not finite in fp16 even without a factor on the loss, which is {loss}: numbers \
+         beyond 65,504; use `train.precision = \"bf16\"`, or lower the learning rate"
+    )]
+    LossScale {
+        /// The step.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
 }
 
 impl TrainError {

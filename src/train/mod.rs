@@ -21,3 +21,6 @@ pub use probe::operation_times;
 pub use profile::{Profile, ProfileReport, Recorder};
 pub use progress::Progress;
 pub use trainer::{StepOutcome, Trainer, TrainerSettings};
+
+#[cfg(test)]
+mod tests;

@@ -12,14 +12,14 @@ use tracing::trace_span;
 use streamrec_kernels::Context;
 
 use super::{Predict, TrainError};
-use crate::comm::{CommBuffer, Event, ReduceOp};
-use crate::config::{OptimizerConfig, Partition, Reduction};
+use crate::comm::{CommBuffer, Event, ReduceOp, all_reduce_f64};
+use crate::config::{LossScaleConfig, OptimizerConfig, Partition, Precision, Reduction};
 use crate::data::Batch;
 use crate::model::{
     BatchInput, BucketSettings, GradientSink, KeepGradients, Loss, MicroBatch, ModelError,
     NamedSlice, NamedSliceMut, Network, ParameterBuilder, ParameterStore, TensorParallel,
 };
-use crate::optim::Optimizer;
+use crate::optim::{LossScaler, LossScalerState, Optimizer};
 use crate::parallel::{
     EmbeddingExchange, GradientBuckets, GradientTree, Mesh, MicroShards, PendingIds, SparseSync,
     TablePlan,
@@ -38,6 +38,10 @@ pub struct TrainerSettings {
     pub accumulate: usize,
     /// How gradients are added up.
     pub reduction: Reduction,
+    /// The type in which layers compute.
+    pub precision: Precision,
+    /// How gradients are scaled in fp16.
+    pub loss_scale: LossScaleConfig,
     /// Weight of each label's loss.
     pub label_weights: Vec<f32>,
     /// How a tensor-parallel group shares layers, by name.
@@ -69,6 +73,8 @@ pub struct Trainer {
     /// The ids of the next batch.
     ahead: Option<PendingIds>,
     optimizer: Optimizer,
+    /// With fp16.
+    scaler: Option<LossScaler>,
     micro_batch: MicroBatch,
     /// The rows of the batch that the last forward pass was of.
     predicted: Range<usize>,
@@ -88,8 +94,10 @@ pub struct StepOutcome {
     pub loss: f64,
     /// Whether any rank was asked to stop.
     pub stop: bool,
-    /// The norm of the dense gradients before clipping.
+    /// The norm of the dense gradients before clipping, without the loss scale.
     pub gradient_norm: f64,
+    /// Whether a gradient of some rank was not finite in fp16, so that nothing was updated.
+    pub skipped: bool,
     /// How long this rank waited for others: for vectors of sharded tables, then for gradients.
     /// Exchanges inside shared layers do not count.
     pub waited: Duration,
@@ -124,21 +132,22 @@ impl Trainer {
             None => TablePlan::replicated(graph, &shapes),
         };
         let parameters = ParameterBuilder::new(settings.seed)
+            .precision(settings.precision)
             .graph(graph, &shapes, &shared)
             .shard_tables(plan.extents(mesh.world.rank()))
             .build(&context, mesh.dp.as_ref(), settings.buckets)?;
         let rows = settings.batch_rows;
         let network = Network::new(&context, graph, schema, &parameters, &shared, rows)?;
+        let scaler = match settings.precision {
+            Precision::Fp16 => Some(LossScaler::new(settings.loss_scale)),
+            Precision::Fp32 | Precision::Bf16 => None,
+        };
         let exchange = match plan.is_replicated() {
             true => None,
-            false => Some(EmbeddingExchange::new(
-                &mesh,
-                &plan,
-                &parameters,
-                &network,
-                reduction,
-                rows,
-            )?),
+            false => Some(
+                EmbeddingExchange::new(&mesh, &plan, &parameters, &network, reduction, rows)?
+                    .with_sums_first(scaler.is_some()),
+            ),
         };
         let optimizer = Optimizer::new(&context, optimizer, &parameters, &mesh, reduction)?;
         Ok(Self {
@@ -146,8 +155,10 @@ impl Trainer {
             buckets: GradientBuckets::new(Arc::clone(&mesh.dp), parameters.layout(), reduction),
             tables: SparseSync::new(Arc::clone(&mesh.dp), &parameters, reduction, |table| {
                 optimizer.is_frozen(table)
-            }),
+            })
+            .with_sums_first(scaler.is_some()),
             optimizer,
+            scaler,
             exchange,
             ahead: None,
             micro_batch: MicroBatch::default(),
@@ -184,6 +195,19 @@ impl Trainer {
         self.optimizer.schedule().factor(step)
     }
 
+    /// Where the scaling of gradients stands, with fp16.
+    pub fn loss_scaler(&self) -> Option<LossScalerState> {
+        self.scaler.map(|scaler| scaler.state())
+    }
+
+    /// Goes on with the scaling of gradients from a checkpoint.
+    pub fn restore_loss_scaler(&mut self, state: LossScalerState) {
+        if let Some(scaler) = &mut self.scaler {
+            scaler.restore(state);
+            self.optimizer.set_skipped_steps(state.skipped_steps);
+        }
+    }
+
     /// Weights and optimiser state, for checkpoints.
     pub fn named_slices(&self) -> impl Iterator<Item = NamedSlice<'_>> {
         self.parameters
@@ -212,6 +236,10 @@ impl Trainer {
         step: u64,
         stop: bool,
     ) -> Result<StepOutcome, TrainError> {
+        self.parameters.refresh(&self.context)?;
+        if let Some(scaler) = &self.scaler {
+            self.loss.set_gradient_scale(scaler.scale());
+        }
         let (mut local_loss, mut waited) = (0.0, Duration::ZERO);
         let mut status = None;
         let mut cut = mem::take(&mut self.micro_batch);
@@ -245,14 +273,18 @@ impl Trainer {
             }
             None => (local_loss, stop),
         };
-        if !loss.is_finite() {
+        if !loss.is_finite() && self.scaler.is_none() {
             return Err(TrainError::NotFinite { step, loss });
         }
-        let (gradient_norm, waited_for_tables) = self.update(step)?;
+        let (updated, waited_for_tables) = match self.scaler {
+            None => self.update(step).map(|(norm, waited)| (Some(norm), waited)),
+            Some(scaler) => self.update_if_finite(scaler, loss, step),
+        }?;
         Ok(StepOutcome {
             loss,
             stop,
-            gradient_norm,
+            gradient_norm: updated.unwrap_or(f64::NAN),
+            skipped: updated.is_none(),
             waited: waited + waited_for_tables,
         })
     }
@@ -351,6 +383,56 @@ impl Trainer {
         let norm = trace_span!("update dense weights")
             .in_scope(|| self.optimizer.update_dense(context, parameters, step))?;
         let waited = self.tables.finish(context)?;
+        self.update_tables(step)?;
+        Ok((norm, waited))
+    }
+
+    /// Updates everything with gradients that were scaled, if all of all ranks are finite: no weight and
+    /// no row changes before every rank knows. Returns the norm of the dense gradients, `None` where
+    /// nothing was updated, and how long it waited for gradients of tables. Collective.
+    fn update_if_finite(
+        &mut self,
+        mut scaler: LossScaler,
+        loss: f64,
+        step: u64,
+    ) -> Result<(Option<f64>, Duration), TrainError> {
+        let (context, inverse) = (&self.context, scaler.inverse());
+        let waited = self.tables.finish(context)?;
+        let scaled_norm = self.optimizer.dense_norm(context, &self.parameters)?;
+        let mut finite = loss.is_finite() && scaled_norm.is_finite();
+        finite &= self.tables.scale_if_finite(context, inverse as f32);
+        if let Some(exchange) = &mut self.exchange {
+            finite &= exchange.scale_if_finite(context, inverse as f32);
+        }
+        let mut overflows = [f64::from(u8::from(!finite))];
+        all_reduce_f64(self.mesh.world.as_ref(), &mut overflows)?;
+        let overflow = overflows[0] > 0.0;
+        scaler.note(overflow);
+        self.scaler = Some(scaler);
+        if overflow {
+            let LossScalerState {
+                scale,
+                skipped_steps,
+                ..
+            } = scaler.state();
+            self.optimizer.set_skipped_steps(skipped_steps);
+            return match scale < 1.0 {
+                true => Err(TrainError::LossScale { step, loss }),
+                false => Ok((None, waited)),
+            };
+        }
+        let norm = scaled_norm * inverse;
+        let parameters = &mut self.parameters;
+        trace_span!("update dense weights").in_scope(|| {
+            self.optimizer
+                .update_scaled_dense(context, parameters, [norm, inverse], step)
+        })?;
+        self.update_tables(step)?;
+        Ok((Some(norm), waited))
+    }
+
+    fn update_tables(&mut self, step: u64) -> Result<(), TrainError> {
+        let (context, parameters) = (&self.context, &mut self.parameters);
         let (tables, network, exchange) = (&self.tables, &self.network, &self.exchange);
         let gradient = |table| {
             let sharded = exchange
@@ -362,7 +444,7 @@ impl Trainer {
             self.optimizer
                 .update_tables(context, parameters, step, gradient)
         })?;
-        Ok((norm, waited))
+        Ok(())
     }
 
     /// The probabilities that the last step's forward pass gave, `[rows, heads]`, and the rows of its
@@ -379,6 +461,7 @@ impl Predict for Trainer {
 
     fn predict(&mut self, batch: &Batch, probabilities: &mut Vec<f32>) -> Result<(), TrainError> {
         probabilities.resize(batch.rows * self.heads, 0.0);
+        self.parameters.refresh(&self.context)?;
         let input = BatchInput::of(&batch.encoded, self.features);
         let (context, parameters) = (&self.context, &self.parameters);
         let input = match &mut self.exchange {

@@ -13,6 +13,7 @@ mod mpi;
 mod oracles;
 mod own_model;
 mod plan;
+mod precision;
 mod profile;
 mod ranks;
 mod real_data;

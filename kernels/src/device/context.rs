@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{Device, Scratch, affinity, scratch::ScratchPool};
 use crate::{
     error::{Error, Result},
-    simd,
+    simd, tile,
 };
 
 /// A device with what operations need to run on it: its own threads and reusable scratch memory.
@@ -33,9 +33,11 @@ impl Context {
     /// own set of CPUs before it asks for pinning.
     ///
     /// # Errors
-    /// When the threads cannot be started or pinned, or `STREAMREC_VECTOR_UNIT` names no unit.
+    /// When the threads cannot be started or pinned, or `STREAMREC_VECTOR_UNIT` or
+    /// `STREAMREC_BF16_UNIT` names no unit.
     pub fn cpu(threads: usize, pin: bool) -> Result<Self> {
         simd::limit()?;
+        tile::check_limit()?;
         let cpus = if pin {
             affinity::allowed_cpus().map_err(Error::Pin)?
         } else {

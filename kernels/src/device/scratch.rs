@@ -15,6 +15,14 @@ pub(super) struct ScratchPool {
 impl ScratchPool {
     pub(super) fn take(&self, len: usize) -> Scratch<'_> {
         let bytes = len * size_of::<f32>();
+        if bytes == 0 {
+            let buffer = AlignedBuffer::zeroed(0);
+            return Scratch {
+                pool: self,
+                buffer,
+                len,
+            };
+        }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let best = (0..idle.len())
             .filter(|&index| idle[index].bytes() >= bytes)
@@ -58,6 +66,9 @@ impl DerefMut for Scratch<'_> {
 
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
+        if self.buffer.bytes() == 0 {
+            return;
+        }
         let buffer = std::mem::replace(&mut self.buffer, AlignedBuffer::zeroed(0));
         self.pool
             .idle

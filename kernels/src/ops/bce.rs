@@ -3,7 +3,8 @@
 //! For a logit `z`, a label `t` and a sample weight `w`,
 //! `loss = w * (max(z, 0) - z * t + ln(1 + exp(-|z|))) / W` and
 //! `d_logit = w * (sigmoid(z) - t) / W`, where `W` is the weight sum of the **global** batch, so
-//! that gradients and losses of all ranks simply add up. Labels may be probabilities.
+//! that gradients and losses of all ranks simply add up. Labels may be probabilities. The gradient
+//! may be scaled, so that half precision can hold it.
 
 use super::operand::{expect, expect_len, expect_vector};
 use crate::{
@@ -18,8 +19,8 @@ const PANEL_ROWS: usize = 512;
 /// Writes the gradient and the probabilities, and returns this batch's share of the loss.
 ///
 /// `logits, labels, d_logits, probabilities: [batch, heads]`, `weights: [batch]`,
-/// `head_weights: [heads]`. A head's loss and gradient are multiplied by its weight. A batch
-/// without weight (`weight_sum == 0`) has no loss and no gradient.
+/// `head_weights: [heads]`. A head's loss and gradient are multiplied by its weight, the gradient
+/// alone by `gradient_scale`. A batch without weight (`weight_sum == 0`) has no loss and no gradient.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -31,6 +32,7 @@ pub fn forward_backward(
     weights: TensorRef<'_>,
     weight_sum: f64,
     head_weights: &[f32],
+    gradient_scale: f64,
     d_logits: TensorMut<'_>,
     probabilities: TensorMut<'_>,
 ) -> Result<f64> {
@@ -63,9 +65,10 @@ pub fn forward_backward(
                 let mut loss = 0.0;
                 for (index, row) in rows.enumerate() {
                     let weight = f64::from(weights[row]) * scale;
+                    let weights = (weight, gradient_scale);
                     let operands = (logits.row(row), labels.row(row), head_weights);
                     let out = (d_logits.row_mut(index), probabilities.row_mut(index));
-                    loss += sample(operands, weight, out);
+                    loss += sample(operands, weights, out);
                 }
                 // SAFETY: each panel writes its own sum.
                 unsafe { sums.slice(panel..panel + 1)[0] = loss };
@@ -78,7 +81,7 @@ pub fn forward_backward(
 /// One sample: returns its loss.
 fn sample(
     (logits, labels, head_weights): (&[f32], &[f32], &[f32]),
-    weight: f64,
+    (weight, gradient_scale): (f64, f64),
     (d_logits, probabilities): (&mut [f32], &mut [f32]),
 ) -> f64 {
     let mut loss = 0.0;
@@ -93,7 +96,7 @@ fn sample(
             exp / (1.0 + exp)
         };
         probabilities[head] = probability as f32;
-        d_logits[head] = (weight * (probability - label)) as f32;
+        d_logits[head] = (weight * (probability - label) * gradient_scale) as f32;
         loss += weight * (logit.max(0.0) - logit * label + exp.ln_1p());
     }
     loss

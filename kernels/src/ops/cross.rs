@@ -4,7 +4,10 @@
 //! The projection is `W x + b`, or in the low-rank form `W (V x) + b` with nothing between the two
 //! products; both are [`linear`](crate::linear) layers.
 
-use super::operand::expect;
+use super::{
+    operand::expect_float as expect,
+    wide::{Wide, WideMut},
+};
 use crate::{
     device::{Context, Device},
     error::Result,
@@ -13,7 +16,7 @@ use crate::{
 };
 
 /// Samples of one parallel task.
-const PANEL_ROWS: usize = 64;
+const PANEL_ROWS: usize = 16;
 
 /// `y = x0 * projection + x`, all `[batch, columns]`.
 ///
@@ -34,16 +37,21 @@ pub fn combine_forward(
     expect(OPERATION, "y", &y, shape)?;
     match context.device() {
         Device::Cpu => context.for_each_panel(shape[0], PANEL_ROWS, |rows| {
+            let [x0, projection, x] =
+                [x0, projection, x].map(|view| Wide::new(context, view.rows(rows.clone())));
             // SAFETY: panels are disjoint ranges of rows, one call each.
-            let mut y = unsafe { y.alias_rows(rows.clone()) };
-            for (index, row) in rows.enumerate() {
+            let mut y = WideMut::new(context, unsafe { y.alias_rows(rows.clone()) });
+            let (x0, projection, x) = (x0.view(), projection.view(), x.view());
+            let mut out = y.view();
+            for row in 0..rows.len() {
                 combine_row(
                     x0.row(row),
                     projection.row(row),
                     x.row(row),
-                    y.row_mut(index),
+                    out.row_mut(row),
                 );
             }
+            y.store();
         }),
     }
     Ok(())
@@ -83,23 +91,38 @@ pub fn combine_backward(
     expect(OPERATION, "dx", &dx, shape)?;
     match context.device() {
         Device::Cpu => context.for_each_panel(shape[0], PANEL_ROWS, |rows| {
+            let [x0, projection, dy] =
+                [x0, projection, dy].map(|view| Wide::new(context, view.rows(rows.clone())));
             // SAFETY: panels are disjoint ranges of rows, one call each.
-            let mut d_projection = unsafe { d_projection.alias_rows(rows.clone()) };
+            let own = unsafe { d_projection.alias_rows(rows.clone()) };
+            let mut d_projection = WideMut::new(context, own);
             // SAFETY: as above.
-            let mut dx0 = unsafe { dx0.alias_rows(rows.clone()) };
+            let own = unsafe { dx0.alias_rows(rows.clone()) };
+            let mut dx0 = WideMut::keeping(context, own, accumulate_dx0);
             // SAFETY: as above.
-            let mut dx = unsafe { dx.alias_rows(rows.clone()) };
-            for (index, row) in rows.enumerate() {
+            let own = unsafe { dx.alias_rows(rows.clone()) };
+            let mut dx = WideMut::keeping(context, own, accumulate_dx);
+            let (x0, projection, dy) = (x0.view(), projection.view(), dy.view());
+            for row in 0..rows.len() {
                 let dy = dy.row(row);
-                product(dy, x0.row(row), false, d_projection.row_mut(index));
-                product(dy, projection.row(row), accumulate_dx0, dx0.row_mut(index));
-                let dx = dx.row_mut(index);
+                product(dy, x0.row(row), false, d_projection.view().row_mut(row));
+                product(
+                    dy,
+                    projection.row(row),
+                    accumulate_dx0,
+                    dx0.view().row_mut(row),
+                );
+                let mut dx = dx.view();
+                let dx = dx.row_mut(row);
                 if accumulate_dx {
                     dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
                 } else {
                     dx.copy_from_slice(dy);
                 }
             }
+            d_projection.store();
+            dx0.store();
+            dx.store();
         }),
     }
     Ok(())

@@ -4,7 +4,10 @@
 //! `x[i] . x[j]` for `i > j`, the strict lower triangle row by row: pair `(i, j)` is at
 //! `i * (i - 1) / 2 + j`. `x[0]` is the vector of the dense features.
 
-use super::operand::expect;
+use super::{
+    operand::expect_float as expect,
+    wide::{Wide, WideMut},
+};
 use crate::{
     device::{Context, Device},
     error::Result,
@@ -13,7 +16,7 @@ use crate::{
 };
 
 /// Samples of one parallel task.
-const PANEL_ROWS: usize = 64;
+const PANEL_ROWS: usize = 32;
 
 /// Columns of the output for `features` vectors of `dim` floats.
 pub fn output_columns(features: usize, dim: usize) -> usize {
@@ -43,10 +46,12 @@ pub fn forward(
     expect(OPERATION, "y", &y, [batch, output_columns(features, dim)])?;
     match context.device() {
         Device::Cpu => context.for_each_panel(batch, PANEL_ROWS, |rows| {
+            let x = Wide::new(context, x.rows(rows.clone()));
             // SAFETY: panels are disjoint ranges of rows, one call each.
-            let y = unsafe { y.alias_rows(rows.clone()) };
+            let mut y = WideMut::new(context, unsafe { y.alias_rows(rows) });
             let mut scratch = context.scratch(ForwardScratch::floats(features, dim));
-            forward_panel(x.rows(rows), features, dim, y, &mut scratch);
+            forward_panel(x.view(), features, dim, y.view(), &mut scratch);
+            y.store();
         }),
     }
     Ok(())
@@ -211,16 +216,12 @@ pub fn backward(
     expect(OPERATION, "dx", &dx, [batch, features * dim])?;
     match context.device() {
         Device::Cpu => context.for_each_panel(batch, PANEL_ROWS, |rows| {
+            let [x, dy] = [x, dy].map(|view| Wide::new(context, view.rows(rows.clone())));
             // SAFETY: panels are disjoint ranges of rows, one call each.
-            let dx = unsafe { dx.alias_rows(rows.clone()) };
-            backward_panel(
-                x.rows(rows.clone()),
-                features,
-                dim,
-                dy.rows(rows),
-                dx,
-                accumulate,
-            );
+            let own = unsafe { dx.alias_rows(rows) };
+            let mut dx = WideMut::keeping(context, own, accumulate);
+            backward_panel(x.view(), features, dim, dy.view(), dx.view(), accumulate);
+            dx.store();
         }),
     }
     Ok(())

@@ -1,7 +1,10 @@
 //! The second-order term of a factorization machine (DeepFM, <https://arxiv.org/abs/1703.04247>):
 //! `y = sum over pairs i < j of v[i] . v[j] = 0.5 * sum_d ((sum_f v)^2 - sum_f v^2)`.
 
-use super::operand::expect;
+use super::{
+    operand::expect_float as expect,
+    wide::{Wide, WideMut},
+};
 use crate::{
     device::{Context, Device},
     error::Result,
@@ -29,12 +32,14 @@ pub fn forward(
     expect(OPERATION, "y", &y, [batch, 1])?;
     match context.device() {
         Device::Cpu => context.for_each_panel(batch, PANEL_ROWS, |rows| {
+            let x = Wide::new(context, x.rows(rows.clone()));
             // SAFETY: panels are disjoint ranges of rows, one call each.
-            let mut y = unsafe { y.alias_rows(rows.clone()) };
+            let mut y = WideMut::new(context, unsafe { y.alias_rows(rows.clone()) });
             let mut sums = context.scratch(2 * dim);
-            for (index, row) in rows.enumerate() {
-                y.row_mut(index)[0] = second_order(x.row(row), dim, &mut sums);
+            for row in 0..rows.len() {
+                y.view().row_mut(row)[0] = second_order(x.view().row(row), dim, &mut sums);
             }
+            y.store();
         }),
     }
     Ok(())
@@ -75,20 +80,23 @@ pub fn backward(
     expect(OPERATION, "dx", &dx, [batch, features * dim])?;
     match context.device() {
         Device::Cpu => context.for_each_panel(batch, PANEL_ROWS, |rows| {
+            let [x, dy] = [x, dy].map(|view| Wide::new(context, view.rows(rows.clone())));
             // SAFETY: panels are disjoint ranges of rows, one call each.
-            let mut dx = unsafe { dx.alias_rows(rows.clone()) };
+            let own = unsafe { dx.alias_rows(rows.clone()) };
+            let mut dx = WideMut::keeping(context, own, accumulate);
             let mut sums = context.scratch(dim);
-            for (index, row) in rows.enumerate() {
-                let dy = dy.row(row)[0];
+            for row in 0..rows.len() {
+                let dy = dy.view().row(row)[0];
                 second_order_gradient(
-                    x.row(row),
+                    x.view().row(row),
                     dim,
                     dy,
-                    dx.row_mut(index),
+                    dx.view().row_mut(row),
                     accumulate,
                     &mut sums,
                 );
             }
+            dx.store();
         }),
     }
     Ok(())

@@ -1,14 +1,203 @@
-//! `destination (+)= left . right` on views, through the crate `gemm`.
+//! Products of views, with sums in float32: in tiles where the factors are bf16 and the CPU multiplies
+//! it, our own on AVX-512, where what follows a product is done in registers, and those of the crate
+//! `gemm` elsewhere and for few rows.
 
 use std::marker::PhantomData;
 
 use gemm::Parallelism;
 
-use crate::tensor::{TensorMut, TensorRef};
+use super::wide::{Wide, WideMut};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Level, product};
+use crate::{
+    device::{Context, Scratch},
+    simd::multiversion,
+    tensor::{DType, TensorMut, TensorRef},
+    tile::{self, RightTiles, Unit},
+};
+
+pub(super) use crate::simd::Epilogue;
+
+/// Batches of at least this size pay for packing the right factor first.
+const PACK_ROWS: usize = 128;
+
+/// A right factor made ready for many products: packed where that pays.
+pub(super) struct Right<'a> {
+    context: &'a Context,
+    /// The type of the factors.
+    dtype: DType,
+    shape: [usize; 2],
+    factor: RightFactor<'a>,
+}
+
+enum RightFactor<'a> {
+    /// For a unit that multiplies bf16.
+    Tiles(Unit, Scratch<'a>),
+    /// For AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Panels(Scratch<'a>),
+    /// As it lies, or transposed where it lies.
+    InPlace(Wide<'a>, bool),
+}
+
+impl<'a> Right<'a> {
+    /// The factor `view`, for products with `rows` rows in all. Its type is that of the products.
+    pub(super) fn new(context: &'a Context, view: TensorRef<'a>, rows: usize) -> Self {
+        Self::build(context, view, rows, false)
+    }
+
+    /// The factor that is the transpose of `view`.
+    pub(super) fn transposed(context: &'a Context, view: TensorRef<'a>, rows: usize) -> Self {
+        Self::build(context, view, rows, true)
+    }
+
+    fn build(context: &'a Context, view: TensorRef<'a>, rows: usize, transposed: bool) -> Self {
+        let dtype = view.dtype();
+        let [depth, columns] = match (view.shape(), transposed) {
+            ([columns, depth], true) => [depth, columns],
+            (shape, false) => shape,
+        };
+        let factor = match dtype {
+            _ if rows < PACK_ROWS => RightFactor::InPlace(Wide::new(context, view), transposed),
+            DType::Bf16 => match tile::unit() {
+                Some(unit) => RightFactor::Tiles(unit, tiles(context, view, transposed)),
+                None => float_factor(context, view, transposed),
+            },
+            _ => float_factor(context, view, transposed),
+        };
+        Self {
+            context,
+            dtype,
+            shape: [depth, columns],
+            factor,
+        }
+    }
+
+    /// `out = epilogue(left . self)`; `left` and `out` may hold any floats.
+    ///
+    /// # Panics
+    /// When the shapes do not chain.
+    pub(super) fn multiply(&self, left: TensorRef<'_>, out: TensorMut<'_>, epilogue: Epilogue<'_>) {
+        let (context, [depth, columns]) = (self.context, self.shape);
+        if let RightFactor::Tiles(unit, floats) = &self.factor {
+            let right = RightTiles::packed(floats, depth, columns);
+            return tile::multiply(context, *unit, left, right, out, epilogue);
+        }
+        let left = Wide::rounded(context, left, self.dtype);
+        let mut out = WideMut::keeping(context, out, epilogue.accumulate);
+        match &self.factor {
+            #[cfg(target_arch = "x86_64")]
+            RightFactor::Panels(floats) => {
+                let right = product::Packed::of(floats, depth, columns);
+                // SAFETY: factors are packed into panels only where AVX-512 has been detected.
+                unsafe { product::multiply(left.view(), right, out.view(), epilogue) };
+            }
+            RightFactor::InPlace(right, transposed) => {
+                let right = match transposed {
+                    true => Factor::transposed(right.view()),
+                    false => Factor::new(right.view()),
+                };
+                let left = Factor::new(left.view());
+                multiply(out.view(), epilogue.accumulate, left, right);
+                add_bias_and_activate(out.view(), epilogue.bias, epilogue.relu);
+            }
+            RightFactor::Tiles(..) => unreachable!("tiles have returned"),
+        }
+        out.store();
+    }
+}
+
+/// `view`, or its transpose, in tiles.
+fn tiles<'a>(context: &'a Context, view: TensorRef<'_>, transposed: bool) -> Scratch<'a> {
+    let [a, b] = view.shape();
+    if !transposed {
+        let mut floats = context.scratch(tile::right_len(a, b));
+        RightTiles::pack(&mut floats, view);
+        return floats;
+    }
+    let mut floats = context.scratch(tile::right_len(b, a));
+    let mut working = context.scratch(tile::transposed_len(b));
+    RightTiles::pack_transposed(&mut floats, view, &mut working);
+    floats
+}
+
+/// A factor of products in float32.
+fn float_factor<'a>(
+    context: &'a Context,
+    view: TensorRef<'a>,
+    transposed: bool,
+) -> RightFactor<'a> {
+    let wide = Wide::new(context, view);
+    #[cfg(target_arch = "x86_64")]
+    if Level::detect() == Level::Avx512 {
+        let ([a, b], view) = (view.shape(), wide.view());
+        if !transposed {
+            let mut floats = context.scratch(product::packed_len(a, b));
+            product::Packed::pack(&mut floats, view);
+            return RightFactor::Panels(floats);
+        }
+        if let (Some(elements), true) = (view.f32(), b > 0) {
+            let mut floats = context.scratch(product::packed_len(b, a));
+            product::Packed::pack_transposed(&mut floats, elements, b);
+            return RightFactor::Panels(floats);
+        }
+    }
+    RightFactor::InPlace(wide, transposed)
+}
+
+multiversion! {
+    /// `y = activation(y + bias)`.
+    pub(super) fn add_bias_and_activate(y: TensorMut<'_>, bias: Option<&[f32]>, relu: bool) {
+        let mut y = y;
+        for row in 0..y.shape()[0] {
+            let y = y.row_mut(row);
+            match (bias, relu) {
+                (Some(bias), true) => {
+                    y.iter_mut().zip(bias).for_each(|(y, b)| *y = rectified(*y + b));
+                }
+                (Some(bias), false) => y.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
+                (None, true) => y.iter_mut().for_each(|y| *y = rectified(*y)),
+                (None, false) => {}
+            }
+        }
+    }
+}
+
+/// `max(0, x)`, but NaN stays NaN: a model that diverged must not look like one that did not.
+#[inline(always)]
+fn rectified(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// `out (+)= left^T . right` in float32, with `left: [samples, rows]`, `right: [samples, columns]` of any
+/// floats, which are rounded to `dtype`.
+///
+/// # Panics
+/// When the shapes do not chain.
+pub(super) fn multiply_transposed(
+    context: &Context,
+    dtype: DType,
+    left: TensorRef<'_>,
+    right: TensorRef<'_>,
+    out: TensorMut<'_>,
+    accumulate: bool,
+) {
+    if let (DType::Bf16, Some(unit)) = (dtype, tile::unit()) {
+        return tile::multiply_transposed(context, unit, left, right, out, accumulate);
+    }
+    let [left, right] = [left, right].map(|view| Wide::rounded(context, view, dtype));
+    let (left, right) = (left.view(), right.view());
+    multiply(
+        out,
+        accumulate,
+        Factor::transposed(left),
+        Factor::new(right),
+    );
+}
 
 /// A matrix operand, perhaps read transposed.
 #[derive(Clone, Copy)]
-pub(super) struct Factor<'a> {
+struct Factor<'a> {
     view: PhantomData<&'a [f32]>,
     start: *const f32,
     rows: usize,
@@ -23,8 +212,9 @@ unsafe impl Send for Factor<'_> {}
 unsafe impl Sync for Factor<'_> {}
 
 impl<'a> Factor<'a> {
-    pub(super) fn new(view: TensorRef<'a>) -> Self {
+    fn new(view: TensorRef<'a>) -> Self {
         let [rows, columns] = view.shape();
+        assert_eq!(view.dtype(), DType::F32, "products take float32");
         let row_stride = view.row_stride() as isize;
         Self {
             view: PhantomData,
@@ -36,7 +226,7 @@ impl<'a> Factor<'a> {
         }
     }
 
-    pub(super) fn transposed(view: TensorRef<'a>) -> Self {
+    fn transposed(view: TensorRef<'a>) -> Self {
         let factor = Self::new(view);
         Self {
             view: PhantomData,
@@ -52,18 +242,14 @@ impl<'a> Factor<'a> {
 /// `destination = left . right`, added to `destination` with `accumulate`.
 ///
 /// # Panics
-/// When the shapes do not chain. Operations check their operands first.
-pub(super) fn multiply(
-    mut destination: TensorMut<'_>,
-    accumulate: bool,
-    left: Factor<'_>,
-    right: Factor<'_>,
-) {
+/// When the shapes do not chain or an operand is not float32. Operations check their operands first.
+fn multiply(mut destination: TensorMut<'_>, accumulate: bool, left: Factor<'_>, right: Factor<'_>) {
     let [rows, columns] = destination.shape();
     assert_eq!(
         (left.rows, left.columns, right.columns),
         (rows, right.rows, columns)
     );
+    assert_eq!(destination.dtype(), DType::F32, "products give float32");
     let row_stride = destination.row_stride() as isize;
     // SAFETY: the factors' strides and sizes come from live views, the shapes chain as asserted,
     // and `destination` is borrowed exclusively, so it overlaps neither factor.

@@ -3,6 +3,7 @@
 
 pub mod add;
 pub mod bce;
+pub mod cast;
 pub mod cross;
 pub mod dense_optimizer;
 pub mod dot_interaction;
@@ -14,3 +15,4 @@ pub mod norm;
 mod operand;
 pub mod sparse_optimizer;
 pub mod sum_features;
+mod wide;

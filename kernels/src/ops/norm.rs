@@ -1,4 +1,6 @@
-//! Norms of flat slices, for gradient clipping.
+//! Norms and factors of flat slices, for gradient clipping and loss scaling.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{
     device::{Context, Device, DisjointMut},
@@ -56,5 +58,34 @@ pub fn scale(context: &Context, x: &mut [f32], factor: f32) {
 multiversion! {
     fn multiply(x: &mut [f32], factor: f32) {
         x.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
+/// `x *= factor`; returns whether every element was finite before.
+pub fn scale_if_finite(context: &Context, x: &mut [f32], factor: f32) -> bool {
+    match context.device() {
+        Device::Cpu => {
+            let (len, finite) = (x.len(), AtomicBool::new(true));
+            let x = DisjointMut::new(x);
+            context.for_each_panel(len, 16384, |range| {
+                // SAFETY: panels are disjoint ranges, one call each.
+                if !multiply_and_test(unsafe { x.slice(range) }, factor) {
+                    finite.store(false, Ordering::Relaxed);
+                }
+            });
+            finite.into_inner()
+        }
+    }
+}
+
+multiversion! {
+    fn multiply_and_test(x: &mut [f32], factor: f32) -> bool {
+        const EXPONENT: u32 = 0x7f80_0000;
+        let mut finite = true;
+        for x in x {
+            finite &= x.to_bits() & EXPONENT != EXPONENT;
+            *x *= factor;
+        }
+        finite
     }
 }

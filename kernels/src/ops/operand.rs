@@ -36,25 +36,63 @@ pub(crate) fn expect(
     view: &impl Operand,
     shape: [usize; 2],
 ) -> Result<()> {
-    if view.dtype() != DType::F32 {
-        let got = view.dtype();
-        return Err(Error::DType {
-            operation,
-            operand,
-            expected: DType::F32,
-            got,
-        });
+    expect_type(operation, operand, view, view.dtype() == DType::F32)?;
+    expect_shape(operation, operand, view, shape)
+}
+
+/// Checks that a view is a matrix of the expected shape, of floating-point numbers of any type.
+pub(crate) fn expect_float(
+    operation: &'static str,
+    operand: &'static str,
+    view: &impl Operand,
+    shape: [usize; 2],
+) -> Result<()> {
+    expect_type(operation, operand, view, view.dtype().is_float())?;
+    expect_shape(operation, operand, view, shape)
+}
+
+/// Checks that a view has `len` floating-point numbers of any type in one row.
+pub(crate) fn expect_float_vector(
+    operation: &'static str,
+    operand: &'static str,
+    view: &impl Operand,
+    len: usize,
+) -> Result<()> {
+    expect_float(operation, operand, view, [1, len])
+}
+
+fn expect_type(
+    operation: &'static str,
+    operand: &'static str,
+    view: &impl Operand,
+    fits: bool,
+) -> Result<()> {
+    if fits {
+        return Ok(());
     }
-    if view.shape() != shape {
-        let (expected, got) = (shape.to_vec(), view.shape().to_vec());
-        return Err(Error::Shape {
-            operation,
-            operand,
-            expected,
-            got,
-        });
+    Err(Error::DType {
+        operation,
+        operand,
+        expected: DType::F32,
+        got: view.dtype(),
+    })
+}
+
+fn expect_shape(
+    operation: &'static str,
+    operand: &'static str,
+    view: &impl Operand,
+    shape: [usize; 2],
+) -> Result<()> {
+    if view.shape() == shape {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::Shape {
+        operation,
+        operand,
+        expected: shape.to_vec(),
+        got: view.shape().to_vec(),
+    })
 }
 
 /// Checks that a view is `f32` with `len` elements in one row.

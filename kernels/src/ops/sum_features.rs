@@ -1,6 +1,9 @@
 //! The sum of a sample's feature vectors: `y = sum_f x[f]`.
 
-use super::operand::expect;
+use super::{
+    operand::expect_float as expect,
+    wide::{Wide, WideMut},
+};
 use crate::{
     device::{Context, Device},
     error::Result,
@@ -28,11 +31,13 @@ pub fn forward(
     expect(OPERATION, "y", &y, [batch, dim])?;
     match context.device() {
         Device::Cpu => context.for_each_panel(batch, PANEL_ROWS, |rows| {
+            let x = Wide::new(context, x.rows(rows.clone()));
             // SAFETY: panels are disjoint ranges of rows, one call each.
-            let mut y = unsafe { y.alias_rows(rows.clone()) };
-            for (index, row) in rows.enumerate() {
-                sum_row(x.row(row), y.row_mut(index));
+            let mut y = WideMut::new(context, unsafe { y.alias_rows(rows.clone()) });
+            for row in 0..rows.len() {
+                sum_row(x.view().row(row), y.view().row_mut(row));
             }
+            y.store();
         }),
     }
     Ok(())
@@ -65,11 +70,14 @@ pub fn backward(
     expect(OPERATION, "dx", &dx, [batch, features * dim])?;
     match context.device() {
         Device::Cpu => context.for_each_panel(batch, PANEL_ROWS, |rows| {
+            let dy = Wide::new(context, dy.rows(rows.clone()));
             // SAFETY: panels are disjoint ranges of rows, one call each.
-            let mut dx = unsafe { dx.alias_rows(rows.clone()) };
-            for (index, row) in rows.enumerate() {
-                spread_row(dy.row(row), dx.row_mut(index), accumulate);
+            let own = unsafe { dx.alias_rows(rows.clone()) };
+            let mut dx = WideMut::keeping(context, own, accumulate);
+            for row in 0..rows.len() {
+                spread_row(dy.view().row(row), dx.view().row_mut(row), accumulate);
             }
+            dx.store();
         }),
     }
     Ok(())

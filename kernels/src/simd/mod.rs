@@ -4,6 +4,10 @@
 //! for the baseline, AVX2 with FMA, and AVX-512, and picks one when it is called. Inside, the type
 //! [`S`](Simd) offers vectors of [`LANES`] floats where loops left to the compiler do not do.
 
+mod epilogue;
+mod float;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod product;
 mod transpose;
 mod vector;
 
@@ -11,6 +15,8 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 
+pub(crate) use epilogue::Epilogue;
+pub(crate) use float::{Float, narrow, round, widen};
 pub(crate) use transpose::transpose;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use vector::{Avx2, Avx512};
@@ -44,12 +50,14 @@ impl Level {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("f16c")
             {
                 return Self::Avx512;
             }
             if matches!(limit, "avx512" | "avx2")
                 && is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
             {
                 return Self::Avx2;
             }
@@ -88,13 +96,13 @@ macro_rules! multiversion {
             fn body<S: $crate::simd::Simd>($($argument: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")]
             fn avx512($($argument: $type),*) $(-> $result)? {
                 body::<$crate::simd::Avx512>($($argument),*)
             }
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2($($argument: $type),*) $(-> $result)? {
                 body::<$crate::simd::Avx2>($($argument),*)
             }

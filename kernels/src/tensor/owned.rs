@@ -1,6 +1,8 @@
 use std::fmt;
 
-use super::{AlignedBuffer, DType, TensorMut, TensorRef};
+use half::{bf16, f16};
+
+use super::{AlignedBuffer, DType, Element, TensorMut, TensorRef};
 use crate::device::Context;
 
 /// An owned dense array: row-major, contiguous, aligned to 64 bytes.
@@ -51,19 +53,78 @@ impl Tensor {
 
     /// The whole tensor as a matrix (see [`TensorRef`] for how its shape is read).
     pub fn view(&self) -> TensorRef<'_> {
-        match self.dtype {
-            DType::F32 => TensorRef::from_f32(self.f32(), &self.shape),
-            DType::I64 => TensorRef::from_i64(self.i64(), &self.shape),
-        }
+        let [rows, columns] = self.matrix_shape();
+        self.matrix(rows, columns)
     }
 
     /// The whole tensor as a matrix to write to.
     pub fn view_mut(&mut self) -> TensorMut<'_> {
-        let shape = self.shape.clone();
-        match self.dtype {
-            DType::F32 => TensorMut::from_f32(self.f32_mut(), &shape),
-            DType::I64 => TensorMut::from_i64(self.i64_mut(), &shape),
+        let [rows, columns] = self.matrix_shape();
+        self.matrix_mut(rows, columns)
+    }
+
+    fn matrix_shape(&self) -> [usize; 2] {
+        match self.shape.as_slice() {
+            [] => [1, 1],
+            [columns] => [1, *columns],
+            [rows, rest @ ..] => [*rows, rest.iter().product()],
         }
+    }
+
+    /// The first elements as a matrix `[rows, columns]`.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn matrix(&self, rows: usize, columns: usize) -> TensorRef<'_> {
+        self.matrix_at(0, rows, columns)
+    }
+
+    /// The elements from `start` on as a matrix `[rows, columns]`.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn matrix_at(&self, start: usize, rows: usize, columns: usize) -> TensorRef<'_> {
+        let (shape, range) = ([rows, columns], start..start + rows * columns);
+        match self.dtype {
+            DType::F32 => TensorRef::from_elements(&self.elements::<f32>()[range], &shape),
+            DType::Bf16 => TensorRef::from_elements(&self.elements::<bf16>()[range], &shape),
+            DType::F16 => TensorRef::from_elements(&self.elements::<f16>()[range], &shape),
+            DType::I64 => TensorRef::from_elements(&self.elements::<i64>()[range], &shape),
+        }
+    }
+
+    /// The first elements as a matrix `[rows, columns]`, to write to.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn matrix_mut(&mut self, rows: usize, columns: usize) -> TensorMut<'_> {
+        let (shape, len) = ([rows, columns], rows * columns);
+        match self.dtype {
+            DType::F32 => TensorMut::from_elements(&mut self.elements_mut::<f32>()[..len], &shape),
+            DType::Bf16 => {
+                TensorMut::from_elements(&mut self.elements_mut::<bf16>()[..len], &shape)
+            }
+            DType::F16 => TensorMut::from_elements(&mut self.elements_mut::<f16>()[..len], &shape),
+            DType::I64 => TensorMut::from_elements(&mut self.elements_mut::<i64>()[..len], &shape),
+        }
+    }
+
+    /// The elements.
+    ///
+    /// # Panics
+    /// When the tensor holds another type.
+    pub fn elements<E: Element>(&self) -> &[E] {
+        self.expect(E::DTYPE);
+        bytemuck::cast_slice(self.buffer.as_bytes())
+    }
+
+    /// The elements, to write to.
+    ///
+    /// # Panics
+    /// When the tensor holds another type.
+    pub fn elements_mut<E: Element>(&mut self) -> &mut [E] {
+        self.expect(E::DTYPE);
+        bytemuck::cast_slice_mut(self.buffer.as_bytes_mut())
     }
 
     /// The elements.
@@ -71,8 +132,7 @@ impl Tensor {
     /// # Panics
     /// When the tensor does not hold `f32`.
     pub fn f32(&self) -> &[f32] {
-        self.expect(DType::F32);
-        bytemuck::cast_slice(self.buffer.as_bytes())
+        self.elements()
     }
 
     /// The elements, to write to.
@@ -80,8 +140,7 @@ impl Tensor {
     /// # Panics
     /// When the tensor does not hold `f32`.
     pub fn f32_mut(&mut self) -> &mut [f32] {
-        self.expect(DType::F32);
-        bytemuck::cast_slice_mut(self.buffer.as_bytes_mut())
+        self.elements_mut()
     }
 
     /// The elements.
@@ -89,8 +148,7 @@ impl Tensor {
     /// # Panics
     /// When the tensor does not hold `i64`.
     pub fn i64(&self) -> &[i64] {
-        self.expect(DType::I64);
-        bytemuck::cast_slice(self.buffer.as_bytes())
+        self.elements()
     }
 
     /// The elements, to write to.
@@ -98,8 +156,7 @@ impl Tensor {
     /// # Panics
     /// When the tensor does not hold `i64`.
     pub fn i64_mut(&mut self) -> &mut [i64] {
-        self.expect(DType::I64);
-        bytemuck::cast_slice_mut(self.buffer.as_bytes_mut())
+        self.elements_mut()
     }
 
     fn expect(&self, dtype: DType) {

@@ -1,6 +1,6 @@
 use std::{fmt, marker::PhantomData, ops::Range, slice};
 
-use super::DType;
+use super::{DType, Element};
 
 /// Where a view's elements lie: `rows` rows of `columns` adjacent elements, `row_stride` elements
 /// from one row's start to the next.
@@ -126,9 +126,17 @@ impl<'a> TensorRef<'a> {
     ///
     /// # Panics
     /// When the shape does not hold exactly the elements.
-    pub fn from_f32(elements: &'a [f32], shape: &[usize]) -> Self {
+    pub fn from_elements<E: Element>(elements: &'a [E], shape: &[usize]) -> Self {
         let start = elements.as_ptr().cast_mut().cast();
-        Self::of(Layout::new(start, DType::F32, elements.len(), shape))
+        Self::of(Layout::new(start, E::DTYPE, elements.len(), shape))
+    }
+
+    /// A view of contiguous elements.
+    ///
+    /// # Panics
+    /// When the shape does not hold exactly the elements.
+    pub fn from_f32(elements: &'a [f32], shape: &[usize]) -> Self {
+        Self::from_elements(elements, shape)
     }
 
     /// A view of contiguous integers.
@@ -136,8 +144,7 @@ impl<'a> TensorRef<'a> {
     /// # Panics
     /// When the shape does not hold exactly the elements.
     pub fn from_i64(elements: &'a [i64], shape: &[usize]) -> Self {
-        let start = elements.as_ptr().cast_mut().cast();
-        Self::of(Layout::new(start, DType::I64, elements.len(), shape))
+        Self::from_elements(elements, shape)
     }
 
     fn of(layout: Layout) -> Self {
@@ -183,7 +190,15 @@ impl<'a> TensorRef<'a> {
     /// # Panics
     /// When there is no such row, or the view does not hold `f32`.
     pub fn row(&self, row: usize) -> &'a [f32] {
-        self.layout.check_row(DType::F32, row);
+        self.row_of(row)
+    }
+
+    /// One row of a type.
+    ///
+    /// # Panics
+    /// When there is no such row, or the view holds another type.
+    pub fn row_of<E: Element>(&self, row: usize) -> &'a [E] {
+        self.layout.check_row(E::DTYPE, row);
         // SAFETY: by the layout's invariant the row is inside memory borrowed for 'a.
         unsafe { slice::from_raw_parts(self.layout.row_start(row).cast(), self.layout.columns) }
     }
@@ -226,14 +241,17 @@ impl<'a> TensorMut<'a> {
     ///
     /// # Panics
     /// When the shape does not hold exactly the elements.
+    pub fn from_elements<E: Element>(elements: &'a mut [E], shape: &[usize]) -> Self {
+        let (start, len) = (elements.as_mut_ptr().cast(), elements.len());
+        Self::of(Layout::new(start, E::DTYPE, len, shape))
+    }
+
+    /// A view of contiguous elements.
+    ///
+    /// # Panics
+    /// When the shape does not hold exactly the elements.
     pub fn from_f32(elements: &'a mut [f32], shape: &[usize]) -> Self {
-        let len = elements.len();
-        Self::of(Layout::new(
-            elements.as_mut_ptr().cast(),
-            DType::F32,
-            len,
-            shape,
-        ))
+        Self::from_elements(elements, shape)
     }
 
     /// A view of contiguous integers.
@@ -241,13 +259,7 @@ impl<'a> TensorMut<'a> {
     /// # Panics
     /// When the shape does not hold exactly the elements.
     pub fn from_i64(elements: &'a mut [i64], shape: &[usize]) -> Self {
-        let len = elements.len();
-        Self::of(Layout::new(
-            elements.as_mut_ptr().cast(),
-            DType::I64,
-            len,
-            shape,
-        ))
+        Self::from_elements(elements, shape)
     }
 
     fn of(layout: Layout) -> Self {
@@ -324,11 +336,30 @@ impl<'a> TensorMut<'a> {
     /// # Panics
     /// When there is no such row, or the view does not hold `f32`.
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        self.layout.check_row(DType::F32, row);
+        self.row_mut_of(row)
+    }
+
+    /// One row of a type, to write to.
+    ///
+    /// # Panics
+    /// When there is no such row, or the view holds another type.
+    pub fn row_mut_of<E: Element>(&mut self, row: usize) -> &mut [E] {
+        self.layout.check_row(E::DTYPE, row);
         let start = self.layout.row_start(row).cast();
         // SAFETY: by the layout's invariant the row is inside memory this view borrows
         // exclusively, and `self` is borrowed for as long as the row.
         unsafe { slice::from_raw_parts_mut(start, self.layout.columns) }
+    }
+
+    /// Sets every element to zero.
+    pub fn fill_zero(&mut self) {
+        let bytes = self.layout.columns * self.layout.dtype.bytes();
+        for row in 0..self.layout.rows {
+            let start = self.layout.row_start(row);
+            // SAFETY: by the layout's invariant the row is inside memory this view borrows
+            // exclusively; zero bytes are the number zero in every type.
+            unsafe { start.write_bytes(0, bytes) };
+        }
     }
 
     /// All elements, when they are contiguous `f32`.

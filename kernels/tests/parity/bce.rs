@@ -23,6 +23,7 @@ fn loss_and_gradient_match_float64_and_candle() {
             TensorRef::from_f32(&weights, &[batch]),
             weight_sum,
             &head_weights,
+            1.0,
             dz.view_mut(),
             p.view_mut(),
         )
@@ -73,6 +74,7 @@ fn extreme_logits_stay_finite() {
         TensorRef::from_f32(&[1.0; 3], &[3]),
         3.0,
         &[1.0],
+        1.0,
         dz.view_mut(),
         p.view_mut(),
     )
@@ -96,6 +98,7 @@ fn padding_rows_of_weight_zero_change_nothing() {
             TensorRef::from_f32(weights, &[rows]),
             4.0,
             &[1.0],
+            1.0,
             dz.view_mut(),
             p.view_mut(),
         )

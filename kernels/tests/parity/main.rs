@@ -8,6 +8,7 @@ mod dense_optimizer;
 mod dot_interaction;
 mod embedding_bag;
 mod factorization_machine;
+mod half_precision;
 mod linear;
 mod norm;
 mod oracle;

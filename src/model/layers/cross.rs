@@ -1,6 +1,6 @@
 use streamrec_artifact::Node;
 use streamrec_kernels::{
-    TensorMut, add, cross,
+    add, cross,
     linear::{self, Activation, LinearBackward},
 };
 
@@ -43,10 +43,11 @@ impl Cross {
             }),
             _ => None,
         };
+        let dtype = of.parameters.compute_dtype();
         Ok(Self {
             parameters,
             dim,
-            projection: PlannedBuffer::new(of.context, of.batch * dim),
+            projection: PlannedBuffer::new(of.context, dtype, of.batch * dim),
             group,
         })
     }
@@ -57,8 +58,8 @@ impl Layer for Cross {
         &self.parameters
     }
 
-    fn workspace(&self, rows: usize) -> usize {
-        rows * self.dim
+    fn workspace(&self) -> usize {
+        self.dim
     }
 
     fn forward(&mut self, pass: Forward<'_>) -> Result<(), PassError> {
@@ -91,8 +92,7 @@ impl Layer for Cross {
         let (context, dy) = (pass.context, pass.d_output.as_ref());
         let (weights, gradients) = pass.parameters.weights_and_gradients();
         let [dw, db] = gradients.get_two_mut(self.parameters[0], self.parameters[1])?;
-        let shape = [rows, self.dim];
-        let mut d_projection = TensorMut::from_f32(&mut pass.workspace[..rows * self.dim], &shape);
+        let mut d_projection = pass.workspace;
         let projection = self.projection.view(rows, self.dim);
         let group = &mut self.group;
         pass.d_inputs.two(context, |d_x0, mut d_x| {

@@ -1,6 +1,6 @@
 use streamrec_artifact::Node;
 use streamrec_kernels::{
-    TensorMut, add, cross,
+    add, cross,
     linear::{self, Activation, LinearBackward},
 };
 
@@ -40,12 +40,13 @@ impl CrossLowRank {
             Partition::Rank => Some(SummedMatrix::new(of.shared.comm(), of.batch, dim)?),
             _ => None,
         };
+        let dtype = of.parameters.compute_dtype();
         Ok(Self {
             parameters,
             dim,
             rank,
-            inner: PlannedBuffer::new(of.context, of.batch * rank),
-            projection: PlannedBuffer::new(of.context, of.batch * dim),
+            inner: PlannedBuffer::new(of.context, dtype, of.batch * rank),
+            projection: PlannedBuffer::new(of.context, dtype, of.batch * dim),
             sums,
         })
     }
@@ -56,8 +57,8 @@ impl Layer for CrossLowRank {
         &self.parameters
     }
 
-    fn workspace(&self, rows: usize) -> usize {
-        rows * (self.dim + self.rank)
+    fn workspace(&self) -> usize {
+        self.dim + self.rank
     }
 
     fn forward(&mut self, pass: Forward<'_>) -> Result<(), PassError> {
@@ -92,9 +93,7 @@ impl Layer for CrossLowRank {
         let (context, dy) = (pass.context, pass.d_output.as_ref());
         let [v, w, bias] = [0, 1, 2].map(|index| self.parameters[index]);
         let (weights, gradients) = pass.parameters.weights_and_gradients();
-        let (one, two) = pass.workspace.split_at_mut(rows * self.dim);
-        let mut d_projection = TensorMut::from_f32(one, &[rows, self.dim]);
-        let mut d_inner = TensorMut::from_f32(&mut two[..rows * self.rank], &[rows, self.rank]);
+        let (mut d_projection, mut d_inner) = pass.workspace.split_columns(self.dim);
         let inner = self.inner.view(rows, self.rank);
         let projection = self.projection.view(rows, self.dim);
         let sums = &mut self.sums;

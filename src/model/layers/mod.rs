@@ -40,9 +40,8 @@ pub(super) trait Layer: Send + Sync {
         &[]
     }
 
-    /// Floats of working memory that a backward pass needs for `rows` samples.
-    fn workspace(&self, rows: usize) -> usize {
-        let _ = rows;
+    /// Columns of working memory that a backward pass needs.
+    fn workspace(&self) -> usize {
         0
     }
 

@@ -31,8 +31,8 @@ pub(in crate::model) struct Backward<'a> {
     pub(in crate::model) d_output: TensorMut<'a>,
     /// Receives the gradients of the inputs.
     pub(in crate::model) d_inputs: InputGradients<'a>,
-    /// Working memory, of arbitrary content.
-    pub(in crate::model) workspace: &'a mut [f32],
+    /// Working memory, of arbitrary content: `[rows, columns that the layer asked for]`.
+    pub(in crate::model) workspace: TensorMut<'a>,
 }
 
 /// The values of a node's inputs.
@@ -184,9 +184,7 @@ fn destination<'a>(
         .expect("the plan lets no node write the gradient that it reads");
     let mut view = whole.view_mut(rows, write.width);
     for columns in &write.zero {
-        for row in 0..rows {
-            view.row_mut(row)[columns.clone()].fill(0.0);
-        }
+        view.reborrow().columns(columns.clone()).fill_zero();
     }
     InputGradient {
         view: view.columns(write.columns.clone()),

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use streamrec_artifact::{Graph, Parameter, Shapes};
-use streamrec_kernels::{Context, DType, Tensor, TensorMut, TensorRef};
+use streamrec_kernels::{Context, DType, Tensor, TensorMut, TensorRef, cast};
 
 use super::{
     BucketSettings, Extent, Gradients, NamedSlice, NamedSliceMut, ParamId, ParameterLayout, Placed,
@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     comm::Communicator,
+    config::Precision,
     model::{ModelError, TensorParallel},
 };
 
@@ -67,6 +68,7 @@ impl Table {
 #[derive(Debug)]
 pub struct ParameterBuilder {
     seed: u64,
+    compute: DType,
     dense: Vec<(Parameter, Extent)>,
     /// With the part of a sharded table that is here.
     tables: Vec<(Parameter, Option<Extent>)>,
@@ -79,10 +81,21 @@ impl ParameterBuilder {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
+            compute: DType::F32,
             dense: Vec::new(),
             tables: Vec::new(),
             tensor_parallel: (0, 1),
         }
+    }
+
+    /// Lets layers compute in a precision. Weights, gradients and state stay float32.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.compute = match precision {
+            Precision::Fp32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+            Precision::Fp16 => DType::F16,
+        };
+        self
     }
 
     /// Adds a dense parameter. Add them in forward order.
@@ -152,6 +165,10 @@ impl ParameterBuilder {
             initial_values::fill(context, self.seed, parameter, extent, values);
         }
         let gradients = Gradients::new(Arc::clone(&layout), comm)?;
+        let compute = self.compute.is_half().then(|| ComputeCopy {
+            weights: Tensor::zeros(context, self.compute, &[layout.len()]),
+            stale: true,
+        });
         let tables = self.tables.into_iter().map(|(parameter, own)| {
             let sharded = own.is_some();
             let extent = own.unwrap_or_else(|| place(Extent::whole(&parameter.shape)));
@@ -167,6 +184,7 @@ impl ParameterBuilder {
         Ok(ParameterStore {
             layout,
             weights,
+            compute,
             gradients,
             tables: tables.collect(),
         })
@@ -193,15 +211,27 @@ impl ParameterBuilder {
 
 /// All parameters of a model, with the gradients of the dense ones.
 ///
-/// Dense master weights lie in one arena in bucket order, gradients in one buffer a bucket.
+/// Dense master weights lie in one arena in bucket order, gradients in one buffer a bucket; both are
+/// float32. Where layers compute in half precision, they read a rounded copy of the arena, which
+/// [`refresh`](Self::refresh) renews after the masters changed.
 /// Embedding tables are tensors of their own, whose gradients are sparse and never stored whole.
 #[derive(Debug)]
 pub struct ParameterStore {
     layout: Arc<ParameterLayout>,
     /// `[layout.len()]`
     weights: Tensor,
+    compute: Option<ComputeCopy>,
     gradients: Gradients,
     tables: Vec<Table>,
+}
+
+/// The dense weights in the type of the products.
+#[derive(Debug)]
+struct ComputeCopy {
+    /// `[layout.len()]`
+    weights: Tensor,
+    /// Whether the masters changed since.
+    stale: bool,
 }
 
 impl ParameterStore {
@@ -223,9 +253,50 @@ impl ParameterStore {
             .map(TableId)
     }
 
-    /// What is here of a dense parameter's weights.
+    /// The type in which layers compute.
+    pub fn compute_dtype(&self) -> DType {
+        self.compute
+            .as_ref()
+            .map_or(DType::F32, |copy| copy.weights.dtype())
+    }
+
+    /// Rounds the masters into the copy that layers compute with, if they changed since.
+    pub fn refresh(&mut self, context: &Context) -> Result<(), ModelError> {
+        let Some(copy) = self.compute.as_mut().filter(|copy| copy.stale) else {
+            return Ok(());
+        };
+        cast::round(context, self.weights.f32(), &mut copy.weights).map_err(ModelError::kernel(
+            "the copy of the weights to compute with",
+        ))?;
+        copy.stale = false;
+        Ok(())
+    }
+
+    /// The masters, of which a copy to compute with is old from now on.
+    fn masters_mut(&mut self) -> &mut [f32] {
+        if let Some(copy) = &mut self.compute {
+            copy.stale = true;
+        }
+        self.weights.f32_mut()
+    }
+
+    /// The arena that layers compute with.
+    ///
+    /// # Panics
+    /// When the masters changed after the last [`refresh`](Self::refresh).
+    fn computed(&self) -> &Tensor {
+        match &self.compute {
+            None => &self.weights,
+            Some(copy) => {
+                assert!(!copy.stale, "weights changed: refresh the store first");
+                &copy.weights
+            }
+        }
+    }
+
+    /// What is here of a dense parameter's weights, as layers compute with them.
     pub fn weight(&self, id: ParamId) -> TensorRef<'_> {
-        weight(&self.layout, &self.weights, id)
+        weight(&self.layout, self.computed(), id)
     }
 
     /// What is here of a weight and of the bias that may follow it.
@@ -239,8 +310,9 @@ impl ParameterStore {
 
     /// What is here of a dense parameter's weights, to write to.
     pub fn weight_mut(&mut self, id: ParamId) -> TensorMut<'_> {
-        let placed = self.layout.get(id);
-        let elements = &mut self.weights.f32_mut()[placed.arena.clone()];
+        let layout = Arc::clone(&self.layout);
+        let placed = layout.get(id);
+        let elements = &mut self.masters_mut()[placed.arena.clone()];
         TensorMut::from_f32(elements, &placed.extent.local_shape())
     }
 
@@ -254,19 +326,27 @@ impl ParameterStore {
         &mut self.gradients
     }
 
-    /// Weights to read beside gradients to write to.
+    /// Weights to compute with beside gradients to write to.
+    ///
+    /// # Panics
+    /// When the masters changed after the last [`refresh`](Self::refresh).
     pub fn weights_and_gradients(&mut self) -> (Weights<'_>, &mut Gradients) {
-        (
-            Weights {
-                layout: &self.layout,
-                arena: &self.weights,
-            },
-            &mut self.gradients,
-        )
+        let arena = match &self.compute {
+            None => &self.weights,
+            Some(copy) => {
+                assert!(!copy.stale, "weights changed: refresh the store first");
+                &copy.weights
+            }
+        };
+        let layout = &self.layout;
+        (Weights { layout, arena }, &mut self.gradients)
     }
 
     /// The arena of weights to write to beside the gradients, for the optimiser.
     pub fn arena_and_gradients(&mut self) -> (&mut [f32], &mut Gradients) {
+        if let Some(copy) = &mut self.compute {
+            copy.stale = true;
+        }
         (self.weights.f32_mut(), &mut self.gradients)
     }
 
@@ -322,6 +402,9 @@ impl ParameterStore {
 
     /// All weights that are here, to load into.
     pub fn named_slices_mut(&mut self) -> impl Iterator<Item = NamedSliceMut<'_>> {
+        if let Some(copy) = &mut self.compute {
+            copy.stale = true;
+        }
         let dense = self.layout.slices_mut(self.weights.f32_mut());
         let dense = dense.map(|(placed, values)| NamedSliceMut {
             name: placed.parameter.name.clone(),
@@ -380,8 +463,12 @@ impl<'a> Weights<'a> {
 
 fn weight<'a>(layout: &ParameterLayout, arena: &'a Tensor, id: ParamId) -> TensorRef<'a> {
     let placed = layout.get(id);
-    TensorRef::from_f32(
-        &arena.f32()[placed.arena.clone()],
-        &placed.extent.local_shape(),
-    )
+    let range = placed.arena.clone();
+    let shape = placed.extent.local_shape();
+    let [rows, columns] = match shape.as_slice() {
+        [] => [1, 1],
+        [columns] => [1, *columns],
+        [rows, rest @ ..] => [*rows, rest.iter().product()],
+    };
+    arena.matrix_at(range.start, rows, columns)
 }

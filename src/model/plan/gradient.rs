@@ -41,6 +41,8 @@ pub(in crate::model) struct GradientPlan {
     pub(in crate::model) writes: Vec<Vec<Option<GradientWrite>>>,
     /// Columns of each buffer.
     pub(in crate::model) slot_widths: Vec<usize>,
+    /// The buffer of the logits' gradient, which it shares with no other.
+    pub(in crate::model) output_slot: Option<usize>,
     /// Columns of the temporary buffer; 0 where none is needed.
     pub(in crate::model) temporary_width: usize,
 }
@@ -50,6 +52,7 @@ impl GradientPlan {
     pub(in crate::model) fn new(nodes: &[PlannedNode], places: &Places) -> Self {
         let places = gradient_places(nodes, places);
         let (slots, slot_widths) = assign_slots(nodes, &places);
+        let output = places.nodes.last().and_then(|place| place.buffer);
         let mut coverage: Vec<Coverage> =
             places.widths.iter().map(|_| Coverage::default()).collect();
         if let Some(Place {
@@ -110,6 +113,7 @@ impl GradientPlan {
         Self {
             places,
             writes,
+            output_slot: output.map(|buffer| slots[buffer]),
             slot_widths,
             temporary_width,
         }
@@ -138,13 +142,15 @@ fn assign_slots(nodes: &[PlannedNode], places: &Places) -> (Vec<usize>, Vec<usiz
     let mut order: Vec<usize> = (0..alive.len()).collect();
     // In the order of the backward pass: the later node first.
     order.sort_by_key(|&buffer| std::cmp::Reverse(alive[buffer].last));
+    let output = places.nodes.last().and_then(|place| place.buffer);
     let mut slots = vec![0; alive.len()];
     let mut widths: Vec<usize> = Vec::new();
     let mut alive_until: Vec<usize> = Vec::new();
     for buffer in order {
         let Lifetime { first, last } = alive[buffer];
         // A slot is free once its first node has gone backward before this buffer's last does.
-        let free = (0..widths.len()).find(|&slot| alive_until[slot] > last);
+        let own = Some(buffer) == output;
+        let free = (0..widths.len()).find(|&slot| alive_until[slot] > last && !own);
         let slot = free.unwrap_or_else(|| {
             widths.push(0);
             alive_until.push(0);
@@ -152,7 +158,8 @@ fn assign_slots(nodes: &[PlannedNode], places: &Places) -> (Vec<usize>, Vec<usiz
         });
         slots[buffer] = slot;
         widths[slot] = widths[slot].max(places.widths[buffer]);
-        alive_until[slot] = first;
+        // Logits are float32 whatever the others are.
+        alive_until[slot] = if own { 0 } else { first };
     }
     (slots, widths)
 }

@@ -1,7 +1,7 @@
 //! Gradients on their way to the owners.
 
 use streamrec_kernels::{
-    Context, TensorRef,
+    Context, DType, Tensor, TensorRef, add,
     embedding_bag::{self, BagSource, RowGradients, RowGradientsRef, segment_sum},
 };
 
@@ -14,6 +14,32 @@ use crate::{
     model::{ModelError, Network},
 };
 
+/// A gradient in float32: where it lies, or widened.
+enum Float32<'a> {
+    Own(TensorRef<'a>),
+    Widened(Tensor),
+}
+
+impl Float32<'_> {
+    fn view(&self) -> TensorRef<'_> {
+        match self {
+            Self::Own(view) => *view,
+            Self::Widened(tensor) => tensor.view(),
+        }
+    }
+}
+
+fn float32<'a>(context: &Context, gradient: TensorRef<'a>) -> Result<Float32<'a>, ModelError> {
+    if gradient.dtype() == DType::F32 {
+        return Ok(Float32::Own(gradient));
+    }
+    let mut widened = Tensor::zeros(context, DType::F32, &gradient.shape());
+    add::copy(context, gradient, widened.view_mut()).map_err(ModelError::kernel(
+        "the gradient of a sharded table's vectors",
+    ))?;
+    Ok(Float32::Widened(widened))
+}
+
 impl EmbeddingExchange {
     /// What each owner gets: gradients of pooled vectors, then those of rows.
     pub(super) fn gradient_messages(
@@ -22,12 +48,12 @@ impl EmbeddingExchange {
         network: &Network,
     ) -> Result<Vec<Vec<u8>>, ModelError> {
         let samples = self.requested.samples.clone();
-        let gradients: Vec<TensorRef<'_>> = self
-            .layout
-            .lookups
-            .iter()
+        let lookups = self.layout.lookups.iter();
+        let gradients = lookups
             .map(|lookup| network.remote_gradient(lookup).rows(samples.clone()))
-            .collect();
+            .map(|gradient| float32(context, gradient))
+            .collect::<Result<Vec<_>, _>>()?;
+        let gradients: Vec<TensorRef<'_>> = gradients.iter().map(Float32::view).collect();
         let mut messages = Vec::with_capacity(self.layout.owners.len());
         let mut scaled = Vec::new();
         for owner in &self.layout.owners {
@@ -105,7 +131,7 @@ impl EmbeddingExchange {
 
     /// As an owner: takes up the gradients of pooled vectors.
     pub(super) fn sum_pooled(&mut self, context: &Context, last: bool) -> Result<(), ModelError> {
-        let alone = self.collected == 0 && last;
+        let alone = self.collected == 0 && last && !self.sums_first;
         let own = self.layout.own();
         let samples = self.pooled.len().checked_div(own.width).unwrap_or(0);
         let dout = TensorRef::from_f32(&self.pooled, &[samples, own.width]);

@@ -31,7 +31,7 @@ use std::{
 };
 
 use streamrec_kernels::{
-    Context, TensorRef, embedding_bag::Groups, sparse_optimizer::SparseGradient,
+    Context, TensorRef, embedding_bag::Groups, norm, sparse_optimizer::SparseGradient,
 };
 
 use tracing::trace_span;
@@ -77,6 +77,8 @@ pub struct EmbeddingExchange {
     unique_groups: Groups,
     /// Micro-batches collected since the last update.
     collected: usize,
+    /// Whether sums must be there before the update.
+    sums_first: bool,
 }
 
 #[derive(Default)]
@@ -137,7 +139,25 @@ impl EmbeddingExchange {
             rows: Vec::new(),
             unique_groups: Groups::default(),
             collected: 0,
+            sums_first: false,
         })
+    }
+
+    /// Forms all sums before the update, so that they can be tested.
+    pub fn with_sums_first(mut self, sums_first: bool) -> Self {
+        self.sums_first = sums_first;
+        self
+    }
+
+    /// Multiplies all sums that this rank owns by a factor; returns whether all were finite. After the
+    /// last [`collect`](Self::collect), with sums that were formed first.
+    pub fn scale_if_finite(&mut self, context: &Context, factor: f32) -> bool {
+        let mut finite = true;
+        // Every table is scaled, whatever another held.
+        for table in &mut self.sums {
+            finite &= norm::scale_if_finite(context, &mut table.own.sum.rows, factor);
+        }
+        finite
     }
 
     /// Sends the ids of a batch to their owners. Returns at once.

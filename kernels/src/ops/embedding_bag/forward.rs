@@ -1,12 +1,14 @@
 use std::{ops::Range, slice};
 
+use half::{bf16, f16};
+
 use super::{Bags, Lookup, Pooling};
 use crate::{
     device::{Context, Device},
     error::{Error, Result},
-    ops::operand::expect,
-    simd::{LANES, Simd, lanes, lanes_mut, multiversion, prefetch_row},
-    tensor::{TensorMut, TensorRef},
+    ops::operand::{expect, expect_float},
+    simd::{Float, LANES, Simd, lanes, multiversion, prefetch_row},
+    tensor::{DType, TensorMut, TensorRef},
 };
 
 const OPERATION: &str = "embedding_bag::forward";
@@ -17,6 +19,7 @@ const PANEL_ROWS: usize = 128;
 const PREFETCH_AHEAD: usize = 8;
 
 /// Pools the bags of all lookups into `out: [batch, columns]`; each lookup overwrites its columns.
+/// Sums are float32 and rounded once, where `out` is in half precision.
 ///
 /// # Errors
 /// When shapes do not fit, offsets are malformed, or an id is outside its table.
@@ -39,7 +42,7 @@ pub fn forward(
 
 fn check(bags: &Bags<'_>, lookups: &[Lookup<'_>], out: &TensorMut<'_>) -> Result<()> {
     let columns = out.shape()[1];
-    expect(OPERATION, "out", out, [bags.batch, columns])?;
+    expect_float(OPERATION, "out", out, [bags.batch, columns])?;
     bags.check(OPERATION)?;
     for lookup in lookups {
         let [rows, dim] = lookup.table.shape();
@@ -99,34 +102,47 @@ multiversion! {
         samples: Range<usize>,
         out: TensorMut<'_>,
     ) {
-        let mut out = out;
-        for lookup in lookups {
-            let rows = Rows::new(lookup.table);
-            // Rows fetched ahead may belong to the next panel, never to the next feature.
-            let last = bags.of_feature(lookup.feature).end;
-            for (index, sample) in samples.clone().enumerate() {
-                let bag = bags.bag(lookup.feature, sample);
-                for position in bag.clone() {
-                    if position + PREFETCH_AHEAD < last {
-                        rows.prefetch(bags.ids[position + PREFETCH_AHEAD]);
-                    }
+        match out.dtype() {
+            DType::Bf16 => pool_lookups::<S, bf16>(bags, lookups, samples, out),
+            DType::F16 => pool_lookups::<S, f16>(bags, lookups, samples, out),
+            _ => pool_lookups::<S, f32>(bags, lookups, samples, out),
+        }
+    }
+}
+
+#[inline(always)]
+fn pool_lookups<S: Simd, F: Float>(
+    bags: &Bags<'_>,
+    lookups: &[Lookup<'_>],
+    samples: Range<usize>,
+    mut out: TensorMut<'_>,
+) {
+    for lookup in lookups {
+        let rows = Rows::new(lookup.table);
+        // Rows fetched ahead may belong to the next panel, never to the next feature.
+        let last = bags.of_feature(lookup.feature).end;
+        for (index, sample) in samples.clone().enumerate() {
+            let bag = bags.bag(lookup.feature, sample);
+            for position in bag.clone() {
+                if position + PREFETCH_AHEAD < last {
+                    rows.prefetch(bags.ids[position + PREFETCH_AHEAD]);
                 }
-                let out = &mut out.row_mut(index)[lookup.column..][..rows.dim];
-                let weights = bags.weights.map(|weights| &weights[bag.clone()]);
-                pool::<S>(&rows, &bags.ids[bag], weights, lookup.pooling, out);
             }
+            let out = &mut out.row_mut_of::<F>(index)[lookup.column..][..rows.dim];
+            let weights = bags.weights.map(|weights| &weights[bag.clone()]);
+            pool::<S, F>(&rows, &bags.ids[bag], weights, lookup.pooling, out);
         }
     }
 }
 
 /// Pools one bag whose ids have been checked against the table.
 #[inline(always)]
-fn pool<S: Simd>(
+fn pool<S: Simd, F: Float>(
     rows: &Rows<'_>,
     ids: &[i64],
     weights: Option<&[f32]>,
     pooling: Pooling,
-    out: &mut [f32],
+    out: &mut [F],
 ) {
     let scale = match pooling {
         Pooling::Mean if !ids.is_empty() => 1.0 / ids.len() as f32,
@@ -135,11 +151,11 @@ fn pool<S: Simd>(
     let dim = rows.dim;
     let mut column = 0;
     while dim - column >= 4 * LANES {
-        pool_block::<S, 4>(rows, ids, weights, scale, column, out);
+        pool_block::<S, F, 4>(rows, ids, weights, scale, column, out);
         column += 4 * LANES;
     }
     while dim - column >= LANES {
-        pool_block::<S, 1>(rows, ids, weights, scale, column, out);
+        pool_block::<S, F, 1>(rows, ids, weights, scale, column, out);
         column += LANES;
     }
     for (column, out) in out.iter_mut().enumerate().skip(column) {
@@ -149,7 +165,7 @@ fn pool<S: Simd>(
             let value = unsafe { rows.row(id) }[column];
             sum = S::multiply_add_scalar(weight(weights, index), value, sum);
         }
-        *out = scale * sum;
+        *out = F::narrow(scale * sum);
     }
 }
 
@@ -160,13 +176,13 @@ fn weight(weights: Option<&[f32]>, index: usize) -> f32 {
 
 /// As [`pool`], for `BLOCKS * LANES` columns from `column` on.
 #[inline(always)]
-fn pool_block<S: Simd, const BLOCKS: usize>(
+fn pool_block<S: Simd, F: Float, const BLOCKS: usize>(
     rows: &Rows<'_>,
     ids: &[i64],
     weights: Option<&[f32]>,
     scale: f32,
     column: usize,
-    out: &mut [f32],
+    out: &mut [F],
 ) {
     let mut sums = [S::splat(0.0); BLOCKS];
     for (index, &id) in ids.iter().enumerate() {
@@ -179,9 +195,6 @@ fn pool_block<S: Simd, const BLOCKS: usize>(
     }
     let scale = S::splat(scale);
     for (block, sum) in sums.iter().enumerate() {
-        S::store(
-            S::multiply(scale, *sum),
-            lanes_mut(&mut out[column + block * LANES..]),
-        );
+        F::store::<S>(S::multiply(scale, *sum), &mut out[column + block * LANES..]);
     }
 }

@@ -1,16 +1,20 @@
 use std::ops::Range;
 
+use half::{bf16, f16};
+
 use super::{BagSource, Groups, RowGradients};
 use crate::{
     device::{Context, Device, DisjointMut},
     error::{Error, Result},
-    ops::operand::expect,
-    simd::{LANES, Simd, lanes, lanes_mut, multiversion, prefetch_row},
-    tensor::TensorRef,
+    ops::operand::expect_float,
+    simd::{Float, LANES, Simd, lanes_mut, multiversion, prefetch},
+    tensor::{DType, TensorRef},
 };
 
 /// Rows of one parallel task.
 pub(crate) const PANEL_ROWS: usize = 128;
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
 /// Lookups between the gradient being read and the gradient being fetched from memory.
 const PREFETCH_AHEAD: usize = 8;
 
@@ -46,7 +50,7 @@ impl<'a> Segments<'a> {
             .max()
             .unwrap_or(0);
         let columns = dout.shape()[1].max(last);
-        expect(operation, "dout", &dout, [groups.batch(), columns])?;
+        expect_float(operation, "dout", &dout, [groups.batch(), columns])?;
         Ok(Self {
             groups,
             sources,
@@ -61,36 +65,49 @@ impl<'a> Segments<'a> {
 
     /// The gradient of a lookup's pooled vector.
     #[inline(always)]
-    fn gradient(&self, lookup: usize) -> (&'a [f32], &'a BagSource) {
+    fn gradient<F: Float>(&self, lookup: usize) -> (&'a [F], &'a BagSource) {
         let (source, sample) = self.groups.place(lookup);
         let source = &self.sources[source];
-        (&self.dout.row(sample)[source.column..][..self.dim], source)
+        let row = self.dout.row_of(sample);
+        (&row[source.column..][..self.dim], source)
     }
 
     /// The gradient of the `index`-th touched row: `out = sum of scale * gradient` over its
     /// lookups in their order.
     #[inline(always)]
     pub(crate) fn sum_row<S: Simd>(&self, index: usize, out: &mut [f32]) {
+        match self.dout.dtype() {
+            DType::Bf16 => self.sum_row_of::<S, bf16>(index, out),
+            DType::F16 => self.sum_row_of::<S, f16>(index, out),
+            _ => self.sum_row_of::<S, f32>(index, out),
+        }
+    }
+
+    #[inline(always)]
+    fn sum_row_of<S: Simd, F: Float>(&self, index: usize, out: &mut [f32]) {
         let lookups = self.groups.segment(index);
         let ahead = lookups.start + PREFETCH_AHEAD..lookups.end + PREFETCH_AHEAD;
         for lookup in ahead.start..ahead.end.min(self.groups.lookups()) {
-            prefetch_row(self.gradient(lookup).0.as_ptr(), self.dim);
+            let gradient = self.gradient::<F>(lookup).0;
+            for line in gradient.chunks(LINE_BYTES / size_of::<F>()) {
+                prefetch(line.as_ptr().cast());
+            }
         }
         let mut column = 0;
         while self.dim - column >= 4 * LANES {
-            self.sum_block::<S, 4>(lookups.clone(), column, out);
+            self.sum_block::<S, F, 4>(lookups.clone(), column, out);
             column += 4 * LANES;
         }
         while self.dim - column >= LANES {
-            self.sum_block::<S, 1>(lookups.clone(), column, out);
+            self.sum_block::<S, F, 1>(lookups.clone(), column, out);
             column += LANES;
         }
         for column in column..self.dim {
             let mut sum = 0.0;
             for lookup in lookups.clone() {
-                let (gradient, source) = self.gradient(lookup);
+                let (gradient, source) = self.gradient::<F>(lookup);
                 let scale = self.groups.scale(lookup, source);
-                sum = S::multiply_add_scalar(scale, gradient[column], sum);
+                sum = S::multiply_add_scalar(scale, gradient[column].widen(), sum);
             }
             out[column] = sum;
         }
@@ -98,7 +115,7 @@ impl<'a> Segments<'a> {
 
     /// As [`sum_row`](Self::sum_row), for `BLOCKS * LANES` columns from `column` on.
     #[inline(always)]
-    fn sum_block<S: Simd, const BLOCKS: usize>(
+    fn sum_block<S: Simd, F: Float, const BLOCKS: usize>(
         &self,
         lookups: Range<usize>,
         column: usize,
@@ -106,11 +123,11 @@ impl<'a> Segments<'a> {
     ) {
         let mut sums = [S::splat(0.0); BLOCKS];
         for lookup in lookups {
-            let (gradient, source) = self.gradient(lookup);
+            let (gradient, source) = self.gradient::<F>(lookup);
             let scale = S::splat(self.groups.scale(lookup, source));
             let gradient = &gradient[column..][..BLOCKS * LANES];
             for (block, sum) in sums.iter_mut().enumerate() {
-                *sum = S::multiply_add(scale, S::load(lanes(&gradient[block * LANES..])), *sum);
+                *sum = S::multiply_add(scale, F::load::<S>(&gradient[block * LANES..]), *sum);
             }
         }
         for (block, sum) in sums.iter().enumerate() {

@@ -1,0 +1,10 @@
+/// What is done with a tile before it is stored.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Epilogue<'a> {
+    /// Add to what is in memory.
+    pub(crate) accumulate: bool,
+    /// Add to each row.
+    pub(crate) bias: Option<&'a [f32]>,
+    /// Replace negative numbers by zero; NaN stays NaN.
+    pub(crate) relu: bool,
+}
