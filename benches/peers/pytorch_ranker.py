@@ -1,10 +1,17 @@
-"""Training throughput of DLRM in PyTorch on a CPU, as one JSON line.
+"""Training throughput of a ranker in PyTorch on a CPU, as one JSON line.
 
-The model is the one that StreamRec trains: 13 dense inputs through a bottom MLP
-512-256-64, 26 tables of 100,000 rows x 64, the dense vector as slot 0 of the dot
-interaction, the strict lower triangle of the 27 x 27 products in row-major order
-after the 64 dense outputs (415 inputs), a top MLP 512-256-1, binary cross-entropy.
-One stacked table with offset ids, sparse gradients, Adagrad for all, fp32.
+The models are those of benches/ranker.rs:
+
+dlrm       13 dense inputs through a bottom MLP 512-256-64, 26 tables of 100,000 rows x 64,
+           the dense vector as slot 0 of the dot interaction, the strict lower triangle of the
+           27 x 27 products in row-major order after the 64 dense outputs (415 inputs), a top
+           MLP 512-256-1
+dcn_v2     the same inputs; the dense ones through one layer to 64, three cross layers of rank
+           128 over all 1,728, an MLP 512-256-1
+streamrec  8 tables (200,000, 50,000 and six of 1,000 rows) x 32, an MLP 256-128-64-1
+
+Binary cross-entropy, one stacked table with offset ids, sparse gradients, Adagrad for all;
+fp32, or bf16 by autocast.
 
 Ids follow a Zipf law, scrambled by a permutation of each table's own. Batches are
 made before the clock starts and cycled.
@@ -23,7 +30,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-TABLES, DENSE, DIM = 26, 13, 64
+# Rows of each table, dense inputs, width of the vectors.
+INPUTS = {
+    "dlrm": ([100_000] * 26, 13, 64),
+    "dcn_v2": ([100_000] * 26, 13, 64),
+    "streamrec": ([200_000, 50_000] + [1_000] * 6, 0, 32),
+}
 # The fastest first, as measured with scripts/bench.
 ALLOCATORS = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4", "libjemalloc.so.2")
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64",
@@ -60,23 +72,57 @@ def mlp(sizes, last_relu):
     return nn.Sequential(*layers)
 
 
-class DenseNetwork(nn.Module):
+class Dlrm(nn.Module):
     """All of DLRM but the tables: pooled vectors `[batch, tables, dim]` to logits."""
 
-    def __init__(self):
+    def __init__(self, tables, dense, dim):
         super().__init__()
-        self.bottom = mlp([DENSE, 512, 256, DIM], last_relu=True)
-        slots = TABLES + 1
+        self.bottom = mlp([dense, 512, 256, dim], last_relu=True)
+        slots = tables + 1
         rows, columns = torch.tril_indices(slots, slots, offset=-1)
         self.register_buffer("triangle", rows * slots + columns)
-        self.top = mlp([DIM + slots * (slots - 1) // 2, 512, 256, 1], last_relu=False)
+        self.top = mlp([dim + slots * (slots - 1) // 2, 512, 256, 1], last_relu=False)
 
     def forward(self, dense, pooled):
         x = self.bottom(dense)
-        slots = torch.cat([x.unsqueeze(1), pooled], dim=1)
+        slots = torch.cat([x.unsqueeze(1), pooled.to(x.dtype)], dim=1)
         products = torch.bmm(slots, slots.transpose(1, 2)).flatten(1)
         pairs = products.index_select(1, self.triangle)
         return self.top(torch.cat([x, pairs], dim=1)).squeeze(1)
+
+
+class DcnV2(nn.Module):
+    """Cross layers `x0 * (W (V x) + b) + x` of low rank, then an MLP."""
+
+    def __init__(self, tables, dense, dim, layers=3, rank=128):
+        super().__init__()
+        width = (tables + 1) * dim
+        self.bottom = mlp([dense, dim], last_relu=True)
+        self.v = nn.ModuleList(nn.Linear(width, rank, bias=False) for _ in range(layers))
+        self.w = nn.ModuleList(nn.Linear(rank, width) for _ in range(layers))
+        self.deep = mlp([width, 512, 256, 1], last_relu=False)
+
+    def forward(self, dense, pooled):
+        x0 = self.bottom(dense)
+        x0 = torch.cat([x0, pooled.flatten(1).to(x0.dtype)], dim=1)
+        x = x0
+        for v, w in zip(self.v, self.w):
+            x = x0 * w(v(x)) + x
+        return self.deep(x).squeeze(1)
+
+
+class StreamRec(nn.Module):
+    """An MLP over the vectors side by side."""
+
+    def __init__(self, tables, _dense, dim):
+        super().__init__()
+        self.deep = mlp([tables * dim, 256, 128, 64, 1], last_relu=False)
+
+    def forward(self, _dense, pooled):
+        return self.deep(pooled.flatten(1)).squeeze(1)
+
+
+MODELS = {"dlrm": Dlrm, "dcn_v2": DcnV2, "streamrec": StreamRec}
 
 
 def zipf_ids(generator, count, rows, exponent):
@@ -87,32 +133,38 @@ def zipf_ids(generator, count, rows, exponent):
 
 
 def make_batches(args):
+    tables, columns, _ = INPUTS[args.model]
     generator = np.random.default_rng(args.seed)
     total = args.batches * args.batch
-    ids = np.stack([zipf_ids(generator, total, args.rows, args.zipf) + t * args.rows
-                    for t in range(TABLES)], axis=1)
-    offsets = torch.arange(args.batch * TABLES + 1)
+    starts = np.cumsum([0, *tables])
+    ids = np.stack([zipf_ids(generator, total, rows, args.zipf) + start
+                    for rows, start in zip(tables, starts)], axis=1)
+    offsets = torch.arange(args.batch * len(tables) + 1)
     batches = []
     for i in range(args.batches):
         part = slice(i * args.batch, (i + 1) * args.batch)
-        dense = torch.from_numpy(generator.standard_normal((args.batch, DENSE), np.float32))
+        dense = torch.from_numpy(generator.standard_normal((args.batch, columns), np.float32))
         label = torch.from_numpy((generator.random(args.batch) < 0.25).astype(np.float32))
         batches.append((dense, torch.from_numpy(ids[part].reshape(-1).copy()), offsets, label))
     return batches
 
 
 def make_step(args):
-    table = nn.EmbeddingBag(TABLES * args.rows, DIM, mode="sum", sparse=True,
+    tables, columns, dim = INPUTS[args.model]
+    table = nn.EmbeddingBag(sum(tables), dim, mode="sum", sparse=True,
                             include_last_offset=True)
-    nn.init.uniform_(table.weight, -args.rows ** -0.5, args.rows ** -0.5)
-    network = DenseNetwork()
+    nn.init.uniform_(table.weight, -max(tables) ** -0.5, max(tables) ** -0.5)
+    network = MODELS[args.model](len(tables), columns, dim)
     forward = torch.compile(network) if args.compile else network
     optimizers = [torch.optim.Adagrad(table.parameters(), lr=0.01),
                   torch.optim.Adagrad(network.parameters(), lr=0.01, foreach=True)]
+    half = args.precision == "bf16"
 
     def step(dense, ids, offsets, label):
-        pooled = table(ids, offsets).view(-1, TABLES, DIM)
-        loss = functional.binary_cross_entropy_with_logits(forward(dense, pooled), label)
+        pooled = table(ids, offsets).view(-1, len(tables), dim)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            logits = forward(dense, pooled)
+        loss = functional.binary_cross_entropy_with_logits(logits.float(), label)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -144,7 +196,8 @@ def measure(args, step, batches):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=8192)
-    parser.add_argument("--rows", type=int, default=100_000, help="rows of each table")
+    parser.add_argument("--model", choices=sorted(MODELS), default="dlrm")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--zipf", type=float, default=1.05)
     parser.add_argument("--batches", type=int, default=8, help="distinct batches, cycled")
     parser.add_argument("--threads", type=int, default=2)
@@ -165,8 +218,7 @@ def main():
         "windows_samples_per_s": [round(rate) for rate in rates],
         "versions": {"torch": torch.__version__, "python": platform.python_version(),
                      "numpy": np.__version__},
-        "settings": {**vars(args), "allocator": allocator, "tables": TABLES, "dim": DIM,
-                     "precision": torch.get_float32_matmul_precision(),
+        "settings": {**vars(args), "allocator": allocator,
                      "cpu": torch.backends.cpu.get_cpu_capability()},
     }))
 
