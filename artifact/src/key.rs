@@ -35,7 +35,13 @@ pub fn from_integer(value: i64) -> Result<u64, ReservedKey> {
 
 /// The key of a text identifier: XXH3-64 of its UTF-8 bytes, moved by one where that is [`MISSING_KEY`].
 pub fn from_text(value: &str) -> u64 {
-    match xxh3_64(value.as_bytes()) {
+    from_utf8(value.as_bytes())
+}
+
+/// The key of a text identifier whose bytes are known to be UTF-8, such as those of ASCII text.
+#[inline]
+pub fn from_utf8(value: &[u8]) -> u64 {
+    match xxh3_64(value) {
         MISSING_KEY => MISSING_KEY + 1,
         key => key,
     }

@@ -38,6 +38,15 @@ pub struct Forward {
     features: usize,
 }
 
+/// The values of a pass; those of one size are written over those before.
+#[derive(Debug, Default)]
+pub struct Values {
+    layers: Vec<Vec<f32>>,
+    /// Between the two products of a layer, and after them.
+    inner: [Vec<f32>; 2],
+    overflown: Vec<usize>,
+}
+
 /// What a layer reads.
 struct Pass<'a> {
     context: &'a Context,
@@ -91,15 +100,27 @@ impl Forward {
     ///
     /// # Errors
     /// When `encoded` is not of the model's schema.
-    pub fn logits(&self, encoded: &Encoded) -> Result<Vec<f32>, ForwardError> {
+    pub fn logits<'v>(
+        &self,
+        encoded: &Encoded,
+        values: &'v mut Values,
+    ) -> Result<&'v [f32], ForwardError> {
         let rows = encoded.rows;
-        let mut values: Vec<Vec<f32>> = Vec::with_capacity(self.layers.len());
-        let mut overflown = Vec::new();
+        let Values {
+            layers,
+            inner,
+            overflown,
+        } = values;
+        layers.resize_with(self.layers.len(), Vec::new);
+        overflown.clear();
         for (index, layer) in self.layers.iter().enumerate() {
             let width = self.widths[index];
-            let mut value = vec![0.0; rows * width];
+            // A valid graph reads earlier layers only.
+            let (before, own) = layers.split_at_mut(index);
+            let value = &mut own[0];
+            value.resize(rows * width, 0.0);
             let read =
-                |&input: &usize| TensorRef::from_f32(&values[input], &[rows, self.widths[input]]);
+                |&input: &usize| TensorRef::from_f32(&before[input], &[rows, self.widths[input]]);
             let pass = Pass {
                 context: &self.context,
                 encoded,
@@ -107,12 +128,11 @@ impl Forward {
                 tables: &self.tables,
                 inputs: self.inputs[index].iter().map(read).collect(),
             };
-            layer.forward(&pass, TensorMut::from_f32(&mut value, &[rows, width]))?;
-            note_overflow(&value, width, &mut overflown);
-            values.push(value);
+            layer.forward(&pass, inner, TensorMut::from_f32(value, &[rows, width]))?;
+            note_overflow(value, width, overflown);
         }
-        let (mut logits, labels) = (values.swap_remove(self.output), self.widths[self.output]);
-        for row in overflown {
+        let (logits, labels) = (&mut layers[self.output], self.widths[self.output]);
+        for &row in &*overflown {
             logits[row * labels..(row + 1) * labels].fill(f32::NAN);
         }
         Ok(logits)

@@ -8,7 +8,8 @@
 //!
 //! | module | what it answers |
 //! |---|---|
-//! | [`ranker`] | what does this artifact say of these rows, and does it still say what it said in training? |
+//! | [`scorer`] | what does this model say of these rows? |
+//! | [`ranker`] | and does this artifact still say what it said in training? |
 //! | [`protocol`] | what do requests and answers look like? |
 //! | [`queue`] | which requests are scored together, and when is it too many? |
 //! | [`repository`] | which version answers now? |
@@ -18,16 +19,26 @@
 //!
 //! Never does: train, fetch features, or answer with a model whose golden examples it cannot
 //! reproduce.
+//!
+//! Without the feature `http`, which is on by default, only the model is left: for programs that
+//! score without a server.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "http")]
 mod error_chain;
 mod forward;
+#[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "http")]
 pub mod metrics;
 mod oracle;
+#[cfg(feature = "http")]
 pub mod protocol;
+#[cfg(feature = "http")]
 pub mod queue;
 pub mod ranker;
+#[cfg(feature = "http")]
 pub mod repository;
+pub mod scorer;
 
 pub use forward::ForwardError;

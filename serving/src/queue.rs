@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 
 use crate::error_chain::error_chain;
 use crate::metrics::Metrics;
-use crate::ranker::{Ranker, ScoreError};
+use crate::ranker::Ranker;
+use crate::scorer::{ScoreError, Scratch};
 
 /// How requests are put together, and how many may wait.
 #[derive(Debug, Clone)]
@@ -192,8 +193,9 @@ impl Shared {
     }
 
     fn work(&self) {
+        let mut scratch = Scratch::default();
         while let Some(batch) = self.next_batch() {
-            self.score(batch);
+            self.score(batch, &mut scratch);
         }
     }
 
@@ -249,7 +251,7 @@ impl Shared {
         batch
     }
 
-    fn score(&self, batch: Vec<Job>) {
+    fn score(&self, batch: Vec<Job>, scratch: &mut Scratch) {
         let jobs: Vec<Job> = batch
             .into_iter()
             .filter_map(|job| self.in_time(job))
@@ -257,8 +259,8 @@ impl Shared {
         let Some(first) = jobs.first() else { return };
         let ranker = Arc::clone(&first.ranker);
         let scores = without_panic(|| match jobs.as_slice() {
-            [only] => self.scores(&ranker, &only.rows),
-            several => self.scores(&ranker, &together(several)),
+            [only] => self.scores(&ranker, &only.rows, scratch),
+            several => self.scores(&ranker, &together(several), scratch),
         });
         match scores {
             Ok(scores) => distribute(jobs, &scores, ranker.labels().len()),
@@ -273,24 +275,31 @@ impl Shared {
 
     /// The scores of `rows`, in pieces where they are many: every layer keeps its values of all rows
     /// of a piece.
-    fn scores(&self, ranker: &Ranker, rows: &RawBatch) -> Result<Vec<f32>, ScoreError> {
-        let timed = |rows: &RawBatch| {
+    fn scores(
+        &self,
+        ranker: &Ranker,
+        rows: &RawBatch,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<f32>, ScoreError> {
+        let mut scores = Vec::with_capacity(rows.rows * ranker.labels().len());
+        let mut add = |rows: &RawBatch| -> Result<(), ScoreError> {
             let started = Instant::now();
-            let scores = ranker.score(rows)?;
+            scores.extend_from_slice(ranker.score(rows, scratch)?);
             self.metrics.scored(rows.rows, started.elapsed());
-            Ok(scores)
+            Ok(())
         };
         let most = self.settings.batch_rows_max.max(1);
         if rows.rows <= most {
-            return timed(rows);
+            add(rows)?;
+            return Ok(scores);
         }
-        let (mut piece, mut scores) = (RawBatch::new(ranker.inputs()), Vec::new());
+        let mut piece = RawBatch::new(ranker.inputs());
         for begin in (0..rows.rows).step_by(most) {
             piece.clear();
             for row in begin..rows.rows.min(begin + most) {
                 piece.push_row_of(rows, row);
             }
-            scores.extend(timed(&piece)?);
+            add(&piece)?;
         }
         Ok(scores)
     }

@@ -3,26 +3,23 @@
 use std::path::{Path, PathBuf};
 
 use streamrec_artifact::{
-    Artifact, ArtifactError, Encoded, Encoder, Golden, GoldenError, InputColumn, MODEL_FILE,
-    Manifest, ManifestError, RawBatch, RawBatchError, key,
+    Artifact, ArtifactError, Encoder, Golden, GoldenError, InputColumn, MODEL_FILE, Manifest,
+    ManifestError, RawBatch, key,
 };
 
-use crate::forward::{Forward, ForwardError};
+use crate::forward::{Forward, ForwardError, Values};
 use crate::oracle;
+use crate::scorer::{LOGIT_TOLERANCE, ScoreError, Scorer, Scratch, sigmoid};
 
 /// How far a golden probability may lie from the trainer's.
 pub const PROBABILITY_TOLERANCE: f32 = 1e-5;
-/// How far a golden logit may lie from the trainer's, as a share of it where it is above 1. Where
-/// clicks are rare, probabilities alone would hide a wrong weight.
-pub const LOGIT_TOLERANCE: f32 = 1e-4;
 
 /// A model that has proved itself on its golden examples.
 #[derive(Debug)]
 pub struct Ranker {
     manifest: Manifest,
     version: String,
-    encoder: Encoder,
-    forward: Forward,
+    scorer: Scorer,
     golden_difference: f32,
 }
 
@@ -57,7 +54,7 @@ pub enum LoadError {
     #[error(
         "the artifact {} does not reproduce its golden examples: row {row}, label `{label}`: the \
          trainer's {score} is {expected}, {by} {got}; it was changed after the export, or this \
-         server computes otherwise: export it again",
+         program computes otherwise: export it again",
         path.display()
     )]
     Golden {
@@ -76,17 +73,6 @@ pub enum LoadError {
         /// The score now.
         got: f32,
     },
-}
-
-/// Why rows could not be scored.
-#[derive(Debug, thiserror::Error)]
-pub enum ScoreError {
-    /// The rows are not the model's inputs.
-    #[error("the rows do not fit the model")]
-    Rows(#[from] RawBatchError),
-    /// An operation failed.
-    #[error("the model's graph failed")]
-    Forward(#[from] ForwardError),
 }
 
 impl Ranker {
@@ -133,31 +119,40 @@ impl Ranker {
             source,
         };
         let forward = Forward::new(graph, shapes, schema, weights).map_err(failed)?;
-        let logits = forward.logits(&golden.encoded).map_err(failed)?;
-        check.logits("this server's", &logits)?;
-        let golden_difference = check.probabilities("this server's", &logits)?;
+        let mut values = Values::default();
+        let logits = forward
+            .logits(&golden.encoded, &mut values)
+            .map_err(failed)?;
+        check.logits("this program's", logits)?;
+        let golden_difference = check.probabilities("this program's", logits)?;
         Ok(Self {
             manifest,
             version,
-            encoder,
-            forward,
+            scorer: Scorer::new(encoder, forward),
             golden_difference,
         })
     }
 
-    /// The probabilities of `rows`, `[rows, labels]`, row-major; NaN where a value of the row is so
-    /// large that the arithmetic overflows.
+    /// The probabilities of `rows`, as [`Scorer::score`] gives them.
     ///
     /// # Errors
     /// When the rows are not of the model's inputs.
-    pub fn score(&self, rows: &RawBatch) -> Result<Vec<f32>, ScoreError> {
-        if rows.rows == 0 {
-            return Ok(Vec::new());
-        }
-        let mut encoded = Encoded::default();
-        self.encoder.encode(rows, &mut encoded)?;
-        let logits = self.forward.logits(&encoded)?;
-        Ok(logits.into_iter().map(sigmoid).collect())
+    pub fn score<'s>(
+        &self,
+        rows: &RawBatch,
+        scratch: &'s mut Scratch,
+    ) -> Result<&'s [f32], ScoreError> {
+        self.scorer.score(rows, scratch)
+    }
+
+    /// What turns raw rows into inputs of the graph.
+    pub fn encoder(&self) -> &Encoder {
+        self.scorer.encoder()
+    }
+
+    /// What scores.
+    pub fn into_scorer(self) -> Scorer {
+        self.scorer
     }
 
     /// What the artifact says of itself.
@@ -180,7 +175,7 @@ impl Ranker {
         &self.version
     }
 
-    /// The greatest difference between this server's golden probabilities and the trainer's.
+    /// The greatest difference between this program's golden probabilities and the trainer's.
     pub fn golden_difference(&self) -> f32 {
         self.golden_difference
     }
@@ -237,9 +232,4 @@ fn version(manifest: &Manifest) -> Result<String, ManifestError> {
     let model = manifest.files.get(MODEL_FILE);
     let text = serde_json::to_string(&(model, &manifest.schema, &manifest.graph))?;
     Ok(format!("{:016x}", key::from_text(&text)))
-}
-
-/// In double precision, as the trainer's loss computes it.
-fn sigmoid(logit: f32) -> f32 {
-    (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
 }

@@ -16,6 +16,7 @@ mod error;
 pub mod generator;
 pub mod history;
 pub mod import;
+pub mod in_order;
 pub mod order;
 mod pack;
 mod reader;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::score::ScoreArgs;
 use crate::parallel::planner::Gpu;
 
 /// Trains ranking models of recommender systems: data in, a served artifact out.
@@ -71,6 +72,16 @@ Examples:
 Example:
   streamrec export runs/kuairand_dcn_v2 --out artifacts/kuairand_dcn_v2")]
     Export(ExportArgs),
+    /// Score every row of files with an artifact or a run, and write the scores as Parquet.
+    #[command(after_help = "\
+Examples:
+  streamrec score artifacts/videos candidates.parquet --key user_id,video_id --out scores.parquet
+  streamrec score artifacts/videos day_1.csv.gz day_2.csv.gz --key user_id --out scores.parquet
+  streamrec score runs/kuairand_dcn_v2 data/later --split test --key user_id --out scores.parquet
+OUT holds the key columns as they came, and `score_LABEL` for each label, row by row as in the input.
+The columns of Parquet and text have the names of the model's inputs; null and an empty field are
+missing values. Text of a packed dataset is its 64-bit hash there.")]
+    Score(ScoreArgs),
     /// Ask a server for the scores of an artifact's golden examples and compare them.
     #[command(after_help = "\
 Example:

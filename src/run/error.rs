@@ -76,6 +76,9 @@ pub enum RunError {
         /// The folder.
         path: PathBuf,
     },
+    /// The user asked to stop.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
     /// A file of the run could not be read or written.
     #[error("cannot {action} {}", path.display())]
     File {
@@ -131,10 +134,11 @@ impl RunError {
         message
     }
 
-    /// 2 for what a restart cannot mend, else 1.
+    /// 2 for what a restart cannot mend, 130 for an interruption as shells have it, else 1.
     fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Config(_) | Self::Environment(_) => 2,
+            Self::Interrupted => 130,
             Self::Data(DataError::Io { .. }) => 1,
             Self::Data(_) | Self::Import(_) => 2,
             Self::Checkpoint(

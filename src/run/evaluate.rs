@@ -94,7 +94,7 @@ fn splits(args: &EvaluateArgs, dataset: &Dataset) -> Vec<Split> {
 /// The run's own counts, for data whose trailing columns began at zero: then they begin where the
 /// run's dataset ended. Where those of the run's own test rows are frozen, those of all other rows
 /// are, at the same moment.
-fn base(
+pub(super) fn base(
     folder: &RunFolder,
     dataset: &Dataset,
     features: &Features,

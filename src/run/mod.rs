@@ -18,6 +18,7 @@ mod rank;
 mod readers;
 mod replacement;
 mod request;
+mod score;
 mod session;
 mod step_profile;
 mod stop;
@@ -58,6 +59,7 @@ pub fn command_line() -> ExitCode {
         cli::Command::Plan(args) => plan::run(&args),
         cli::Command::Evaluate(args) => evaluate::run(&args),
         cli::Command::Export(args) => export::run(&args),
+        cli::Command::Score(args) => score::run(&args),
         cli::Command::Request(args) => request::run(&args),
         cli::Command::NodeShell { host, command } => return launch::node_shell(&host, &command),
     };

@@ -124,14 +124,16 @@ fn swap_in_two_steps(next: &Path, out: &Path, old: &Path) -> io::Result<()> {
     })
 }
 
-fn parent(out: &Path) -> &Path {
+/// The folder that holds `out`.
+pub(super) fn parent(out: &Path) -> &Path {
     match out.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     }
 }
 
-fn sibling(out: &Path, end: &str) -> PathBuf {
+/// The hidden file `.NAME.end` beside `out`.
+pub(super) fn sibling(out: &Path, end: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(out.file_name().unwrap_or_default());
     name.push(".");

@@ -20,6 +20,7 @@ mod real_data;
 mod replacement;
 mod restart;
 mod resume;
+mod score;
 mod serving;
 mod submission;
 mod workbench;

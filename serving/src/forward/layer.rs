@@ -99,8 +99,13 @@ impl Layer {
         })
     }
 
-    /// Writes the layer's value, `[rows, width]`, to `y`. A valid graph has inputs where they are read.
-    pub(super) fn forward(&self, pass: &Pass<'_>, y: TensorMut<'_>) -> Result<(), ForwardError> {
+    /// Writes the layer's value, `[rows, width]`, over `y`. A valid graph has inputs where they are read.
+    pub(super) fn forward(
+        &self,
+        pass: &Pass<'_>,
+        scratch: &mut [Vec<f32>; 2],
+        y: TensorMut<'_>,
+    ) -> Result<(), ForwardError> {
         let (context, x, shape) = (pass.context, &pass.inputs, y.shape());
         match self {
             Self::Dense => {
@@ -130,15 +135,13 @@ impl Layer {
                 dot_interaction::forward(context, x[0], *features, *dim, y)?;
             }
             Self::Cross { weight, bias } => {
-                let projection = affine(context, x[1], weight, Some(bias))?;
-                let projection = TensorRef::from_f32(&projection, &shape);
+                let projection = affine(context, x[1], weight, Some(bias), &mut scratch[0])?;
                 cross::combine_forward(context, x[0], projection, x[1], y)?;
             }
             Self::CrossLowRank { v, w, bias } => {
-                let inner = affine(context, x[1], v, None)?;
-                let inner = TensorRef::from_f32(&inner, &[shape[0], v.shape[0]]);
-                let projection = affine(context, inner, w, Some(bias))?;
-                let projection = TensorRef::from_f32(&projection, &shape);
+                let [inner, projection] = scratch;
+                let inner = affine(context, x[1], v, None, inner)?;
+                let projection = affine(context, inner, w, Some(bias), projection)?;
                 cross::combine_forward(context, x[0], projection, x[1], y)?;
             }
             Self::FactorizationMachine { features, dim } => {
@@ -202,25 +205,26 @@ fn view(weight: &Weight) -> TensorRef<'_> {
     TensorRef::from_f32(&weight.values, &weight.shape)
 }
 
-/// `x W^T + b`, `[rows, outputs]`
-fn affine(
+/// `x W^T + b`, `[rows, outputs]`, in the memory of `to`.
+fn affine<'t>(
     context: &Context,
     x: TensorRef<'_>,
     weight: &Weight,
     bias: Option<&Weight>,
-) -> Result<Vec<f32>, ForwardError> {
+    to: &'t mut Vec<f32>,
+) -> Result<TensorRef<'t>, ForwardError> {
     let shape = [x.shape()[0], weight.shape[0]];
-    let mut y = vec![0.0; shape[0] * shape[1]];
-    let to = TensorMut::from_f32(&mut y, &shape);
+    to.resize(shape[0] * shape[1], 0.0);
+    let y = TensorMut::from_f32(to, &shape);
     linear::forward(
         context,
         x,
         view(weight),
         bias.map(view),
         Activation::None,
-        to,
+        y,
     )?;
-    Ok(y)
+    Ok(TensorRef::from_f32(to, &shape))
 }
 
 fn concat(
@@ -237,17 +241,18 @@ fn concat(
     Ok(())
 }
 
-/// The sum of the inputs; one of width 1 is added to every column. `y` is zero.
+/// The sum of the inputs; one of width 1 is added to every column.
 fn sum(
     context: &Context,
     inputs: &[TensorRef<'_>],
     mut y: TensorMut<'_>,
 ) -> Result<(), ForwardError> {
-    for x in inputs {
-        if x.shape()[1] == 1 {
-            add::broadcast(context, *x, y.reborrow(), true)?;
-        } else {
-            add::accumulate(context, *x, y.reborrow())?;
+    for (index, x) in inputs.iter().enumerate() {
+        let more = index > 0;
+        match x.shape()[1] {
+            1 => add::broadcast(context, *x, y.reborrow(), more)?,
+            _ if more => add::accumulate(context, *x, y.reborrow())?,
+            _ => add::copy(context, *x, y.reborrow())?,
         }
     }
     Ok(())

@@ -123,6 +123,27 @@ impl DatasetWriter {
         Ok(())
     }
 
+    /// Moves the rows of `from` that stand at `row` and behind it to the end of `to`, in their order.
+    /// For rows without times.
+    ///
+    /// # Errors
+    /// A disk that refuses.
+    pub fn move_tail(&mut self, from: Split, row: u64, to: Split) -> Result<()> {
+        let Some(mut writer) = self.splits.remove(&from) else {
+            return Ok(());
+        };
+        writer.pack.split_off(row, |block| {
+            if block.rows > 0 {
+                self.push_block(to, block)?;
+            }
+            Ok(())
+        })?;
+        if writer.pack.rows() > 0 {
+            self.splits.insert(from, writer);
+        }
+        Ok(())
+    }
+
     /// Finishes the splits, writes the description and moves the folder to its place.
     ///
     /// # Errors

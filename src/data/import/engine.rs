@@ -23,7 +23,7 @@ use super::sources::Sources;
 use super::split::SplitSchema;
 use super::work_folder::{WorkFolder, remove_abandoned};
 use super::writing::{Base, Writing, trailing_column, trailing_specs};
-use crate::data::{Block, Column, DatasetWriter, Provenance};
+use crate::data::{Block, Column, DatasetWriter, Provenance, Split};
 
 /// Blocks between two threads: enough that neither waits for a hiccup of the other.
 const BLOCKS_BETWEEN: usize = 4;
@@ -82,20 +82,28 @@ fn run(
     };
     let time = plan.time;
     let parser = reading.parser(&schema, plan, sources)?;
-    let streamed = time.is_none()
-        && matches!(
-            schema.split,
-            SplitSchema::All { .. } | SplitSchema::Hash { .. }
-        );
-    let (parser, writing, rows) = if streamed {
+    // Rows that are in order and counted by nothing may be cut when all of them are written.
+    let cut_last = matches!(schema.split, SplitSchema::Order { .. }) && specs.is_empty();
+    let split_alone = matches!(
+        schema.split,
+        SplitSchema::All { .. } | SplitSchema::Hash { .. }
+    );
+    let (parser, writing, rows) = if time.is_none() && (cut_last || split_alone) {
         // Neither the order nor the split needs to see all rows first.
-        let mut writing = Writing::new(writer, &schema, &row_columns, base, 0, HashMap::new())?;
+        let mut streamed = schema.clone();
+        if cut_last {
+            streamed.split = SplitSchema::All { into: Split::Train };
+        }
+        let mut writing = Writing::new(writer, &streamed, &row_columns, base, 0, HashMap::new())?;
         let (parser, rows) = reading.parse(parser, |block| {
             let mut block = block;
             writing.write(&mut block)?;
             block.columns.truncate(row_columns.len());
             Ok(vec![block])
         })?;
+        if cut_last {
+            writing.cut(&schema.split, rows)?;
+        }
         (parser, writing, rows)
     } else {
         let key_rows = KeyRows::new(&schema.split, &row_columns);

@@ -113,6 +113,32 @@ pub enum ImportError {
         /// The reader's reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A value that is not what an input of the model takes.
+    #[error("{}, row {row}, column `{column}`: {got} {problem}; the model takes {expected} here", path.display())]
+    InputValue {
+        /// The file.
+        path: PathBuf,
+        /// The line of a text file, the row of a Parquet file, from 1.
+        row: u64,
+        /// The column.
+        column: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What the model takes.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// A line that is no row, where every row is needed.
+    #[error("{}, line {line}: {problem}; correct the file: every row of it gets a score", path.display())]
+    InputLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// More malformed lines than allowed.
     #[error(
         "{malformed} of {lines} lines are malformed, more than the allowed share of {allowed}; the first:\n  {}\n\

@@ -18,12 +18,16 @@ mod error;
 mod files;
 pub mod formats;
 mod gather;
+mod input_rows;
+mod line_chunks;
+mod line_parser;
 mod malformed;
 mod null;
 mod number;
 mod order;
 mod parquet;
 mod parse;
+mod parse_chunks;
 mod plan;
 mod rows;
 mod schema;
@@ -39,6 +43,7 @@ mod writing;
 
 pub use engine::import;
 pub use error::ImportError;
+pub use input_rows::{InputPiece, InputRows, InputSettings};
 pub use schema::{
     ColumnSchema, ElapsedUnit, FileFormat, ImportSchema, LabelSchema, SourceSchema, TableSchema,
     TimeSchema, TimestampFormat, TrailingSchema,

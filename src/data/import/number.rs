@@ -1,7 +1,33 @@
 //! Numbers from bytes.
 
 /// An integer, also written as `7.0`, as frames with missing values write it.
+#[inline]
 pub(super) fn integer(text: &[u8]) -> Option<i64> {
+    few_digits(text).or_else(|| any_integer(text))
+}
+
+/// What most integers are: digits that cannot overflow.
+#[inline]
+fn few_digits(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    if digits.is_empty() || digits.len() > 18 {
+        return None;
+    }
+    let mut value = 0;
+    for byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = 10 * value + i64::from(digit);
+    }
+    Some(if negative { -value } else { value })
+}
+
+fn any_integer(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),

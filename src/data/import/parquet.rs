@@ -52,7 +52,7 @@ pub(super) struct ParquetRows {
 }
 
 /// One column of a batch, and where its plain type could not hold what the file has.
-struct Column {
+pub(super) struct Column {
     values: Values,
     out_of_range: Option<BooleanBuffer>,
 }
@@ -192,36 +192,7 @@ impl ParquetRows {
     }
 
     pub(super) fn cell(&self, place: usize) -> Cell<'_> {
-        let row = self.next - 1;
-        let column = &self.values[place];
-        if column.values.is_null(row) {
-            return match &column.out_of_range {
-                Some(rows) if rows.value(row) => Cell::OutOfRange,
-                _ => Cell::Null,
-            };
-        }
-        match &column.values {
-            Values::Integers(values) => Cell::Integer(values.value(row)),
-            Values::Unsigneds(values) => Cell::unsigned(values.value(row)),
-            Values::Floats(values) => Cell::Float(values.value(row)),
-            Values::Booleans(values) => Cell::Boolean(values.value(row)),
-            Values::Texts(values) => Cell::Text(values.value(row).as_bytes()),
-            Values::Decimals(values) => Cell::Decimal(values.value(row).as_bytes()),
-            Values::Times(values) => Cell::Time(values.value(row)),
-            Values::LocalTimes(values) => Cell::LocalTime(values.value(row)),
-            Values::IntegerLists(lists, values) => {
-                let (start, end) = bounds(lists, row);
-                Cell::Integers(values, start, end)
-            }
-            Values::UnsignedLists(lists, values) => {
-                let (start, end) = bounds(lists, row);
-                Cell::Unsigneds(values, start, end)
-            }
-            Values::TextLists(lists, values) => {
-                let (start, end) = bounds(lists, row);
-                Cell::Texts(values, start, end)
-            }
-        }
+        self.values[place].cell(self.next - 1)
     }
 
     fn take(&mut self, batch: &RecordBatch) -> Result<(), ImportError> {
@@ -244,7 +215,7 @@ impl ParquetRows {
 
 impl Column {
     /// As one of the plain types; what that cannot hold becomes null and is remembered.
-    fn cast(found: &ArrayRef, plain: &DataType) -> Result<Self, ArrowError> {
+    pub(super) fn cast(found: &ArrayRef, plain: &DataType) -> Result<Self, ArrowError> {
         let array = cast(found, plain)?;
         let out_of_range = (array.null_count() > found.logical_null_count()).then(|| {
             let nulls = found.logical_nulls();
@@ -255,6 +226,37 @@ impl Column {
             values: Values::of(&array, found.data_type()),
             out_of_range,
         })
+    }
+
+    pub(super) fn cell(&self, row: usize) -> Cell<'_> {
+        if self.values.is_null(row) {
+            return match &self.out_of_range {
+                Some(rows) if rows.value(row) => Cell::OutOfRange,
+                _ => Cell::Null,
+            };
+        }
+        match &self.values {
+            Values::Integers(values) => Cell::Integer(values.value(row)),
+            Values::Unsigneds(values) => Cell::unsigned(values.value(row)),
+            Values::Floats(values) => Cell::Float(values.value(row)),
+            Values::Booleans(values) => Cell::Boolean(values.value(row)),
+            Values::Texts(values) => Cell::Text(values.value(row).as_bytes()),
+            Values::Decimals(values) => Cell::Decimal(values.value(row).as_bytes()),
+            Values::Times(values) => Cell::Time(values.value(row)),
+            Values::LocalTimes(values) => Cell::LocalTime(values.value(row)),
+            Values::IntegerLists(lists, values) => {
+                let (start, end) = bounds(lists, row);
+                Cell::Integers(values, start, end)
+            }
+            Values::UnsignedLists(lists, values) => {
+                let (start, end) = bounds(lists, row);
+                Cell::Unsigneds(values, start, end)
+            }
+            Values::TextLists(lists, values) => {
+                let (start, end) = bounds(lists, row);
+                Cell::Texts(values, start, end)
+            }
+        }
     }
 }
 
@@ -333,7 +335,7 @@ fn is_decimal(found: &DataType) -> bool {
 }
 
 /// The plain type that a column is cast to.
-fn plain_type(found: &DataType) -> Option<DataType> {
+pub(super) fn plain_type(found: &DataType) -> Option<DataType> {
     Some(match found {
         DataType::UInt64 => DataType::UInt64,
         integer if integer.is_integer() => DataType::Int64,
@@ -357,7 +359,10 @@ fn plain_type(found: &DataType) -> Option<DataType> {
     })
 }
 
-fn failed(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> ImportError {
+pub(super) fn failed(
+    path: &Path,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> ImportError {
     ImportError::Parquet {
         path: path.to_owned(),
         source: Box::new(error),

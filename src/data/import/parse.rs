@@ -1,6 +1,6 @@
 //! The parser thread: files to blocks of typed rows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use streamrec_artifact::{RawColumn, key};
@@ -45,21 +45,15 @@ struct Misfit {
 impl Parser {
     /// Parses all files and returns what was counted. Ends early where nobody takes the blocks.
     pub(super) fn run(mut self, pipe: &BlockPipe) -> Result<Self, ImportError> {
+        if self.parses_in_chunks() {
+            return self.run_in_chunks(pipe);
+        }
         let mut block = Block::new(&self.plan.columns);
         let mut since = RawColumn::Time(Vec::new());
         let mut first_names: Option<Vec<String>> = None;
         for path in self.files.clone() {
             let mut rows = FileRows::open(&path, &self.source, &self.meter)?;
-            match &first_names {
-                None => first_names = Some(rows.names().to_vec()),
-                Some(names) if names == rows.names() => {}
-                Some(_) => {
-                    return Err(ImportError::DifferentFields {
-                        path,
-                        first: self.files[0].clone(),
-                    });
-                }
-            }
+            self.same_names(&path, rows.names(), &mut first_names)?;
             rows.select(&self.plan.wanted, &self.plan.fills, &self.cancel)?;
             while rows.next(&mut self.tally)? {
                 self.cancel.check()?;
@@ -94,6 +88,22 @@ impl Parser {
         // A receiver that is gone has its own error to tell.
         let _ = pipe.full.send(block);
         Ok(self)
+    }
+
+    /// Refuses a file of other fields than the first one.
+    pub(super) fn same_names(
+        &self,
+        path: &Path,
+        names: &[String],
+        first: &mut Option<Vec<String>>,
+    ) -> Result<(), ImportError> {
+        if names == first.get_or_insert_with(|| names.to_vec()) {
+            return Ok(());
+        }
+        Err(ImportError::DifferentFields {
+            path: path.to_owned(),
+            first: self.files[0].clone(),
+        })
     }
 
     /// Appends one row; after a misfit some columns are one longer than others.

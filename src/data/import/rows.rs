@@ -118,7 +118,11 @@ impl FileRows {
 }
 
 impl TextRows {
-    fn open(path: &Path, schema: &SourceSchema, meter: &Meter) -> Result<Self, ImportError> {
+    pub(super) fn open(
+        path: &Path,
+        schema: &SourceSchema,
+        meter: &Meter,
+    ) -> Result<Self, ImportError> {
         let contents = files::open(path, meter)?;
         let quote = schema
             .quote
@@ -172,7 +176,33 @@ impl TextRows {
         }
     }
 
-    fn read(&mut self) -> Result<Next, ImportError> {
+    /// The names of the fields.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// What identifies the file, once it was read.
+    pub(super) fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is left of the file: bytes that were read, the input behind them, and the number of
+    /// their first line.
+    pub(super) fn into_rest(self) -> (Vec<u8>, Box<dyn std::io::Read + Send>, u64) {
+        self.reader.into_rest()
+    }
+
+    /// The last record, and where it is.
+    pub(super) fn record(&self) -> &RecordReader<Box<dyn std::io::Read + Send>> {
+        &self.reader
+    }
+
+    /// Reads the next record, malformed or not.
+    pub(super) fn read(&mut self) -> Result<Next, ImportError> {
         self.reader
             .read()
             .map_err(|error| files::read_error(&self.path, self.reader.line(), error))

@@ -124,6 +124,12 @@ impl SplitSchema {
     }
 }
 
+/// Where valid and test begin among `rows` rows that are cut by their position.
+pub(super) fn cuts(schema: &SplitSchema, rows: u64) -> [u64; 2] {
+    let (valid, test) = schema.shares().unwrap_or_default();
+    [valid + test, test].map(|held_out| floor_share(rows, MILLION.saturating_sub(held_out)))
+}
+
 /// Gives each row its split, in the order of the dataset.
 #[derive(Debug)]
 pub(super) enum Splitter {
@@ -170,13 +176,16 @@ impl Splitter {
                 test,
             },
             (SplitSchema::Hash { .. }, Some(key)) => Self::Hash { key, valid, test },
-            _ => Self::Cuts {
-                valid_from: floor_share(rows, MILLION.saturating_sub(valid + test)),
-                test_from: floor_share(rows, MILLION.saturating_sub(test)),
-                row: 0,
-                split: Split::Train,
-                last_time: None,
-            },
+            _ => {
+                let [valid_from, test_from] = cuts(schema, rows);
+                Self::Cuts {
+                    valid_from,
+                    test_from,
+                    row: 0,
+                    split: Split::Train,
+                    last_time: None,
+                }
+            }
         }
     }
 

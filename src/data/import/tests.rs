@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::data::{Dataset, RawColumn, Role, Split};
 
+mod chunks;
 mod held_out_counts;
 mod parquet;
 mod real_files;

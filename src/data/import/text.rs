@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use super::value::parts;
 
 /// The most bytes of a record; more means a quote that never closes.
-const RECORD_BYTES_MAX: usize = 1 << 20;
+pub(super) const RECORD_BYTES_MAX: usize = 1 << 20;
 const READ_BYTES: usize = 1 << 18;
 
 /// How records are cut into fields.
@@ -134,6 +134,13 @@ impl<R: Read> RecordReader<R> {
                 Scan::Bad(fault) => return self.skip_line().map(|()| Next::Malformed(fault)),
             }
         }
+    }
+
+    /// What was read behind the last record, the input, and the number of the line that comes next.
+    pub(super) fn into_rest(mut self) -> (Vec<u8>, R, u64) {
+        self.buffer.truncate(self.filled);
+        self.buffer.drain(..self.next);
+        (self.buffer, self.input, self.next_line)
     }
 
     /// The number of fields of the last record.

@@ -7,12 +7,14 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::TimeZone;
-use streamrec_artifact::{ColumnKind, LIST_LENGTH_MAX, RawColumn, SourceType, key};
+use streamrec_artifact::{ColumnKind, InputColumn, LIST_LENGTH_MAX, RawColumn, SourceType, key};
 
 use super::cell::{Cell, Fault, boolean, float, integer};
+use super::line_parser::FieldOfRows;
 use super::null::Null;
 use super::number;
 use super::schema::{ColumnSchema, LabelSchema, TimeSchema, TimestampFormat};
+use crate::data::Role;
 
 /// Turns cells of one field into values of one column.
 #[derive(Debug, Clone)]
@@ -50,6 +52,8 @@ enum Rule {
 struct TimeRule {
     format: TimestampFormat,
     zone: Option<TimeZone>,
+    /// Text that is no number may be ISO 8601.
+    or_iso8601: bool,
 }
 
 impl Conversion {
@@ -89,6 +93,30 @@ impl Conversion {
             required: false,
             first_until: separator.filter(|_| schema.kind == ColumnKind::Key),
         }
+    }
+
+    /// For an input of a model, of which an artifact knows the type and not the file: times are
+    /// milliseconds, or ISO 8601 with an offset.
+    pub(super) fn input(input: &InputColumn, separator: &str, nulls: &[String]) -> Self {
+        let schema = ColumnSchema {
+            name: input.name.clone(),
+            from: None,
+            kind: input.kind,
+            source: input.source,
+            format: None,
+            time_zone: None,
+            separator: (input.kind == ColumnKind::KeyList).then(|| separator.to_owned()),
+            elapsed: None,
+            null: None,
+            role: Role::Feature,
+            unit: None,
+            range: None,
+        };
+        let mut conversion = Self::column(&schema, nulls);
+        if let Rule::Time(rule) = &mut conversion.rule {
+            rule.or_iso8601 = true;
+        }
+        conversion
     }
 
     /// For a label; it must not be missing.
@@ -156,6 +184,48 @@ impl Conversion {
             _ => return Err(Fault::Type),
         }
         Ok(())
+    }
+
+    /// Appends a text field of every row; one that does not fit is told to `misfit`, and a missing
+    /// value stands in its place. The same as [`push`](Self::push) of each.
+    pub(super) fn push_fields(
+        &self,
+        fields: &FieldOfRows<'_>,
+        to: &mut RawColumn,
+        mut misfit: impl FnMut(usize, Fault),
+    ) {
+        let only_empty = matches!(&self.nulls[..], [null] if null.is_empty());
+        let plain = only_empty && !self.required && self.first_until.is_none();
+        match (to, &self.rule) {
+            (RawColumn::Key(keys), Rule::KeyText) if plain && fields.ascii => {
+                keys.extend(fields.iter().map(|field| match field {
+                    [] => key::MISSING_KEY,
+                    text => key::from_utf8(text),
+                }));
+            }
+            (RawColumn::Dense(values), Rule::DenseInteger) if plain => {
+                let rows = fields.iter().enumerate();
+                values.extend(rows.map(|(row, field)| match field {
+                    [] => f32::NAN,
+                    text => match number::integer(text) {
+                        Some(value) => value as f64 as f32,
+                        None => {
+                            misfit(row, Fault::Integer);
+                            f32::NAN
+                        }
+                    },
+                }));
+            }
+            (to, _) => {
+                for (row, field) in fields.iter().enumerate() {
+                    if let Err(fault) = self.push(Cell::Text(field), to) {
+                        truncate(to, row);
+                        to.push_missing();
+                        misfit(row, fault);
+                    }
+                }
+            }
+        }
     }
 
     /// The key that a field holds, for joins.
@@ -343,6 +413,7 @@ impl TimeRule {
         Self {
             format,
             zone: zone.and_then(|zone| TimeZone::get(zone).ok()),
+            or_iso8601: false,
         }
     }
 
@@ -358,6 +429,9 @@ impl TimeRule {
             (_, Cell::LocalTime(milliseconds)) => Some(milliseconds),
             (TimestampFormat::Iso8601, _) => return Err(Fault::Type),
             (TimestampFormat::S, _) => integer(cell).or_else(|_| whole(cell))?.checked_mul(1000),
+            (TimestampFormat::Ms, Cell::Text(text)) if self.or_iso8601 => {
+                return integer(cell).or_else(|_| self.iso8601(text));
+            }
             (TimestampFormat::Ms, _) => Some(integer(cell)?),
             (TimestampFormat::Us, _) => Some(integer(cell)?.div_euclid(1000)),
             (TimestampFormat::Days, _) => integer(cell)?.checked_mul(86_400_000),

@@ -8,7 +8,7 @@ use streamrec_artifact::{ColumnKind, RawColumn};
 use super::error::ImportError;
 use super::gather::{Place, append_places};
 use super::schema::ImportSchema;
-use super::split::{SplitSchema, Splitter};
+use super::split::{SplitSchema, Splitter, cuts};
 use crate::data::history::{HISTORY_FILE, TrailingCounter, TrailingHistory};
 use crate::data::{
     Block, Column, Dataset, DatasetWriter, HeldOutCounts, History, Provenance, Role, SourceType,
@@ -139,6 +139,9 @@ impl Writing {
 
     /// Writes the next rows.
     pub(super) fn write(&mut self, block: &mut Block) -> Result<(), ImportError> {
+        if let (Splitter::All(split), None) = (&self.splitter, &self.counter) {
+            return Ok(self.writer.push_block(*split, block)?);
+        }
         // The parser's columns come first; those of the trailing aggregates are still to be filled.
         for _ in block.columns.len()..self.part.columns.len() {
             block.columns.push(RawColumn::new(ColumnKind::Dense));
@@ -190,6 +193,15 @@ impl Writing {
                 append_places(&mut self.part, std::slice::from_ref(block), &places)?;
                 self.writer.push_block(split, &self.part)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Cuts rows that all went to train by their position, now that their number is known.
+    pub(super) fn cut(&mut self, schema: &SplitSchema, rows: u64) -> Result<(), ImportError> {
+        let [valid_from, test_from] = cuts(schema, rows);
+        for (row, split) in [(test_from, Split::Test), (valid_from, Split::Valid)] {
+            self.writer.move_tail(Split::Train, row, split)?;
         }
         Ok(())
     }

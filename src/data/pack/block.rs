@@ -137,16 +137,28 @@ impl Block {
         columns.try_for_each(|(to, from)| append_range(to, from, range.clone()))
     }
 
-    /// Writes the rows as a block's bytes over what `bytes` held.
-    pub(super) fn encode(&self, bytes: &mut Vec<u8>) -> Result<(), String> {
+    /// Writes `rows` as a block's bytes over what `bytes` held.
+    pub(super) fn encode(&self, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<(), String> {
         bytes.clear();
         for column in &self.columns {
             match column {
-                RawColumn::Dense(values) => section(bytes, bytemuck::cast_slice(values)),
-                RawColumn::Key(keys) => section(bytes, bytemuck::cast_slice(keys)),
-                RawColumn::Time(times) => section(bytes, bytemuck::cast_slice(times)),
+                RawColumn::Dense(values) => {
+                    section(bytes, bytemuck::cast_slice(&values[rows.clone()]));
+                }
+                RawColumn::Key(keys) => section(bytes, bytemuck::cast_slice(&keys[rows.clone()])),
+                RawColumn::Time(times) => {
+                    section(bytes, bytemuck::cast_slice(&times[rows.clone()]));
+                }
                 RawColumn::KeyList { offsets, keys } => {
-                    section(bytes, bytemuck::cast_slice(offsets));
+                    let offsets = &offsets[rows.start..=rows.end];
+                    let (first, last) = (offsets[0], offsets[rows.len()]);
+                    if first == 0 {
+                        section(bytes, bytemuck::cast_slice(offsets));
+                    } else {
+                        let own: Vec<u32> = offsets.iter().map(|offset| offset - first).collect();
+                        section(bytes, bytemuck::cast_slice(&own));
+                    }
+                    let keys = &keys[first as usize..last as usize];
                     section(bytes, bytemuck::cast_slice(keys));
                 }
             }
@@ -154,7 +166,7 @@ impl Block {
         if bytes.len() as u64 > MAX_BLOCK_BYTES {
             return Err(format!(
                 "{} rows make a block of {} bytes, the most is {MAX_BLOCK_BYTES}: use smaller blocks",
-                self.rows,
+                rows.len(),
                 bytes.len()
             ));
         }

@@ -336,3 +336,31 @@ fn wanted_columns_come_in_the_wanted_order() {
     let message = reader.column("prize").unwrap_err().to_string();
     assert!(message.contains("there are price, user"), "{message}");
 }
+
+#[test]
+fn a_file_that_was_cut_is_the_file_of_the_rows_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    let rows: Vec<_> = (0..103).map(row_number).collect();
+    for cut in [0, 1, 9, 10, 11, 20, 95, 100, 101, 102, 103, 200] {
+        let kept = cut.min(103);
+        let (mut head, mut tail) = (
+            PackWriter::create(place("head"), &columns(), 10).unwrap(),
+            PackWriter::create(place("tail"), &columns(), 10).unwrap(),
+        );
+        head.push_block(&block_of(&rows)).unwrap();
+        head.split_off(cut as u64, |block| tail.push_block(block))
+            .unwrap();
+        // Rows may follow a cut.
+        head.push_block(&block_of(&rows[..3])).unwrap();
+        head.finish().unwrap();
+        tail.finish().unwrap();
+        let expected = [&rows[..kept], &rows[..3]].concat();
+        let mut writer = PackWriter::create(place("expected"), &columns(), 10).unwrap();
+        writer.push_block(&block_of(&expected)).unwrap();
+        writer.finish().unwrap();
+        let bytes = |name: &str| std::fs::read(place(name)).unwrap();
+        assert!(bytes("head") == bytes("expected"), "cut at {cut}");
+        assert_eq!(read_all(&place("tail")).unwrap(), block_of(&rows[kept..]));
+    }
+}

@@ -1,7 +1,8 @@
 //! Writes a packed file, which appears under its name only when it is whole.
 
 use std::fs::{File, Permissions};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -122,6 +123,11 @@ impl PackWriter {
             .map_err(|problem| self.refuse(problem))?;
         let mut row = 0;
         while row < block.rows {
+            if self.pending.rows == 0 && block.rows - row >= self.block_rows {
+                self.write_block(block, row..row + self.block_rows)?;
+                row += self.block_rows;
+                continue;
+            }
             let end = block.rows.min(row + self.block_rows - self.pending.rows);
             self.pending
                 .append(block, row..end)
@@ -177,9 +183,87 @@ impl PackWriter {
         })
     }
 
+    /// Cuts the rows from `row` on off, and gives them to `take` in their order.
+    ///
+    /// # Errors
+    /// A disk that refuses, or what `take` says.
+    pub fn split_off(
+        &mut self,
+        row: u64,
+        mut take: impl FnMut(&Block) -> Result<()>,
+    ) -> Result<()> {
+        if row >= self.rows() {
+            return Ok(());
+        }
+        // Every written block is full.
+        let block_rows = self.block_rows as u64;
+        let kept = (row / block_rows).min(self.index.len() as u64);
+        let cut = self.index.split_off(kept as usize);
+        let pending = std::mem::replace(&mut self.pending, Block::new(&self.columns));
+        self.offset = cut.first().map_or(self.offset, |first| first.offset);
+        self.rows = kept * block_rows;
+        let mut stay = (row - self.rows) as usize;
+        let mut block = Block::new(&self.columns);
+        for entry in cut {
+            self.read_back(entry, &mut block)?;
+            self.part(&block, &mut stay, &mut take)?;
+        }
+        self.part(&pending, &mut stay, &mut take)?;
+        let offset = self.offset;
+        let cut_file = |file: &mut File| {
+            file.set_len(offset)?;
+            file.seek(SeekFrom::Start(offset)).map(drop)
+        };
+        cut_file(self.file.as_file_mut()).map_err(|source| Error::io("cut", &self.path, source))
+    }
+
+    /// Keeps the first `stay` rows, and gives the others away.
+    fn part(
+        &mut self,
+        block: &Block,
+        stay: &mut usize,
+        take: &mut impl FnMut(&Block) -> Result<()>,
+    ) -> Result<()> {
+        let kept = block.rows.min(*stay);
+        if kept == 0 {
+            return take(block);
+        }
+        *stay -= kept;
+        let mut rest = Block::new(&self.columns);
+        let copied = self
+            .pending
+            .append(block, 0..kept)
+            .and_then(|()| rest.append(block, kept..block.rows));
+        copied.map_err(|problem| self.refuse(problem.to_string()))?;
+        take(&rest)
+    }
+
+    /// Reads a block that was written.
+    fn read_back(&self, entry: IndexEntry, block: &mut Block) -> Result<()> {
+        block.clear();
+        let bytes = block.bytes_mut(entry.bytes as usize);
+        self.file
+            .as_file()
+            .read_exact_at(bytes, entry.offset)
+            .map_err(|source| Error::io("read", &self.path, source))?;
+        let all: Vec<usize> = (0..self.columns.len()).collect();
+        block
+            .decode(&self.columns, self.block_rows, &all)
+            .map_err(|problem| self.refuse(problem))
+    }
+
     fn flush(&mut self) -> Result<()> {
-        self.pending
-            .encode(&mut self.bytes)
+        let mut pending = std::mem::take(&mut self.pending);
+        let written = self.write_block(&pending, 0..pending.rows);
+        pending.clear();
+        self.pending = pending;
+        written
+    }
+
+    fn write_block(&mut self, block: &Block, rows: Range<usize>) -> Result<()> {
+        let count = rows.len() as u64;
+        block
+            .encode(rows, &mut self.bytes)
             .map_err(|problem| self.refuse(problem))?;
         self.file
             .write_all(&self.bytes)
@@ -191,8 +275,7 @@ impl PackWriter {
             checksum: xxh3_64(&self.bytes),
         });
         self.offset += bytes;
-        self.rows += self.pending.rows as u64;
-        self.pending.clear();
+        self.rows += count;
         Ok(())
     }
 
