@@ -1,0 +1,203 @@
+"""Runs the comparisons of benches/comparisons.toml and writes what they came to. See scripts/bench."""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+DOCUMENT, PLOT = Path("docs/benchmarks.md"), Path("docs/benchmarks.svg")
+BEGIN, END = "<!-- scripts/bench begin -->", "<!-- scripts/bench end -->"
+PYTHONS = {"python": ("STREAMREC_PEERS_PYTHON", "benches/peers/.venv/bin/python"),
+           "input_python": ("STREAMREC_INPUT_PYTHON", "benches/peers/.venv-input/bin/python")}
+
+
+def build(names):
+    """The programs of our benchmarks."""
+    flags = [flag for name in names for flag in ("--bench", name)]
+    profile = os.environ.get("STREAMREC_BENCH_PROFILE", "bench")
+    command = ["cargo", "bench", "--locked", "--no-run", "--message-format=json",
+               "--profile", profile, *flags]
+    built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    programs = {}
+    for line in built.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and "bench" in message["target"]["kind"]:
+            programs[message["target"]["name"]] = message["executable"]
+    return programs
+
+
+def fill(value, words):
+    if isinstance(value, list):
+        return [fill(part, words) for part in value]
+    return re.sub(r"\{([^}]+)\}", lambda found: words[found[1]], value)
+
+
+def run(side, words):
+    """The last JSON line that a side prints; none where it cannot run here."""
+    command = fill(side["command"], words)
+    environment = {name: fill(text, words) for name, text in side.get("env", {}).items()}
+    if not Path(command[0]).exists():
+        print(f"  {side['name']}: {command[0]} is not there, left out", file=sys.stderr)
+        return None
+    ended = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
+    if ended.returncode or not lines:
+        print(f"  {side['name']}: {' '.join(command)} ended with {ended.returncode}, left out",
+              file=sys.stderr)
+        return None
+    return json.loads(lines[-1])
+
+
+def compare(comparison, rounds, words):
+    """Each side's windows, by name, ours first."""
+    sides = [{"name": "StreamRec", **comparison["ours"]}, *comparison["peers"]]
+    windows, others, versions = {}, {}, {}
+    for number in range(rounds):
+        load = Path("/proc/loadavg").read_text().split()[0]
+        print(f"{comparison['name']}: round {number + 1} of {rounds}, load {load}", file=sys.stderr)
+        for side in sides:
+            line = run(side, words)
+            if line is None:
+                continue
+            value = line[comparison["field"]]
+            windows.setdefault(side["name"], []).extend(value if isinstance(value, list) else [value])
+            for field in comparison.get("also", []):
+                others.setdefault(field, {}).setdefault(side["name"], []).append(line[field])
+            versions |= line.get("versions", {})
+            if "version" in line and side["name"] != "StreamRec":
+                versions[side["name"].split(",")[0]] = line["version"]
+    return {**comparison, "windows": windows, "others": others, "versions": versions}
+
+
+def ratio(result, sides):
+    """Ours over the best peer's, so that more is better for us."""
+    medians = {name: statistics.median(values) for name, values in sides.items()}
+    ours = medians.pop("StreamRec", None)
+    if ours is None or not medians:
+        return None, None
+    more = result["better"] == "more"
+    best = (max if more else min)(medians, key=medians.get)
+    return best, ours / medians[best] if more else medians[best] / ours
+
+
+def rows_of(result):
+    """(what, our median, best peer, its median, ratio) of the comparison and what is told beside."""
+    fields = [(result["name"], result["windows"])]
+    fields += [(f"{result['name'].rsplit(',', 1)[0]}, {field.split('_')[0]}", sides)
+               for field, sides in result["others"].items()]
+    for what, sides in fields:
+        best, times = ratio(result, sides)
+        if best:
+            yield what, sides, best, times
+
+
+def table(results, head):
+    lines = [head, "", "| work | unit | StreamRec | best peer | its figure | ratio | asked |",
+             "|---|---|---|---|---|---|---|"]
+    for result in results:
+        for what, sides, best, times in rows_of(result):
+            ours, theirs = (statistics.median(sides[name]) for name in ("StreamRec", best))
+            lines.append(f"| {what} | {result['unit']} | {ours:,.0f} | {best} | {theirs:,.0f} "
+                         f"| **{times:.2f}** | {result['need']:g} |")
+    lines += ["", "Medians of all windows (least to greatest):", ""]
+    for result in results:
+        told = [f"{name} {statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+                for name, values in result["windows"].items()]
+        if not result["peers"]:
+            told += [f"{field} {statistics.median(sides['StreamRec']):,.0f}"
+                     for field, sides in result["others"].items() if "StreamRec" in sides]
+        lines.append(f"- {result['name']}, {result['unit']}: {'; '.join(told)}.")
+    return "\n".join(lines)
+
+
+def plot(results):
+    """Bars of the ratios on a scale of logarithms; readable on light and dark pages."""
+    bars = [(what, times, result["need"], best)
+            for result in results for what, _, best, times in rows_of(result)]
+    height, left, width = 34 * len(bars) + 56, 330, 380
+    from math import log2
+    low, high = -2, max(3, max((log2(times) for _, times, _, _ in bars), default=0) + 0.5)
+
+    def x(times):
+        return left + width * (max(low, log2(times)) - low) / (high - low)
+
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="860" height="{height}" '
+             f'viewBox="0 0 860 {height}" font-family="system-ui, sans-serif" font-size="13" '
+             'role="img" aria-label="StreamRec against the best peer">',
+             "<style>text{fill:#24292f}.axis{stroke:#8c959f}.bar{fill:#0969da}.less{fill:#bc4c00}"
+             ".need{stroke:#1a7f37;stroke-width:3}@media(prefers-color-scheme:dark){"
+             "text{fill:#e6edf3}.axis{stroke:#6e7681}.bar{fill:#58a6ff}.less{fill:#f0883e}"
+             ".need{stroke:#3fb950}}</style>",
+             f'<text x="{left}" y="18">times as fast as the best peer (green: asked)</text>']
+    for power in range(low, int(high) + 1):
+        at = x(2.0 ** power)
+        parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="28" y2="{height - 22}" '
+                     f'stroke-dasharray="{"none" if power == 0 else "2 4"}"/>'
+                     f'<text x="{at:.1f}" y="{height - 6}" text-anchor="middle">{2.0 ** power:g}</text>')
+    for index, (what, times, need, best) in enumerate(bars):
+        y = 36 + 34 * index
+        start, end = sorted((x(1), x(times)))
+        kind = "bar" if times >= 1 else "less"
+        parts.append(f'<text x="{left - 10}" y="{y + 15}" text-anchor="end">{escape(what)}</text>'
+                     f'<rect class="{kind}" x="{start:.1f}" y="{y}" width="{max(1, end - start):.1f}" '
+                     f'height="20" rx="2"/><line class="need" x1="{x(need):.1f}" x2="{x(need):.1f}" '
+                     f'y1="{y - 3}" y2="{y + 23}"/><text x="{end + 6:.1f}" y="{y + 15}">{times:.2f} '
+                     f'({escape(best)})</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def cpu():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(": ")[1]
+    return os.uname().machine
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="comparisons whose names hold these words")
+    parser.add_argument("--print", action="store_true", help="print the table, and write nothing")
+    args = parser.parse_args()
+    comparisons = tomllib.loads(Path("benches/comparisons.toml").read_text())["comparison"]
+    comparisons = [c for c in comparisons if not args.only or args.only in c["name"]]
+    if not comparisons:
+        sys.exit(f"--only {args.only}: no comparison has such a name")
+    needed = set(re.findall(r"\{bench:(\w+)\}", json.dumps(comparisons)))
+    programs = {f"bench:{name}": path for name, path in build(sorted(needed)).items()}
+    threads = os.environ.get("THREADS", "2")
+    pythons = {name: os.environ.get(variable, place) for name, (variable, place) in PYTHONS.items()}
+    results = []
+    for comparison in comparisons:
+        with tempfile.TemporaryDirectory(dir=os.environ.get("STREAMREC_SCRATCH")) as folder:
+            words = {"threads": threads, "folder": folder, **pythons, **programs}
+            if "setup" in comparison:
+                subprocess.run(fill(comparison["setup"], words), check=True)
+            results.append(compare(comparison, args.rounds, words))
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], stdout=subprocess.PIPE,
+                            text=True).stdout.strip()
+    versions = sorted({f"{name} {version}" for result in results
+                       for name, version in result["versions"].items()})
+    head = (f"`scripts/bench --rounds {args.rounds}`"
+            f"{f' --only {args.only!r}' if args.only else ''}, commit {commit}, "
+            f"{datetime.date.today()}, {cpu()}, {threads} threads; {', '.join(versions)}.")
+    text = table(results, head)
+    print(text)
+    if args.print or args.only:
+        return
+    document = DOCUMENT.read_text()
+    before, rest = document.split(BEGIN)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    PLOT.write_text(plot(results))
+
+
+if __name__ == "__main__":
+    main()
