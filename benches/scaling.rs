@@ -22,8 +22,8 @@ use streamrec::config::{
 use streamrec::data::Batch;
 use streamrec::model::{BucketSettings, models};
 use streamrec::parallel::planner::{
-    BatchSplit, Choice, Collectives, Cost, DenseLoad, Machine, OperationTimes, Planner, Rates,
-    StepEstimate, TableLoad,
+    BatchSplit, Collectives, Cost, DenseLoad, Machine, OperationTimes, Planner, Rates,
+    StepEstimate, TableLoad, totals,
 };
 use streamrec::parallel::{Mesh, TablePlan};
 use streamrec::train::{Trainer, TrainerSettings, operation_times};
@@ -229,11 +229,7 @@ impl Job<'_> {
             };
             config.tables.insert(choice.table.clone(), own);
         }
-        let of_rank = |rank: usize| {
-            let costs = choices.iter().map(|choice: &Choice| choice.costs[rank]);
-            costs.fold(Cost::default(), Cost::plus)
-        };
-        let costs: Vec<Cost> = (0..self.split.ranks).map(of_rank).collect();
+        let costs = totals(choices.iter(), self.split.ranks);
         let estimate = StepEstimate::new(machine, &self.dense(&self.split)?, &costs, 1);
         let shapes = self.graph.validate(self.schema)?;
         let plan = TablePlan::new(

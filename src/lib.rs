@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A module imports only modules above it in this list (a test keeps the order):
-//! `config`, `data`, `comm`, `model`, `parallel`, `optim`, `train`, `checkpoint`, `export`, `run`.
+//! `config`, `data`, `comm`, `model`, `parallel`, `optim`, `train`, `checkpoint`, `export`,
+//! `validation`, `run`.
 #![deny(unsafe_code)]
 
 pub mod config;
@@ -25,5 +26,7 @@ pub mod train;
 pub mod checkpoint;
 
 pub mod export;
+
+pub mod validation;
 
 pub mod run;

@@ -224,7 +224,20 @@ fn write_text(path: &Path, text: &str) -> Result<(), ArtifactError> {
     File::create_new(path).and_then(write).map_err(at(path))
 }
 
-fn read_json(path: &Path) -> Result<Vec<u8>, ArtifactError> {
+/// Writes `path` beside its place and moves it there: a reader sees the old file or the new one.
+pub(crate) fn replace_text(path: &Path, text: &str) -> Result<(), ArtifactError> {
+    let temporary = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(at(path))?;
+    sync(path.parent().unwrap_or(Path::new(".")))
+}
+
+pub(crate) fn read_json(path: &Path) -> Result<Vec<u8>, ArtifactError> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(at(path))?;
     file.take(JSON_BYTES_MAX + 1)
@@ -238,7 +251,7 @@ fn read_json(path: &Path) -> Result<Vec<u8>, ArtifactError> {
     Ok(bytes)
 }
 
-fn digest(path: &Path) -> Result<FileDigest, ArtifactError> {
+pub(crate) fn digest(path: &Path) -> Result<FileDigest, ArtifactError> {
     let mut file = File::open(path).map_err(at(path))?;
     let (mut hash, mut bytes) = (Xxh3::new(), 0);
     let mut buffer = vec![0; 1 << 20];

@@ -14,6 +14,7 @@
 pub mod fit;
 pub mod key;
 pub mod model_card;
+pub mod sketch;
 
 mod artifact;
 mod bounded_sample;
@@ -26,6 +27,7 @@ mod fitted_features;
 mod golden;
 mod graph;
 mod input;
+mod input_sketch;
 mod key_map;
 mod local_time;
 mod logarithm;
@@ -36,7 +38,9 @@ mod parameter;
 mod profile;
 mod raw;
 mod raw_value;
+mod segments;
 mod tensor_file;
+mod verdict;
 mod vocabulary;
 mod weights;
 
@@ -58,15 +62,19 @@ pub use graph::{
     Activation, Graph, GraphError, GraphTable, LookupSpec, MAX_WIDTH, Node, Op, Shapes,
 };
 pub use input::{ColumnKind, InputColumn, SourceType, UnknownInput};
+pub use input_sketch::{InputSketch, KeySketch, NumberSketch, ScoreSketch};
 pub use key::{MISSING_KEY, MISSING_TIME};
 pub use manifest::{FORMAT_VERSION, FileDigest, Manifest, ManifestError, TrainingSummary};
+pub use moments::Moments;
 pub use parameter::{Init, Parameter};
 pub use profile::{
-    InputProfile, KeyCount, KeyProfile, NumberProfile, Profile, ProfileBuilder, QUANTILE_INTERVALS,
-    ScoreProfile, TOP_KEYS,
+    InputProfile, KeyCount, KeyProfile, NumberProfile, PROFILE_VERSION, Profile, ProfileBuilder,
+    QUANTILE_INTERVALS, ScoreProfile, TOP_KEYS,
 };
 pub use raw::{RawBatch, RawBatchError, RawColumn};
 pub use raw_value::{LIST_LENGTH_MAX, RawColumnBuilder, RawValue, RawValueError};
+pub use segments::{SEGMENTS_MAX, SegmentProfile};
 pub use tensor_file::TensorFileError;
+pub use verdict::{Outcome, VERDICT_FILE, VERDICT_VERSION, Verdict, VerdictError};
 pub use vocabulary::{Vocabularies, Vocabulary, VocabularyError};
 pub use weights::{Weight, Weights, WeightsError};

@@ -1,8 +1,11 @@
 //! Streaming moments: count, mean and variance in one pass, in f64.
 
+use serde::{Deserialize, Serialize};
+
 /// The moments of the finite numbers that were added.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Moments {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moments {
     count: u64,
     mean: f64,
     /// The sum of squared distances from the mean.
@@ -14,7 +17,7 @@ impl Moments {
     ///
     /// Each slice is summed on its own and then merged (Chan, Golub and LeVeque, 1983), which keeps the
     /// precision of Welford's method without its division for each value.
-    pub(crate) fn add<T: Copy + Into<f64>>(&mut self, values: &[T]) {
+    pub fn add<T: Copy + Into<f64>>(&mut self, values: &[T]) {
         let finite = || {
             values
                 .iter()
@@ -34,7 +37,11 @@ impl Moments {
         });
     }
 
-    fn merge(&mut self, other: Moments) {
+    /// Adds all that `other` has seen.
+    pub fn merge(&mut self, other: Moments) {
+        if other.count == 0 {
+            return;
+        }
         let count = self.count + other.count;
         let distance = other.mean - self.mean;
         let share = other.count as f64 / count as f64;
@@ -44,17 +51,17 @@ impl Moments {
     }
 
     /// How many numbers.
-    pub(crate) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.count
     }
 
     /// Their mean; 0 of none.
-    pub(crate) fn mean(&self) -> f64 {
+    pub fn mean(&self) -> f64 {
         self.mean
     }
 
     /// Their standard deviation (of the population); 0 of none.
-    pub(crate) fn std(&self) -> f64 {
+    pub fn std(&self) -> f64 {
         match self.count {
             0 => 0.0,
             count => (self.squares / count as f64).sqrt(),

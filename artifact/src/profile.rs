@@ -1,16 +1,23 @@
 //! The reference profile: what inputs and scores looked like when the model was trained.
 //!
-//! Monitoring compares live traffic with it: quantiles make the intervals of a population stability index,
-//! and the most frequent keys its categories.
+//! Summaries are for people. Sketches are what drift is computed from: they merge, so days, ranks and hours of
+//! traffic can be added up, and compared with no row at hand.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bounded_sample::{BoundedSample, quantile};
-use crate::input::{ColumnKind, InputColumn, SourceType};
+use crate::feature_schema::FeatureSchema;
+use crate::input::InputColumn;
+use crate::input_sketch::{InputSketch, ScoreSketch, is_number};
 use crate::key::{MISSING_KEY, MISSING_TIME};
 use crate::key_map::KeyMap;
 use crate::moments::Moments;
 use crate::raw::{RawBatch, RawBatchError, RawColumn};
+use crate::segments::{SegmentBuilder, SegmentProfile};
+use crate::vocabulary::Vocabularies;
+
+/// The version of `profile.json` that is written; version 1 has no sketches and no segments.
+pub const PROFILE_VERSION: u32 = 2;
 
 /// How many intervals the quantiles of a [`NumberProfile`] bound.
 pub const QUANTILE_INTERVALS: usize = 20;
@@ -21,12 +28,22 @@ pub const TOP_KEYS: usize = 100;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
+    /// The version of its form, at most [`PROFILE_VERSION`].
+    #[serde(default = "first_version")]
+    pub version: u32,
     /// How many rows it describes.
     pub rows: u64,
     /// A profile of each input of the schema, in their order.
     pub inputs: Vec<InputProfile>,
     /// A profile of each label and its scores, in the order of the labels.
     pub scores: Vec<ScoreProfile>,
+    /// The same of parts of the rows, such as those of one client.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<SegmentProfile>,
+}
+
+fn first_version() -> u32 {
+    1
 }
 
 /// What the values of one input looked like.
@@ -45,6 +62,9 @@ pub struct InputProfile {
     /// Its keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<KeyProfile>,
+    /// What drift is computed from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sketch: Option<InputSketch>,
 }
 
 /// The distribution of numbers. All zeros of none.
@@ -97,6 +117,9 @@ pub struct ScoreProfile {
     pub base_rate: f64,
     /// The probabilities.
     pub probabilities: NumberProfile,
+    /// What drift is computed from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sketch: Option<ScoreSketch>,
 }
 
 /// Gathers the distribution of numbers in one pass.
@@ -153,22 +176,48 @@ pub struct ProfileBuilder {
     out_of_range: Vec<u64>,
     distributions: Vec<Distribution>,
     scores: Vec<(NumberGatherer, Moments)>,
+    sketches: Vec<InputSketch>,
+    score_sketches: Vec<ScoreSketch>,
+    known: KnownKeys,
+    segments: SegmentBuilder,
+}
+
+/// For each input, the keys that have a row of their own in some table; none where keys are hashed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KnownKeys(Vec<Option<KeyMap<bool>>>);
+
+impl KnownKeys {
+    fn new(schema: &FeatureSchema, vocabularies: &Vocabularies) -> Self {
+        let of_input = |input: &InputColumn| {
+            let mut features = schema.categorical.iter();
+            let feature = features.find(|feature| feature.input == input.name)?;
+            let vocabulary = vocabularies.get(&feature.table)?;
+            let mut known = KeyMap::with_capacity(vocabulary.keys().len());
+            for &key in vocabulary.keys() {
+                *known.entry(key) = true;
+            }
+            Some(known)
+        };
+        Self(schema.inputs.iter().map(of_input).collect())
+    }
+
+    /// Those of input `index`.
+    pub(crate) fn of(&self, index: usize) -> Option<&KeyMap<bool>> {
+        self.0.get(index)?.as_ref()
+    }
 }
 
 impl ProfileBuilder {
     /// An empty profile of `inputs` and `labels`.
     pub fn new(inputs: &[InputColumn], labels: &[String]) -> Self {
-        let distribution = |input: &InputColumn| match input.source {
-            SourceType::Float | SourceType::Timestamp => {
-                Distribution::Numbers(NumberGatherer::default())
+        let distribution = |input: &InputColumn| {
+            if is_number(input) {
+                return Distribution::Numbers(NumberGatherer::default());
             }
-            _ if input.kind == ColumnKind::Dense => {
-                Distribution::Numbers(NumberGatherer::default())
-            }
-            _ => Distribution::Keys {
+            Distribution::Keys {
                 counts: KeyMap::with_capacity(0),
                 count: 0,
-            },
+            }
         };
         Self {
             inputs: inputs.to_vec(),
@@ -178,7 +227,31 @@ impl ProfileBuilder {
             out_of_range: vec![0; inputs.len()],
             distributions: inputs.iter().map(distribution).collect(),
             scores: vec![Default::default(); labels.len()],
+            sketches: inputs.iter().map(InputSketch::new).collect(),
+            score_sketches: vec![ScoreSketch::default(); labels.len()],
+            known: KnownKeys::default(),
+            segments: SegmentBuilder::default(),
         }
+    }
+
+    /// Counts keys that no table of `schema` has a row for, too; the inputs are those of the schema.
+    pub fn with_vocabularies(
+        mut self,
+        schema: &FeatureSchema,
+        vocabularies: &Vocabularies,
+    ) -> Self {
+        self.known = KnownKeys::new(schema, vocabularies);
+        self
+    }
+
+    /// Profiles the rows of each value of these key inputs by themselves, too, for up to
+    /// [`SEGMENTS_MAX`](crate::SEGMENTS_MAX) values of each.
+    ///
+    /// # Errors
+    /// Names an input that is not there or holds no single key a row.
+    pub fn with_segments(mut self, names: &[String]) -> Result<Self, String> {
+        self.segments = SegmentBuilder::new(&self.inputs, self.labels.len(), names)?;
+        Ok(self)
     }
 
     /// Adds raw rows.
@@ -191,6 +264,7 @@ impl ProfileBuilder {
         for (index, column) in raw.columns.iter().enumerate() {
             self.missing[index] += column.missing_rows();
             self.out_of_range[index] += column.count_out_of_range(&self.inputs[index]);
+            self.sketches[index].observe(&self.inputs[index], column, self.known.of(index));
             match (&mut self.distributions[index], column) {
                 (Distribution::Numbers(numbers), RawColumn::Dense(values)) => {
                     numbers.add(values.iter().map(|&value| f64::from(value)));
@@ -212,10 +286,12 @@ impl ProfileBuilder {
                 (_, column) => unreachable!("a {} column of input {index}", column.kind()),
             }
         }
+        self.segments.observe(raw, &self.known);
         Ok(())
     }
 
-    /// Adds labels and the model's probabilities for them, both `[rows, labels]`.
+    /// Adds labels and the model's probabilities for them, both `[rows, labels]`; segments take them for the
+    /// rows that were observed last.
     ///
     /// # Panics
     /// If the lengths differ or are no multiple of the number of labels.
@@ -242,6 +318,8 @@ impl ProfileBuilder {
             let column: Vec<f32> = labels.iter().skip(head).step_by(heads).copied().collect();
             positives.add(&column);
         }
+        ScoreSketch::observe_rows(&mut self.score_sketches, labels, probabilities);
+        self.segments.observe_scores(labels, probabilities);
     }
 
     /// The profile.
@@ -258,21 +336,26 @@ impl ProfileBuilder {
                 out_of_range,
                 numbers,
                 keys,
+                sketch: Some(self.sketches[index].clone()),
             }
         });
         let scores = self
             .labels
             .iter()
             .zip(&self.scores)
-            .map(|(label, (scores, positives))| ScoreProfile {
+            .zip(&self.score_sketches)
+            .map(|((label, (scores, positives)), sketch)| ScoreProfile {
                 label: label.clone(),
                 base_rate: positives.mean(),
                 probabilities: scores.finish(),
+                sketch: Some(sketch.clone()),
             });
         Profile {
+            version: PROFILE_VERSION,
             rows: self.rows,
             inputs: inputs.collect(),
             scores: scores.collect(),
+            segments: self.segments.finish(),
         }
     }
 }
@@ -294,6 +377,7 @@ fn key_profile(counts: &KeyMap<u64>, count: u64) -> KeyProfile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::input::{ColumnKind, SourceType};
 
     fn input(name: &str, kind: ColumnKind, source: SourceType) -> InputColumn {
         InputColumn {

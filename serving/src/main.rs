@@ -38,6 +38,9 @@ struct Args {
     /// The model's name in paths; the artifact's own where unset.
     #[arg(long)]
     name: Option<String>,
+    /// Serve only what a release gate passed (verdict.json), now and after every reload.
+    #[arg(long)]
+    require_verdict: bool,
     /// Threads that score; all cores where unset.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -132,7 +135,12 @@ fn run(args: Args) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     // Before the load, which may take long: until then a hangup would end the program.
     let hangup = runtime.block_on(async { signal(SignalKind::hangup()) })?;
-    let repository = Repository::open(&args.artifact, args.name, Arc::clone(&metrics))?;
+    let repository = Repository::open(
+        &args.artifact,
+        args.name,
+        args.require_verdict,
+        Arc::clone(&metrics),
+    )?;
     let queue = Queue::start(queue, Arc::clone(&metrics)).context("cannot start threads")?;
     let server = Arc::new(Server::new(repository, queue, metrics, http));
     let served = runtime.block_on(serve(server, &args.listen, hangup));

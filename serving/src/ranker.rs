@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use streamrec_artifact::{
     Artifact, ArtifactError, Encoder, Golden, GoldenError, InputColumn, MODEL_FILE, Manifest,
-    ManifestError, RawBatch, key,
+    ManifestError, RawBatch, VerdictError, key,
 };
 
 use crate::forward::{Forward, ForwardError, Values};
@@ -34,6 +34,9 @@ pub enum LoadError {
         /// Why.
         source: Box<ArtifactError>,
     },
+    /// No release gate passed it as it is.
+    #[error("the artifact may not be served: a passing verdict is required")]
+    Verdict(#[from] Box<VerdictError>),
     /// Its graph cannot be run.
     #[error("cannot run the graph of the artifact {}", path.display())]
     Forward {

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 
+use streamrec_artifact::Verdict;
+
 use crate::error_chain::error_chain;
 use crate::metrics::Metrics;
 use crate::ranker::{LoadError, Ranker};
@@ -12,6 +14,8 @@ use crate::ranker::{LoadError, Ranker};
 pub struct Repository {
     name: String,
     folder: PathBuf,
+    /// Whether only what a release gate passed is served.
+    require_verdict: bool,
     live: RwLock<Arc<Ranker>>,
     /// One load at a time; requests do not wait for it.
     loading: Mutex<()>,
@@ -19,16 +23,18 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Loads the artifact in `folder`, which answers as `name`, or by the manifest's name.
+    /// Loads the artifact in `folder`, which answers as `name`, or by the manifest's name; with `require_verdict`,
+    /// this and every later one only if a release gate passed it as it is.
     ///
     /// # Errors
     /// When the artifact cannot be served.
     pub fn open(
         folder: &Path,
         name: Option<String>,
+        require_verdict: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
-        let ranker = Ranker::load(folder)?;
+        let ranker = load(folder, require_verdict)?;
         metrics.version(ranker.version());
         tracing::info!(
             version = ranker.version(),
@@ -38,6 +44,7 @@ impl Repository {
         Ok(Self {
             name: name.unwrap_or_else(|| ranker.manifest().name.clone()),
             folder: folder.to_owned(),
+            require_verdict,
             live: RwLock::new(Arc::new(ranker)),
             loading: Mutex::new(()),
             metrics,
@@ -67,7 +74,7 @@ impl Repository {
     /// When the artifact cannot be served.
     pub fn reload(&self) -> Result<Arc<Ranker>, LoadError> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Ranker::load(&self.folder).inspect_err(|error| {
+        let next = load(&self.folder, self.require_verdict).inspect_err(|error| {
             let stays = self.live();
             tracing::error!(version = stays.version(), "stays: {}", error_chain(error));
         })?;
@@ -84,4 +91,11 @@ impl Repository {
         );
         Ok(next)
     }
+}
+
+fn load(folder: &Path, require_verdict: bool) -> Result<Ranker, LoadError> {
+    if require_verdict {
+        Verdict::require_pass(folder).map_err(Box::new)?;
+    }
+    Ranker::load(folder)
 }

@@ -126,7 +126,7 @@ mod tests {
         };
         let double = || {
             |piece: u64| {
-                if piece % 7 == 0 {
+                if piece.is_multiple_of(7) {
                     std::thread::sleep(std::time::Duration::from_micros(200));
                 }
                 if fail.contains(&piece) {

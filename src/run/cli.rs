@@ -1,5 +1,7 @@
 //! The command line: what there is to say, with an example each.
 
+mod validate;
+
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::score::ScoreArgs;
 use crate::parallel::planner::Gpu;
+pub use validate::*;
 
 /// Trains ranking models of recommender systems: data in, a served artifact out.
 #[derive(Debug, Parser)]
@@ -87,6 +90,15 @@ missing values. Text of a packed dataset is its 64-bit hash there.")]
 Example:
   streamrec request artifacts/kuairand_dcn_v2 --server http://127.0.0.1:8080")]
     Request(RequestArgs),
+    /// Judge data and models before they go live.
+    #[command(subcommand)]
+    Validate(ValidateCommand),
+    /// Write a run's report, one HTML file that needs no network.
+    #[command(after_help = "\
+Examples:
+  streamrec report runs/kuairand_dcn_v2
+  streamrec report runs/kuairand_dcn_v2 --artifact artifacts/kuairand_dcn_v2 --segment platform")]
+    Report(ReportArgs),
     /// Run a command on another host of a job, through its launcher; mpirun calls this.
     #[command(hide = true)]
     NodeShell {
@@ -442,6 +454,9 @@ pub struct ExportArgs {
     /// The checkpoint of this step instead of the best one.
     #[arg(long)]
     pub step: Option<u64>,
+    /// Profile the rows of each value of this input by themselves, too; may be given several times.
+    #[arg(long, value_name = "INPUT")]
+    pub segment: Vec<String>,
     /// Golden examples to store.
     #[arg(long, default_value_t = 64)]
     pub golden: usize,

@@ -12,6 +12,11 @@ use crate::data::Error as DataError;
 use crate::model::ModelError;
 use crate::parallel::{MeshError, PlacementError};
 use crate::train::TrainError;
+use crate::validation::ModelLoadError;
+use crate::validation::behaviour::BehaviourError;
+use crate::validation::drift::DriftError;
+use crate::validation::expectations::ExpectationError;
+use crate::validation::gate::{EvidenceError, GateConfigError};
 
 /// A command that could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +55,24 @@ pub enum RunError {
     /// A step or an evaluation failed.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// A suite or a table cannot be used.
+    #[error(transparent)]
+    Expectation(#[from] ExpectationError),
+    /// A release gate cannot be used.
+    #[error(transparent)]
+    Gate(#[from] GateConfigError),
+    /// Evidence for a gate cannot be gathered.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    /// Behavioural tests cannot be run.
+    #[error(transparent)]
+    Behaviour(#[from] BehaviourError),
+    /// Profiles cannot be compared.
+    #[error(transparent)]
+    Drift(#[from] DriftError),
+    /// An artifact cannot be judged.
+    #[error(transparent)]
+    ModelLoad(#[from] ModelLoadError),
     /// The launch environment is contradictory.
     #[error(transparent)]
     Environment(#[from] streamrec_launcher::EnvironmentError),
@@ -141,6 +164,9 @@ impl RunError {
             Self::Interrupted => 130,
             Self::Data(DataError::Io { .. }) => 1,
             Self::Data(_) | Self::Import(_) => 2,
+            Self::Expectation(ExpectationError::Suite { .. }) => 2,
+            Self::Gate(_) | Self::Drift(_) => 2,
+            Self::Behaviour(BehaviourError::Suite { .. } | BehaviourError::Test { .. }) => 2,
             Self::Checkpoint(
                 CheckpointError::Damaged { .. }
                 | CheckpointError::Mismatch { .. }

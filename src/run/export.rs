@@ -13,7 +13,9 @@ use super::folder::RunFolder;
 use super::replacement::Replacement;
 use super::session::TrainState;
 use super::{RunError, environment, readers, trainee};
+use crate::checkpoint::Checkpoint;
 use crate::comm::SingleRank;
+use crate::config::Experiment;
 use crate::data::{Dataset, Split};
 use crate::export;
 use crate::train::{Predictor, Progress};
@@ -32,18 +34,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), RunError> {
     let graph = folder.read_graph()?;
     let checkpoint = trainee::chosen(&folder.checkpoints(), args.step)?;
     let state: TrainState = checkpoint.state()?;
-    let manifest_experiment = serde_json::to_value(&experiment)
-        .map_err(RunError::other("the experiment has no JSON form"))?;
-    let summary = TrainingSummary {
-        model: experiment.model.kind().into(),
-        precision: experiment.train.precision.to_string(),
-        ranks: checkpoint.world_size(),
-        global_batch: state.global_batch,
-        steps: checkpoint.step(),
-        rows: state.rows,
-        seconds: state.seconds,
-        experiment: manifest_experiment,
-    };
+    let summary = summary(&experiment, &checkpoint, &state)?;
 
     experiment.train.global_batch = BATCH_ROWS;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -59,7 +50,10 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), RunError> {
     let (mut reader, _) =
         readers::evaluation(&experiment, &dataset, &train, encoder, &SingleRank, None)?;
     let mut progress = Progress::new("profile", "samples", reader.rows());
-    let builder = ProfileBuilder::new(&schema.inputs, &schema.labels);
+    let builder = ProfileBuilder::new(&schema.inputs, &schema.labels)
+        .with_vocabularies(schema, &features.fitted.vocabularies)
+        .with_segments(&args.segment)
+        .map_err(|problem| RunError::Usage(format!("--segment: {problem}")))?;
     let tick = |rows| progress.at(rows, String::new);
     let profile = export::profile(&mut predictor, &mut reader, builder, tick)?;
     progress.finish();
@@ -94,6 +88,25 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), RunError> {
         args.out.display()
     );
     Ok(())
+}
+
+/// How the weights came about.
+fn summary(
+    experiment: &Experiment,
+    checkpoint: &Checkpoint,
+    state: &TrainState,
+) -> Result<TrainingSummary, RunError> {
+    Ok(TrainingSummary {
+        model: experiment.model.kind().into(),
+        precision: experiment.train.precision.to_string(),
+        ranks: checkpoint.world_size(),
+        global_batch: state.global_batch,
+        steps: checkpoint.step(),
+        rows: state.rows,
+        seconds: state.seconds,
+        experiment: serde_json::to_value(experiment)
+            .map_err(RunError::other("the experiment has no JSON form"))?,
+    })
 }
 
 /// Rows that the model was not trained on, where there are some.

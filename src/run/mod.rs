@@ -17,6 +17,7 @@ mod plan;
 mod rank;
 mod readers;
 mod replacement;
+mod report;
 mod request;
 mod score;
 mod session;
@@ -26,6 +27,7 @@ mod submission;
 mod threads;
 mod train;
 mod trainee;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -61,6 +63,8 @@ pub fn command_line() -> ExitCode {
         cli::Command::Export(args) => export::run(&args),
         cli::Command::Score(args) => score::run(&args),
         cli::Command::Request(args) => request::run(&args),
+        cli::Command::Report(args) => report::run(&args),
+        cli::Command::Validate(command) => return validate::run(&command),
         cli::Command::NodeShell { host, command } => return launch::node_shell(&host, &command),
     };
     match outcome {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use streamrec_artifact::{
-    Artifact, Golden, InputColumn, MISSING_KEY, MISSING_TIME, RawColumn, SourceType,
+    Artifact, Golden, InputColumn, MISSING_KEY, MISSING_TIME, RawBatch, RawColumn, SourceType,
 };
 
 use super::RunError;
@@ -50,8 +50,12 @@ fn acceptable(artifact: &Artifact) -> impl Iterator<Item = usize> + '_ {
 }
 
 fn body(artifact: &Artifact, rows: &[usize]) -> Value {
-    let schema = &artifact.manifest.schema;
-    let columns = schema.inputs.iter().zip(&artifact.golden.raw.columns);
+    raw_body(&artifact.manifest.schema.inputs, &artifact.golden.raw, rows)
+}
+
+/// A request for the scores of some raw rows.
+pub(super) fn raw_body(inputs: &[InputColumn], raw: &RawBatch, rows: &[usize]) -> Value {
+    let columns = inputs.iter().zip(&raw.columns);
     let inputs: Vec<Value> = columns
         .map(|(input, column)| tensor(input, column, rows))
         .collect();
@@ -114,7 +118,7 @@ fn key(input: &InputColumn, key: u64) -> Value {
     }
 }
 
-fn post(url: &str, body: &Value) -> Result<Value, RunError> {
+pub(super) fn post(url: &str, body: &Value) -> Result<Value, RunError> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(Duration::from_secs(30)))
         .http_status_as_error(false)

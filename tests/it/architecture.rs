@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of `streamrec`, lowest first; each may import those before it.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
     "config",
     "data",
     "comm",
@@ -16,6 +16,7 @@ const MODULES: [&str; 10] = [
     "train",
     "checkpoint",
     "export",
+    "validation",
     "run",
 ];
 

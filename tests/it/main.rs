@@ -3,9 +3,11 @@
 mod architecture;
 mod bad_input;
 mod configs;
+mod expectations;
 mod failures;
 #[cfg(feature = "mpi")]
 mod hosts;
+mod incidents;
 mod later_data;
 mod mesh;
 #[cfg(feature = "mpi")]
@@ -17,6 +19,7 @@ mod precision;
 mod profile;
 mod ranks;
 mod real_data;
+mod release;
 mod replacement;
 mod restart;
 mod resume;

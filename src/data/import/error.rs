@@ -123,9 +123,9 @@ pub enum ImportError {
         /// The column.
         column: String,
         /// What is wrong with it.
-        problem: String,
+        problem: Box<str>,
         /// What the model takes.
-        expected: String,
+        expected: Box<str>,
         /// What came.
         got: String,
     },

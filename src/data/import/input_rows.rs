@@ -410,8 +410,8 @@ fn misfit(path: &Path, row: u64, input: &InputColumn, fault: Fault, got: Cell<'_
         path: path.to_owned(),
         row,
         column: input.name.clone(),
-        problem: fault.to_string(),
-        expected: expectation(input),
+        problem: fault.to_string().into(),
+        expected: expectation(input).into(),
         got: match got {
             Cell::Text(text) | Cell::Decimal(text) => {
                 format!("{:?}", excerpt(&String::from_utf8_lossy(text)))

@@ -161,7 +161,7 @@ impl Planner<'_> {
         config: &EmbeddingsConfig,
         others: &[Option<Choice>],
     ) -> Result<Choice, PlanError> {
-        let held = totals(others, self.machine.ranks);
+        let held = totals(others.iter().flatten(), self.machine.ranks);
         let memory = self.machine.memory_bytes as f64;
         let (mut best, mut least_needed) = (None, f64::INFINITY);
         for candidate in self.candidates(load, config) {
@@ -193,12 +193,14 @@ impl Planner<'_> {
 }
 
 /// What each rank has of some tables.
-pub(super) fn totals(choices: &[Option<Choice>], ranks: usize) -> Vec<Cost> {
-    let sum = |rank: usize| {
-        let of_rank = choices.iter().flatten().map(|choice| choice.costs[rank]);
-        of_rank.fold(Cost::default(), Cost::plus)
-    };
-    (0..ranks).map(sum).collect()
+pub fn totals<'a>(choices: impl Iterator<Item = &'a Choice>, ranks: usize) -> Vec<Cost> {
+    let mut totals = vec![Cost::default(); ranks];
+    for choice in choices {
+        for (total, cost) in totals.iter_mut().zip(&choice.costs) {
+            *total = total.plus(*cost);
+        }
+    }
+    totals
 }
 
 /// A number of bytes for people.
@@ -288,7 +290,7 @@ mod tests {
             tight[1].placement,
             Placement::RowWise | Placement::ColumnWise
         ));
-        for rank in totals(&tight.into_iter().map(Some).collect::<Vec<_>>(), 4) {
+        for rank in totals(tight.iter(), 4) {
             assert!(rank.memory_bytes < (600 << 20) as f64);
         }
     }
@@ -299,7 +301,7 @@ mod tests {
             .map(|index| load(&format!("t{index}"), 100_000, 4.0, 7_000))
             .collect();
         let chosen = plan(&machine(4, 8 << 30), &loads, "").unwrap();
-        let seconds = totals(&chosen.into_iter().map(Some).collect::<Vec<_>>(), 4);
+        let seconds = totals(chosen.iter(), 4);
         let seconds: Vec<f64> = seconds
             .iter()
             .map(|cost| cost.seconds(&machine(4, 0)))
@@ -327,7 +329,8 @@ mod tests {
             reduction: Reduction::Fast,
             other_bytes: 0,
         };
-        let busiest = |choices: &[Option<Choice>]| machine.tables_s(&totals(choices, 3));
+        let busiest =
+            |choices: &[Option<Choice>]| machine.tables_s(&totals(choices.iter().flatten(), 3));
         let chosen: Vec<_> = chosen.into_iter().map(Some).collect();
         for (index, load) in loads.iter().enumerate() {
             for other in planner.candidates(load, &auto("")) {

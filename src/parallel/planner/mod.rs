@@ -21,7 +21,7 @@ mod measured;
 mod rates;
 mod step;
 
-pub use choice::{Choice, PlanError, Planner};
+pub use choice::{Choice, PlanError, Planner, totals};
 pub use collectives::{Collectives, Line, Link};
 pub use cost::{BatchSplit, Cost};
 pub use dense::DenseLoad;

@@ -5,7 +5,7 @@ use std::fmt;
 use super::demand::{Demand, dense_bytes};
 use crate::config::{Experiment, Placement};
 use crate::parallel::TensorPlan;
-use crate::parallel::planner::{Choice, Cost, DenseLoad, Planner, StepEstimate};
+use crate::parallel::planner::{Choice, Cost, DenseLoad, Planner, StepEstimate, totals};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -22,7 +22,7 @@ impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.ranks(f)?;
         self.tables(f)?;
-        let costs = self.costs();
+        let costs = totals(self.choices.iter(), self.planner.machine.ranks);
         self.memory(f, &costs)?;
         self.step(f, &costs)?;
         let tp = self.planner.tp;
@@ -98,15 +98,6 @@ impl Report<'_> {
             )?;
         }
         Ok(())
-    }
-
-    /// Of each rank, all tables together.
-    fn costs(&self) -> Vec<Cost> {
-        let of_rank = |rank: usize| {
-            let costs = self.choices.iter().map(|choice| choice.costs[rank]);
-            costs.fold(Cost::default(), Cost::plus)
-        };
-        (0..self.planner.machine.ranks).map(of_rank).collect()
     }
 
     fn memory(&self, f: &mut fmt::Formatter<'_>, costs: &[Cost]) -> fmt::Result {

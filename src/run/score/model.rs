@@ -40,7 +40,7 @@ enum Unproved {
     Artifact(Option<Box<Ranker>>),
     Run {
         graph: Graph,
-        checkpoint: Checkpoint,
+        checkpoint: Box<Checkpoint>,
     },
 }
 
@@ -72,7 +72,7 @@ impl Model {
             features: Features::read(&folder.features())?,
             unproved: Unproved::Run {
                 graph: folder.read_graph()?,
-                checkpoint,
+                checkpoint: Box::new(checkpoint),
             },
             run: Some(folder),
         })

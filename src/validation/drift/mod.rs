@@ -1,0 +1,57 @@
+//! Schema and drift: is the data still what the model was trained on?
+//!
+//! ```text
+//! artifact's profile (sketches) ─┐
+//! data ─► profile ───────────────┴─► statistics of each input and segment ─► limits ─► report
+//! ```
+
+mod compare;
+mod limits;
+mod schema;
+mod statistics;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+pub use compare::{DriftReport, InputDrift, Level, Statistic, compare};
+pub use limits::{DRIFT_VERSION, DriftLimits, Limit, Limits};
+pub use schema::schema_problems;
+pub use statistics::{BinShares, kolmogorov_smirnov, wasserstein};
+
+/// Profiles that cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum DriftError {
+    /// Limits that cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Limits that are wrong.
+    #[error("the limits {} cannot be used: {problem}", path.display())]
+    Limits {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Profiles of different inputs.
+    #[error("the profiles have other inputs: expected {expected}; got {got}")]
+    Inputs {
+        /// Those of the reference.
+        expected: String,
+        /// Those of the other.
+        got: String,
+    },
+    /// A profile of version 1.
+    #[error(
+        "the profile has no sketch of `{input}`: the artifact is of an earlier version; export it again"
+    )]
+    NoSketch {
+        /// The first input without one.
+        input: String,
+    },
+}
