@@ -1,0 +1,48 @@
+//! Runs one hot operation on one thread a few times, for `scripts/instructions` to count its
+//! instructions; without a name it lists the operations.
+
+#[path = "../benches/catalogue/mod.rs"]
+mod catalogue;
+
+use std::process::ExitCode;
+
+use catalogue::Operation;
+use streamrec_kernels::Context;
+
+/// Small enough for a simulated CPU, and still several panels of each operation.
+const BATCH: usize = 512;
+const ROWS: usize = 8192;
+const RUNS: usize = 2;
+
+/// What is counted.
+#[inline(never)]
+fn measured(operation: &mut Operation) {
+    (operation.run)();
+}
+
+fn main() -> ExitCode {
+    let Ok(context) = Context::cpu(1, false) else {
+        eprintln!("there is no context of one thread");
+        return ExitCode::FAILURE;
+    };
+    let operations = catalogue::operations(&context, BATCH, ROWS);
+    let Some(name) = std::env::args().nth(1) else {
+        for Operation {
+            name, bytes, flops, ..
+        } in operations
+        {
+            println!("{name} {bytes} {flops}");
+        }
+        return ExitCode::SUCCESS;
+    };
+    let Some(mut operation) = operations.into_iter().find(|known| known.name == name) else {
+        eprintln!("no operation is called `{name}`; without a name this lists them");
+        return ExitCode::FAILURE;
+    };
+    // The first run finds its scratch memory, which is not what is counted.
+    (operation.run)();
+    for _ in 0..RUNS {
+        measured(&mut operation);
+    }
+    ExitCode::SUCCESS
+}
