@@ -122,7 +122,7 @@ fn chains(rounds: u64) -> u64 {
             return unsafe { chains_of_8(rounds) };
         }
     }
-    let mut sums = [1.0f32; 64];
+    let mut sums = std::hint::black_box([1.0f32; 64]);
     for _ in 0..rounds {
         sums.iter_mut().for_each(|sum| *sum = *sum * 0.999 + 0.001);
     }
@@ -135,7 +135,8 @@ fn chains(rounds: u64) -> u64 {
 fn chains_of_16(rounds: u64) -> u64 {
     use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
     // More chains than the latency of an instruction times the units that run it.
-    let mut sums = [_mm512_set1_ps(1.0); 12];
+    // Hidden from the compiler, which computes equal chains once.
+    let mut sums = std::hint::black_box([_mm512_set1_ps(1.0); 12]);
     let (a, b) = (_mm512_set1_ps(0.999), _mm512_set1_ps(0.001));
     for _ in 0..rounds {
         for sum in &mut sums {
@@ -152,7 +153,7 @@ fn chains_of_16(rounds: u64) -> u64 {
 #[target_feature(enable = "avx,fma")]
 fn chains_of_8(rounds: u64) -> u64 {
     use std::arch::x86_64::{_mm256_cvtss_f32, _mm256_fmadd_ps, _mm256_set1_ps};
-    let mut sums = [_mm256_set1_ps(1.0); 12];
+    let mut sums = std::hint::black_box([_mm256_set1_ps(1.0); 12]);
     let (a, b) = (_mm256_set1_ps(0.999), _mm256_set1_ps(0.001));
     for _ in 0..rounds {
         for sum in &mut sums {

@@ -133,7 +133,8 @@ fn float_factor<'a>(
         let ([a, b], view) = (view.shape(), wide.view());
         if !transposed {
             let mut floats = context.scratch(product::packed_len(a, b));
-            product::Packed::pack(&mut floats, view);
+            // SAFETY: AVX-512 has been detected.
+            unsafe { product::Packed::pack(&mut floats, view) };
             return RightFactor::Panels(floats);
         }
         if let (Some(elements), true) = (view.f32(), b > 0) {
@@ -187,12 +188,31 @@ pub(super) fn multiply_transposed(
     }
     let [left, right] = [left, right].map(|view| Wide::rounded(context, view, dtype));
     let (left, right) = (left.view(), right.view());
+    #[cfg(target_arch = "x86_64")]
+    if Level::detect() == Level::Avx512 {
+        let mut scratch = context.scratch(product::transposed_scratch_len(
+            out.shape()[0],
+            out.shape()[1],
+        ));
+        // SAFETY: AVX-512 has been detected.
+        unsafe { product::multiply_transposed(left, right, out, accumulate, &mut scratch) };
+        return;
+    }
     multiply(
         out,
         accumulate,
         Factor::transposed(left),
         Factor::new(right),
     );
+}
+
+/// Whether [`multiply_transposed`] of float32 takes each sum in the order of the samples, whichever rows
+/// of the result a call computes.
+pub(super) fn sums_in_order() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return Level::detect() == Level::Avx512;
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// A matrix operand, perhaps read transposed.

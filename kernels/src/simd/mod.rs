@@ -150,6 +150,19 @@ pub(crate) fn prefetch(pointer: *const f32) {
     let _ = pointer;
 }
 
+/// Asks for the cache line at `pointer`, which may be any address, into the second cache.
+#[inline(always)]
+pub(crate) fn prefetch_far(pointer: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as for `prefetch`.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(pointer.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = pointer;
+}
+
 /// Asks for all cache lines of `len` floats from `pointer` on.
 #[inline(always)]
 pub(crate) fn prefetch_row(pointer: *const f32, len: usize) {

@@ -184,6 +184,8 @@ fn the_number_of_threads_does_not_change_a_bit() {
         (8200, 20, 100),
         (8200, 70, 100),
         (8200, 70, 17),
+        // Threads share the rows of the gradient.
+        (1500, 130, 150),
     ] {
         let one = gradients(1, batch, inputs, outputs);
         for threads in [2, 3, 20] {

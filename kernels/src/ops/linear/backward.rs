@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use super::{
     super::{
-        matrix_product::{Epilogue, Right, multiply_transposed},
+        matrix_product::{Epilogue, Right, multiply_transposed, sums_in_order},
         operand::{expect, expect_float, expect_vector},
         wide::{Wide, WideMut},
     },
@@ -19,6 +19,11 @@ use crate::{
 const PIECES: usize = 8;
 /// The fewest samples of a piece.
 const PIECE_ROWS: usize = 128;
+/// Weights from which on threads share the rows of the gradient instead of the batch, where that
+/// changes no sum: it needs neither memory for pieces nor a pass over them.
+const WHOLE_BATCH_WEIGHTS: usize = 1 << 14;
+/// The most outputs whose gradient is computed together: with a strip of inputs they fit a second cache.
+const BAND_OUTPUTS: usize = 256;
 
 /// The operands of [`backward`].
 pub struct LinearBackward<'a> {
@@ -95,6 +100,8 @@ fn backward_cpu(context: &Context, operands: LinearBackward<'_>) {
     let inputs = x.shape()[1];
     let dtype = w.dtype();
     let right = dx.is_some().then(|| Right::new(context, w, batch));
+    let float = [dtype, dy.dtype(), x.dtype()] == [DType::F32; 3];
+    let whole = float && outputs * inputs >= WHOLE_BATCH_WEIGHTS && sums_in_order();
     let pieces = Pieces::new(batch);
     let panels = if db.is_some() { pieces.panels() } else { 0 };
     let mut partial_sums = context.scratch(panels * outputs);
@@ -114,7 +121,12 @@ fn backward_cpu(context: &Context, operands: LinearBackward<'_>) {
     // is formed panel by panel, while the panel is in cache. More threads than pieces share pieces
     // afterwards. In float32 a piece is one product.
     let fused = pass.by_panels() && pieces.count > 1 && context.threads() <= pieces.count;
-    if !fused {
+    if whole {
+        context.for_each_panel(pieces.panels(), 1, |panel| {
+            pass.panel(panel.start, pieces.panel(panel.start));
+        });
+        pass.whole_weight_gradient(dw, accumulate_weights);
+    } else if !fused {
         context.for_each_panel(pieces.panels(), 1, |panel| {
             pass.panel(panel.start, pieces.panel(panel.start));
         });
@@ -294,6 +306,18 @@ impl Pass<'_> {
             sum(piece, columns, partial, false);
         });
         self.add_pieces(dw, accumulate, partial.as_ref());
+    }
+
+    /// `dw (+)= dz^T . x`, each sum in the order of the batch, whichever thread computes its row.
+    fn whole_weight_gradient(&self, dw: TensorMut<'_>, accumulate: bool) {
+        let outputs = dw.shape()[0];
+        let band = outputs.div_ceil(self.context.threads());
+        let band = band.next_multiple_of(8).min(BAND_OUTPUTS);
+        self.context.for_each_panel(outputs, band, |outputs| {
+            // SAFETY: panels are disjoint ranges of rows, one call each.
+            let dw = unsafe { dw.alias_rows(outputs.clone()) };
+            self.add_products(0..self.x.shape()[0], outputs, dw, accumulate);
+        });
     }
 
     /// `dw (+)=` the sum of all pieces, in their order.

@@ -2,23 +2,19 @@
 //! registers.
 //!
 //! The right factor is packed once a call into panels of at most 48 columns, `[depth, width]` each,
-//! so that a tile reads it in order; the left one is read where it lies. A tile is 8 rows by 3
-//! vectors: 24 sums, 3 vectors of the right factor and a broadcast fit the 32 registers, and 24
-//! independent sums hide the latency of a fused multiply-add. Each sum is taken in the order of
-//! `depth`, so it depends neither on the rows beside it nor on threads.
+//! so that a tile reads it in order; the left one is read where it lies. Each sum is taken in the
+//! order of `depth`, so it depends neither on the rows beside it nor on threads.
 
-use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_set1_ps, _mm512_setzero_ps,
-};
+mod tile;
+mod transposed;
+
+use std::arch::x86_64::{_mm512_maskz_loadu_ps, _mm512_storeu_ps};
 
 use super::{Epilogue, LANES, transpose};
 use crate::tensor::{TensorMut, TensorRef};
+use tile::{Ahead, Left, ROWS, Tile, VECTORS};
 
-/// Rows of a tile.
-const ROWS: usize = 8;
-/// The most vectors of a tile's row.
-const VECTORS: usize = 3;
+pub(crate) use transposed::{multiply_transposed, transposed_scratch_len};
 
 /// How columns are cut into panels: as few as possible, of almost equal width.
 #[derive(Clone, Copy)]
@@ -70,7 +66,10 @@ pub(crate) struct Packed<'a> {
 
 impl<'a> Packed<'a> {
     /// Packs `right: [depth, columns]` into `floats`, of [`packed_len`].
-    pub(crate) fn pack(floats: &mut [f32], right: TensorRef<'_>) {
+    ///
+    /// # Safety
+    /// The CPU has AVX-512.
+    pub(crate) unsafe fn pack(floats: &mut [f32], right: TensorRef<'_>) {
         let [depth, columns] = right.shape();
         let panels = Panels::new(columns);
         for panel in 0..panels.count {
@@ -78,8 +77,8 @@ impl<'a> Packed<'a> {
             let stride = vectors * LANES;
             let to = &mut floats[depth * column..][..depth * stride];
             for (row, to) in to.chunks_exact_mut(stride).enumerate() {
-                to[..width].copy_from_slice(&right.row(row)[column..][..width]);
-                to[width..].fill(0.0);
+                // SAFETY: AVX-512 by contract.
+                unsafe { copy_vectors(to, &right.row(row)[column..][..width]) };
             }
         }
     }
@@ -106,6 +105,20 @@ impl<'a> Packed<'a> {
     }
 }
 
+/// Copies `from` to whole vectors, the last of which is filled up with zeros.
+///
+/// # Panics
+/// When `to` is shorter.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn copy_vectors(to: &mut [f32], from: &[f32]) {
+    for (to, from) in to.chunks_exact_mut(LANES).zip(from.chunks(LANES)) {
+        let mask = u16::MAX >> (LANES - from.len());
+        // SAFETY: the mask keeps to the elements of the chunk, and `to` is a whole vector.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_maskz_loadu_ps(mask, from.as_ptr())) };
+    }
+}
+
 /// `out = epilogue(left . right)` with `left: [rows, depth]`, `out: [rows, columns]`.
 ///
 /// # Panics
@@ -116,7 +129,7 @@ impl<'a> Packed<'a> {
 pub(crate) unsafe fn multiply(
     left: TensorRef<'_>,
     right: Packed<'_>,
-    out: TensorMut<'_>,
+    mut out: TensorMut<'_>,
     epilogue: Epilogue<'_>,
 ) {
     let [rows, depth] = left.shape();
@@ -124,142 +137,33 @@ pub(crate) unsafe fn multiply(
         (depth, [rows, right.panels.columns]),
         (right.depth, out.shape())
     );
-    let operand = Left {
-        start: left.as_ptr(),
-        row_stride: left.row_stride(),
-    };
-    // SAFETY: the operand is the view's, of `rows` x `depth` floats; AVX-512 by contract.
-    unsafe { panels(operand, rows, right, out, epilogue) }
-}
-
-/// A left factor: element (row, depth) is at `row * row_stride + depth`.
-#[derive(Clone, Copy)]
-struct Left {
-    start: *const f32,
-    row_stride: usize,
-}
-
-/// # Safety
-/// `left` spans `rows` x `right.depth` floats; the CPU has AVX-512.
-unsafe fn panels(
-    left: Left,
-    rows: usize,
-    right: Packed<'_>,
-    mut out: TensorMut<'_>,
-    epilogue: Epilogue<'_>,
-) {
-    let stride = out.row_stride();
     if let Some(bias) = epilogue.bias {
         assert_eq!(bias.len(), right.panels.columns);
     }
+    let stride = out.row_stride();
     for panel in 0..right.panels.count {
         let (column, width, vectors) = right.panels.get(panel);
-        let tail = width - (vectors - 1) * LANES;
-        let task = Task {
-            left,
-            right: right.floats[right.depth * column..][..right.depth * vectors * LANES].as_ptr(),
-            depth: right.depth,
+        let floats = &right.floats[depth * column..][..depth * vectors * LANES];
+        let tile = Tile {
+            left: Left::InPlace {
+                start: left.as_ptr(),
+                row_stride: left.row_stride(),
+            },
+            right: floats.as_ptr(),
+            depth,
             out: out.as_mut_ptr().wrapping_add(column),
             out_stride: stride,
-            last: (u32::MAX >> (32 - tail)) as __mmask16,
-            bias: epilogue.bias.map(|bias| bias[column..].as_ptr()),
-            epilogue,
+            width,
+            epilogue: Epilogue {
+                bias: epilogue.bias.map(|bias| &bias[column..][..width]),
+                ..epilogue
+            },
+            ahead: None,
         };
         for row in (0..rows).step_by(ROWS) {
-            let task = task.at(row);
             // SAFETY: the tile covers rows `row..row + ROWS` that exist and `width` columns of the
             // panel, all inside the operands, whose extents have been asserted.
-            unsafe { task.run(ROWS.min(rows - row), vectors) };
-        }
-    }
-}
-
-/// A tile's operands.
-#[derive(Clone, Copy)]
-struct Task<'a> {
-    left: Left,
-    right: *const f32,
-    depth: usize,
-    out: *mut f32,
-    out_stride: usize,
-    /// The columns that exist of the last vector.
-    last: __mmask16,
-    bias: Option<*const f32>,
-    epilogue: Epilogue<'a>,
-}
-
-impl Task<'_> {
-    fn at(mut self, row: usize) -> Self {
-        self.left.start = self.left.start.wrapping_add(row * self.left.row_stride);
-        self.out = self.out.wrapping_add(row * self.out_stride);
-        self
-    }
-
-    /// # Safety
-    /// `rows` rows and `vectors` vectors, the last one cut to its mask, lie inside the operands; the
-    /// CPU has AVX-512.
-    unsafe fn run(&self, rows: usize, vectors: usize) {
-        macro_rules! tiles {
-            ($($rows:literal)*) => {
-                match (rows, vectors) {
-                    $(
-                        // SAFETY: as the caller promises.
-                        ($rows, 1) => unsafe { tile::<$rows, 1>(self) },
-                        // SAFETY: as the caller promises.
-                        ($rows, 2) => unsafe { tile::<$rows, 2>(self) },
-                        // SAFETY: as the caller promises.
-                        ($rows, 3) => unsafe { tile::<$rows, 3>(self) },
-                    )*
-                    _ => unreachable!("a tile has 1 to 8 rows of 1 to 3 vectors"),
-                }
-            };
-        }
-        tiles!(1 2 3 4 5 6 7 8);
-    }
-}
-
-/// # Safety
-/// See [`Task::run`].
-#[target_feature(enable = "avx512f")]
-unsafe fn tile<const R: usize, const V: usize>(task: &Task<'_>) {
-    let Left { start, row_stride } = task.left;
-    let mut sums = [[_mm512_setzero_ps(); V]; R];
-    let rows: [*const f32; R] = std::array::from_fn(|row| start.wrapping_add(row * row_stride));
-    let mut right = task.right;
-    for depth in 0..task.depth {
-        // SAFETY: the panel holds `depth` rows of `V` vectors.
-        let vectors: [__m512; V] =
-            std::array::from_fn(|v| unsafe { _mm512_loadu_ps(right.wrapping_add(v * LANES)) });
-        for row in 0..R {
-            let element = rows[row].wrapping_add(depth);
-            // SAFETY: the left factor has the element (row, depth).
-            let element = _mm512_set1_ps(unsafe { *element });
-            for v in 0..V {
-                sums[row][v] = _mm512_fmadd_ps(element, vectors[v], sums[row][v]);
-            }
-        }
-        right = right.wrapping_add(V * LANES);
-    }
-    for v in 0..V {
-        let mask = if v + 1 == V { task.last } else { !0 };
-        let bias = match task.bias {
-            // SAFETY: the bias has as many elements as the panel has columns; the mask keeps to them.
-            Some(bias) => unsafe { _mm512_maskz_loadu_ps(mask, bias.wrapping_add(v * LANES)) },
-            None => _mm512_setzero_ps(),
-        };
-        for (row, sums) in sums.iter().enumerate() {
-            let out = task.out.wrapping_add(row * task.out_stride + v * LANES);
-            let mut sum = _mm512_add_ps(sums[v], bias);
-            if task.epilogue.accumulate {
-                // SAFETY: the mask keeps to columns of the row.
-                sum = _mm512_add_ps(unsafe { _mm512_maskz_loadu_ps(mask, out) }, sum);
-            }
-            if task.epilogue.relu {
-                // The second operand is the result where one is NaN.
-                sum = _mm512_max_ps(_mm512_setzero_ps(), sum);
-            }
-            // SAFETY: the mask keeps to columns of the row.
-            unsafe { _mm512_mask_storeu_ps(out, mask, sum) };
+            unsafe { tile.at(row).run(ROWS.min(rows - row)) };
         }
     }
 }
@@ -316,7 +220,8 @@ mod tests {
             let mut floats = vec![f32::NAN; packed_len(depth, columns)];
             let mut out = vec![0.5; rows * columns];
             let shape = [rows, columns];
-            Packed::pack(&mut floats, right);
+            // SAFETY: AVX-512 has been detected.
+            unsafe { Packed::pack(&mut floats, right) };
             let packed = Packed::of(&floats, depth, columns);
             let relu = Epilogue {
                 bias: Some(&bias),
@@ -360,7 +265,8 @@ mod tests {
         }
         let (left, right) = ([f32::NAN], [1.0]);
         let (mut floats, mut out) = (vec![0.0; 16], [0.0]);
-        Packed::pack(&mut floats, TensorRef::from_f32(&right, &[1, 1]));
+        // SAFETY: AVX-512 has been detected.
+        unsafe { Packed::pack(&mut floats, TensorRef::from_f32(&right, &[1, 1])) };
         let packed = Packed::of(&floats, 1, 1);
         let relu = Epilogue {
             relu: true,
