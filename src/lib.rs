@@ -6,7 +6,7 @@
 //!
 //! A module imports only modules above it in this list (a test keeps the order):
 //! `config`, `data`, `comm`, `model`, `parallel`, `optim`, `train`, `checkpoint`, `export`,
-//! `validation`, `run`.
+//! `validation`, `monitoring`, `run`.
 #![deny(unsafe_code)]
 
 pub mod config;
@@ -28,5 +28,7 @@ pub mod checkpoint;
 pub mod export;
 
 pub mod validation;
+
+pub mod monitoring;
 
 pub mod run;

@@ -3,6 +3,7 @@
 mod body;
 mod connections;
 mod error;
+mod logged;
 mod routes;
 mod write_timeout;
 
@@ -19,6 +20,7 @@ use tokio::net::TcpListener;
 use self::body::BytesInFlight;
 use self::connections::Connections;
 use crate::metrics::Metrics;
+use crate::prediction_log::PredictionLog;
 use crate::queue::Queue;
 use crate::repository::Repository;
 
@@ -65,6 +67,7 @@ pub struct Server {
     metrics: Arc<Metrics>,
     bytes: BytesInFlight,
     settings: HttpSettings,
+    log: Option<PredictionLog>,
     stopping: AtomicBool,
 }
 
@@ -82,8 +85,16 @@ impl Server {
             metrics,
             bytes: BytesInFlight::new(&settings),
             settings,
+            log: None,
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Logs requests, too.
+    #[must_use]
+    pub fn with_log(mut self, log: PredictionLog) -> Self {
+        self.log = Some(log);
+        self
     }
 
     /// The model.
@@ -138,5 +149,8 @@ impl Server {
         let connections = Connections::new(self.router(), self.settings.clone());
         connections.serve(listener, stop).await;
         self.queue.stop();
+        if let Some(log) = &self.log {
+            log.stop();
+        }
     }
 }

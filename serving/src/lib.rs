@@ -15,6 +15,7 @@
 //! | [`repository`] | which version answers now? |
 //! | [`http`] | which path does what? |
 //! | [`metrics`] | how is it going? |
+//! | [`prediction_log`] | what was asked and answered? |
 //! | `forward`, `oracle` | what are the logits, by the kernels of the trainer and by candle? |
 //!
 //! Never does: train, fetch features, or answer with a model whose golden examples it cannot
@@ -32,6 +33,7 @@ pub mod http;
 #[cfg(feature = "http")]
 pub mod metrics;
 mod oracle;
+pub mod prediction_log;
 #[cfg(feature = "http")]
 pub mod protocol;
 #[cfg(feature = "http")]

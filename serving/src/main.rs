@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use anyhow::{Context, Error, anyhow};
 use clap::Parser;
 use streamrec_serving::http::{HttpSettings, Server};
 use streamrec_serving::metrics::Metrics;
+use streamrec_serving::prediction_log::{LogSettings, PredictionLog, Sampling};
 use streamrec_serving::queue::{Queue, QueueSettings};
 use streamrec_serving::repository::Repository;
 use tokio::net::TcpListener;
@@ -77,6 +78,55 @@ struct Args {
     /// Milliseconds that a stop waits for open connections before it closes them.
     #[arg(long, default_value_t = 10_000)]
     grace_ms: u32,
+    /// The prediction log.
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// What requests leave behind.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Prediction log")]
+struct LogArgs {
+    /// Log requests, answers and latencies to segment files in this folder.
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+    /// The share of requests that are logged, chosen by their ids.
+    #[arg(long, default_value = "1.0", value_parser = sampling, requires = "log_dir")]
+    log_sample: Sampling,
+    /// Bytes of a segment file, after which another is begun.
+    #[arg(long, default_value = "67108864", requires = "log_dir")]
+    log_segment_bytes: NonZeroU64,
+    /// Seconds after which another segment file is begun.
+    #[arg(long, default_value = "300", requires = "log_dir")]
+    log_segment_s: NonZeroU32,
+    /// Bytes of records that may wait for the disk; beyond them records are dropped, and counted.
+    #[arg(long, default_value = "67108864", requires = "log_dir")]
+    log_waiting_bytes: NonZeroUsize,
+}
+
+fn sampling(text: &str) -> Result<Sampling, String> {
+    let rate = text.parse().ok().and_then(Sampling::new);
+    rate.ok_or_else(|| "expected a share from 0 to 1".to_owned())
+}
+
+impl LogArgs {
+    /// Starts the log, where one is asked for.
+    fn start(&self, name: &str, metrics: &Arc<Metrics>) -> anyhow::Result<Option<PredictionLog>> {
+        let Some(folder) = &self.log_dir else {
+            return Ok(None);
+        };
+        let settings = LogSettings {
+            folder: folder.clone(),
+            sampling: self.log_sample,
+            segment_bytes: self.log_segment_bytes.get(),
+            segment_age: Duration::from_secs(self.log_segment_s.get().into()),
+            waiting_bytes_max: self.log_waiting_bytes.get(),
+        };
+        let started = PredictionLog::start(settings, name, Arc::clone(metrics));
+        let shown = folder.display();
+        let log = started.with_context(|| format!("cannot write the prediction log to {shown}"))?;
+        Ok(Some(log))
+    }
 }
 
 impl Args {
@@ -141,8 +191,13 @@ fn run(args: Args) -> anyhow::Result<()> {
         args.require_verdict,
         Arc::clone(&metrics),
     )?;
+    let log = args.log.start(repository.name(), &metrics)?;
     let queue = Queue::start(queue, Arc::clone(&metrics)).context("cannot start threads")?;
-    let server = Arc::new(Server::new(repository, queue, metrics, http));
+    let mut server = Server::new(repository, queue, metrics, http);
+    if let Some(log) = log {
+        server = server.with_log(log);
+    }
+    let server = Arc::new(server);
     let served = runtime.block_on(serve(server, &args.listen, hangup));
     // A load that is under way is not worth waiting for.
     runtime.shutdown_background();

@@ -42,6 +42,33 @@ struct OutcomeLabel {
     outcome: Outcome,
 }
 
+/// What became of a record of the prediction log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogOutcome {
+    /// It is in a segment.
+    Written,
+    /// Too much waited for the disk.
+    Dropped,
+    /// The disk refused it.
+    Failed,
+}
+
+impl EncodeLabelValue for LogOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        let text = match self {
+            Self::Written => "written",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
+        };
+        text.encode(encoder)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LogOutcomeLabel {
+    outcome: LogOutcome,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VersionLabel {
     version: String,
@@ -63,6 +90,9 @@ pub struct Metrics {
     /// Times another version took over.
     pub swaps: Counter,
     model: Family<VersionLabel, Gauge>,
+    log_records: Family<LogOutcomeLabel, Counter>,
+    /// Bytes of segments of the prediction log.
+    pub log_bytes: Counter,
 }
 
 impl Default for Metrics {
@@ -79,6 +109,8 @@ impl Default for Metrics {
             waiting_rows: Gauge::default(),
             swaps: Counter::default(),
             model: Family::default(),
+            log_records: Family::default(),
+            log_bytes: Counter::default(),
         };
         metrics.register();
         metrics
@@ -116,6 +148,17 @@ impl Metrics {
             "Times another version took over",
             self.swaps.clone(),
         );
+        registry.register(
+            "log_records",
+            "Records of the prediction log by what became of them",
+            self.log_records.clone(),
+        );
+        registry.register_with_unit(
+            "log",
+            "Bytes written to the prediction log",
+            Unit::Bytes,
+            self.log_bytes.clone(),
+        );
         for (name, help, histogram) in [
             (
                 "request",
@@ -133,6 +176,12 @@ impl Metrics {
     pub fn request(&self, outcome: Outcome, took: Duration) {
         self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
         self.request_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts records of the prediction log.
+    pub fn logged(&self, outcome: LogOutcome, records: u64) {
+        let label = LogOutcomeLabel { outcome };
+        self.log_records.get_or_create(&label).inc_by(records);
     }
 
     /// Tells which version answers now.

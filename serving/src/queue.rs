@@ -81,13 +81,51 @@ pub enum Refusal {
 /// The answer to one request: probabilities `[rows, labels]`.
 pub type Answer = Result<Vec<f32>, Refusal>;
 
+/// What became of a request.
+#[derive(Debug)]
+pub struct Scored {
+    /// Its answer.
+    pub answer: Answer,
+    /// Its rows, as they came.
+    pub rows: RawBatch,
+    /// How long it waited.
+    pub queue: Duration,
+    /// How long its batch was scored; zero where it was not.
+    pub compute: Duration,
+}
+
+impl Scored {
+    fn refused(refusal: Refusal, rows: RawBatch, queue: Duration) -> Self {
+        Self {
+            answer: Err(refusal),
+            rows,
+            queue,
+            compute: Duration::ZERO,
+        }
+    }
+}
+
 /// Rows that wait for a ranker.
 struct Job {
     /// The version that parsed the request scores it, whatever was loaded since.
     ranker: Arc<Ranker>,
     rows: RawBatch,
     arrived: Instant,
-    answer: oneshot::Sender<Answer>,
+    /// How long it waited, once it is taken.
+    waited: Duration,
+    answer: oneshot::Sender<Scored>,
+}
+
+impl Job {
+    fn answer(self, answer: Answer, compute: Duration) {
+        // The caller may be gone; then nobody needs to know.
+        let _ = self.answer.send(Scored {
+            answer,
+            rows: self.rows,
+            queue: self.waited,
+            compute,
+        });
+    }
 }
 
 #[derive(Default)]
@@ -132,20 +170,24 @@ impl Queue {
         Ok(Self { shared, threads })
     }
 
-    /// Scores `rows` with `ranker`, together with others that wait.
-    ///
-    /// # Errors
-    /// At once when too many wait, or when the server is stopping; later when it waited too long.
-    pub async fn score(&self, ranker: Arc<Ranker>, rows: RawBatch) -> Answer {
+    /// Scores `rows` with `ranker`, together with others that wait. It is refused at once when too many wait, or
+    /// when the server is stopping; later when it waited too long.
+    pub async fn score(&self, ranker: Arc<Ranker>, rows: RawBatch) -> Scored {
         let (sender, receiver) = oneshot::channel();
-        self.shared.enqueue(Job {
+        let job = Job {
             ranker,
             rows,
             arrived: Instant::now(),
+            waited: Duration::ZERO,
             answer: sender,
-        })?;
-        let lost = || Refusal::Failed("the request was lost".to_owned());
-        receiver.await.unwrap_or_else(|_| Err(lost()))
+        };
+        if let Err((refusal, job)) = self.shared.enqueue(job) {
+            return Scored::refused(refusal, job.rows, Duration::ZERO);
+        }
+        receiver.await.unwrap_or_else(|_| {
+            let lost = Refusal::Failed("the request was lost".to_owned());
+            Scored::refused(lost, RawBatch::default(), Duration::ZERO)
+        })
     }
 
     /// Refuses new requests, scores those that wait, and ends the threads.
@@ -171,18 +213,19 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enqueue(&self, job: Job) -> Result<(), Refusal> {
+    fn enqueue(&self, job: Job) -> Result<(), (Refusal, Box<Job>)> {
         let mut waiting = self.lock();
         if waiting.stopping {
-            return Err(Refusal::Stopping);
+            return Err((Refusal::Stopping, Box::new(job)));
         }
         let (rows, limit) = (waiting.rows, self.settings.waiting_rows_max);
         // A request larger than the queue is taken when nothing else waits.
         if rows > 0 && rows + job.rows.rows > limit {
-            return Err(Refusal::Busy {
+            let refusal = Refusal::Busy {
                 waiting: rows,
                 limit,
-            });
+            };
+            return Err((refusal, Box::new(job)));
         }
         waiting.rows += job.rows.rows;
         waiting.jobs.push_back(job);
@@ -258,16 +301,18 @@ impl Shared {
             .collect();
         let Some(first) = jobs.first() else { return };
         let ranker = Arc::clone(&first.ranker);
+        let started = Instant::now();
         let scores = without_panic(|| match jobs.as_slice() {
             [only] => self.scores(&ranker, &only.rows, scratch),
             several => self.scores(&ranker, &together(several), scratch),
         });
+        let took = started.elapsed();
         match scores {
-            Ok(scores) => distribute(jobs, &scores, ranker.labels().len()),
+            Ok(scores) => distribute(jobs, &scores, ranker.labels().len(), took),
             Err(why) => {
                 tracing::error!("scoring failed: {why}");
                 for job in jobs {
-                    let _ = job.answer.send(Err(Refusal::Failed(why.clone())));
+                    job.answer(Err(Refusal::Failed(why.clone())), took);
                 }
             }
         }
@@ -305,16 +350,15 @@ impl Shared {
     }
 
     /// The job, unless it waited too long or nobody waits for it any more.
-    fn in_time(&self, job: Job) -> Option<Job> {
+    fn in_time(&self, mut job: Job) -> Option<Job> {
         let limit = self.settings.wait_max;
-        let waited = job.arrived.elapsed();
-        self.metrics.queue_seconds.observe(waited.as_secs_f64());
+        job.waited = job.arrived.elapsed();
+        self.metrics.queue_seconds.observe(job.waited.as_secs_f64());
         if job.answer.is_closed() {
             return None;
         }
-        if waited > limit {
-            // The caller may be gone; then nobody needs to know.
-            let _ = job.answer.send(Err(Refusal::Late { limit }));
+        if job.waited > limit {
+            job.answer(Err(Refusal::Late { limit }), Duration::ZERO);
             return None;
         }
         Some(job)
@@ -339,7 +383,7 @@ fn together(jobs: &[Job]) -> RawBatch {
     all
 }
 
-fn distribute(jobs: Vec<Job>, scores: &[f32], labels: usize) {
+fn distribute(jobs: Vec<Job>, scores: &[f32], labels: usize, took: Duration) {
     let mut rest = scores;
     for job in jobs {
         let (own, tail) = rest.split_at(job.rows.rows * labels);
@@ -348,7 +392,7 @@ fn distribute(jobs: Vec<Job>, scores: &[f32], labels: usize) {
             Some(at) => Err(Refusal::NotANumber { row: at / labels }),
             None => Ok(own.to_vec()),
         };
-        let _ = job.answer.send(answer);
+        job.answer(answer, took);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The command line: what there is to say, with an example each.
 
+mod monitor;
+mod plan;
 mod validate;
 
 use std::ffi::OsString;
@@ -9,7 +11,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::score::ScoreArgs;
-use crate::parallel::planner::Gpu;
+pub use monitor::*;
+pub use plan::*;
 pub use validate::*;
 
 /// Trains ranking models of recommender systems: data in, a served artifact out.
@@ -93,6 +96,9 @@ Example:
     /// Judge data and models before they go live.
     #[command(subcommand)]
     Validate(ValidateCommand),
+    /// Watch what is served: logs into tables, late labels, a dashboard.
+    #[command(subcommand)]
+    Monitor(MonitorCommand),
     /// Write a run's report, one HTML file that needs no network.
     #[command(after_help = "\
 Examples:
@@ -372,52 +378,6 @@ pub struct TrainCli {
     /// What to train.
     #[command(flatten)]
     pub train: TrainArgs,
-}
-
-/// Arguments of `plan`.
-#[derive(Debug, Args)]
-pub struct PlanArgs {
-    /// The experiment.
-    pub config: PathBuf,
-    /// Set a field of the experiment.
-    #[arg(long, value_name = "SECTION.FIELD=VALUE")]
-    pub set: Vec<String>,
-    /// Ranks of the job.
-    #[arg(long)]
-    pub world: usize,
-    /// Plan for GPUs of this kind, eight in a host, by their datasheet.
-    #[arg(long, value_enum)]
-    pub gpu: Option<GpuKind>,
-    /// Memory of a GPU, such as 80GiB; the kind is h100 where none is named.
-    #[arg(long)]
-    pub gpu_memory: Option<String>,
-    /// Memory of a rank on CPUs, whose speed is measured here.
-    #[arg(long, default_value = "8GiB", conflicts_with_all = ["gpu", "gpu_memory"])]
-    pub memory: String,
-    /// Tables by their declared sizes, in TOML, where there is no data yet.
-    #[arg(long, value_name = "FILE")]
-    pub tables: Option<PathBuf>,
-}
-
-/// GPUs whose datasheet is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum GpuKind {
-    /// NVIDIA A100 SXM, 80 GB.
-    A100,
-    /// NVIDIA H100 SXM.
-    H100,
-    /// NVIDIA H200 SXM.
-    H200,
-}
-
-impl From<GpuKind> for Gpu {
-    fn from(kind: GpuKind) -> Self {
-        match kind {
-            GpuKind::A100 => Self::A100,
-            GpuKind::H100 => Self::H100,
-            GpuKind::H200 => Self::H200,
-        }
-    }
 }
 
 /// Arguments of `evaluate`.

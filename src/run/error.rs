@@ -10,6 +10,7 @@ use crate::comm::CommError;
 use crate::config::ConfigError;
 use crate::data::Error as DataError;
 use crate::model::ModelError;
+use crate::monitoring::MonitoringError;
 use crate::parallel::{MeshError, PlacementError};
 use crate::train::TrainError;
 use crate::validation::ModelLoadError;
@@ -73,6 +74,9 @@ pub enum RunError {
     /// An artifact cannot be judged.
     #[error(transparent)]
     ModelLoad(#[from] ModelLoadError),
+    /// Something cannot be monitored.
+    #[error(transparent)]
+    Monitoring(#[from] MonitoringError),
     /// The launch environment is contradictory.
     #[error(transparent)]
     Environment(#[from] streamrec_launcher::EnvironmentError),
@@ -166,6 +170,7 @@ impl RunError {
             Self::Data(_) | Self::Import(_) => 2,
             Self::Expectation(ExpectationError::Suite { .. }) => 2,
             Self::Gate(_) | Self::Drift(_) => 2,
+            Self::Monitoring(MonitoringError::Table { .. }) => 2,
             Self::Behaviour(BehaviourError::Suite { .. } | BehaviourError::Test { .. }) => 2,
             Self::Checkpoint(
                 CheckpointError::Damaged { .. }

@@ -12,6 +12,7 @@ mod features;
 mod folder;
 mod launch;
 mod logging;
+mod monitor;
 mod output_lock;
 mod plan;
 mod rank;
@@ -63,6 +64,7 @@ pub fn command_line() -> ExitCode {
         cli::Command::Export(args) => export::run(&args),
         cli::Command::Score(args) => score::run(&args),
         cli::Command::Request(args) => request::run(&args),
+        cli::Command::Monitor(command) => monitor::run(&command),
         cli::Command::Report(args) => report::run(&args),
         cli::Command::Validate(command) => return validate::run(&command),
         cli::Command::NodeShell { host, command } => return launch::node_shell(&host, &command),

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of `streamrec`, lowest first; each may import those before it.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 12] = [
     "config",
     "data",
     "comm",
@@ -17,6 +17,7 @@ const MODULES: [&str; 11] = [
     "checkpoint",
     "export",
     "validation",
+    "monitoring",
     "run",
 ];
 

@@ -10,6 +10,7 @@ mod hosts;
 mod incidents;
 mod later_data;
 mod mesh;
+mod monitoring;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod oracles;

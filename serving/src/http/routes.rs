@@ -12,6 +12,7 @@ use serde_json::json;
 use super::Server;
 use super::body::{self, HeldBody};
 use super::error::HttpError;
+use super::logged::{Trace, with_id};
 use crate::metrics::Outcome;
 use crate::protocol::{
     Expected, InferRequest, InferResponse, ModelMetadata, OutputTensor, ServerMetadata,
@@ -164,7 +165,8 @@ async fn counted(
     request: Request,
 ) -> Answer<Response> {
     let started = Instant::now();
-    let answer = scored(server, model, version, request).await;
+    let mut trace = Trace::of(request.headers());
+    let answer = scored(server, model, version, request, &mut trace).await;
     let outcome = match &answer {
         Ok(_) => Outcome::Ok,
         Err(error) => match error.status {
@@ -173,8 +175,16 @@ async fn counted(
             _ => Outcome::BadRequest,
         },
     };
-    server.metrics.request(outcome, started.elapsed());
-    answer
+    let took = started.elapsed();
+    server.metrics.request(outcome, took);
+    match &server.log {
+        Some(log) => {
+            let live = || server.repository.live();
+            let id = trace.log(log, live, outcome, took);
+            Ok(with_id(answer.into_response(), &id))
+        }
+        None => answer,
+    }
 }
 
 async fn scored(
@@ -182,8 +192,10 @@ async fn scored(
     model: &str,
     version: Option<&str>,
     request: Request,
+    trace: &mut Trace,
 ) -> Answer<Response> {
     let ranker = find(server, model, version)?;
+    trace.ranker = Some(Arc::clone(&ranker));
     let HeldBody { bytes, room } = body::read(request, &server.settings, &server.bytes).await?;
     let rows_max = server.settings.request_rows_max;
     let reader = Arc::clone(&ranker);
@@ -198,21 +210,25 @@ async fn scored(
     })
     .await??;
     let InferRequest { id, labels, rows } = request;
-    let probabilities = server.queue.score(Arc::clone(&ranker), rows).await?;
+    trace.told(id.as_deref());
+    let done = server.queue.score(Arc::clone(&ranker), rows).await;
+    (trace.rows, trace.queue, trace.compute) = (done.rows, done.queue, done.compute);
+    let probabilities = done.answer?;
     let model_name = model.to_owned();
     let large = probabilities.len() > LARGE_BYTES / PROBABILITY_BYTES;
-    let answer = off_the_workers(large, move || {
-        Json(InferResponse {
+    let (answer, scores) = off_the_workers(large, move || {
+        let answer = Json(InferResponse {
             model_name,
             model_version: ranker.version().to_owned(),
             id,
             outputs: OutputTensor::of(&probabilities, ranker.labels(), &labels),
-        })
-        .into_response()
+        });
+        (answer.into_response(), probabilities)
     })
-    .await;
+    .await?;
+    trace.scores = scores;
     drop(room);
-    answer
+    Ok(answer)
 }
 
 /// Does `work` where it may take long: on a worker, it would hold up every connection of it.

@@ -6,6 +6,7 @@ mod loading;
 mod metrics;
 mod model;
 mod overload;
+mod prediction_log;
 mod program;
 mod protocol;
 mod reference;

@@ -48,6 +48,10 @@ impl Exposition {
     }
 
     #[track_caller]
+    pub fn find(&self, name: &str) -> Option<f64> {
+        self.samples.get(name).copied()
+    }
+
     pub fn value(&self, name: &str) -> f64 {
         *self
             .samples

@@ -1,0 +1,8 @@
+//! Labels that come late, joined with what was predicted.
+
+mod join;
+mod labels;
+mod predictions;
+
+pub use join::{JoinReport, join};
+pub use labels::{LabelFile, LabelReader};

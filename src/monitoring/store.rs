@@ -1,0 +1,212 @@
+//! The monitoring folder: what stands where.
+//!
+//! ```text
+//! DIR/
+//!     predictions/hour=2027-03-14T09/SEGMENT-0.parquet    what was answered
+//!     labelled/hour=2027-03-14T09/LABELS-0.parquet        what became of it, by the hour of the answer
+//!     unjoined/LABELS.parquet                             labels that found no prediction
+//!     compacted/SEGMENT.json                              a receipt for each segment that is in predictions/
+//! ```
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+
+use super::{Hour, MonitoringError};
+
+/// Rows of a row group at most, whose pages are in memory until it ends.
+const GROUP_ROWS: usize = 1 << 17;
+
+/// A table that is parted by hours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// One row for each row that was scored.
+    Predictions,
+    /// The same with a label, for each label.
+    Labelled,
+}
+
+impl Table {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Predictions => "predictions",
+            Self::Labelled => "labelled",
+        }
+    }
+}
+
+/// A monitoring folder.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// The right to write a [`Store`]. It ends with the process, however that ends.
+#[derive(Debug)]
+pub struct StoreLock {
+    _file: File,
+}
+
+impl Store {
+    /// The folder `root`, which need not be there yet.
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Waits for nobody: one command at a time adds to the tables.
+    ///
+    /// # Errors
+    /// Another command writes, or the file system refuses.
+    pub fn lock(&self) -> Result<StoreLock, MonitoringError> {
+        fs::create_dir_all(&self.root).map_err(MonitoringError::file("make", &self.root))?;
+        let path = self.root.join(".lock");
+        let opened = File::options().create(true).append(true).open(&path);
+        let file = opened.map_err(MonitoringError::file("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(StoreLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(MonitoringError::Busy {
+                path: self.root.clone(),
+            }),
+            Err(TryLockError::Error(error)) => Err(MonitoringError::file("lock", &path)(error)),
+        }
+    }
+
+    /// The folder of an hour of a table.
+    pub fn folder(&self, table: Table, hour: Hour) -> PathBuf {
+        self.root.join(table.folder()).join(hour.to_string())
+    }
+
+    /// The hours of a table, ascending; none where there is no table.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn hours(&self, table: Table) -> Result<Vec<Hour>, MonitoringError> {
+        let names = names(&self.root.join(table.folder()))?;
+        let mut hours: Vec<Hour> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        hours.sort_unstable();
+        Ok(hours)
+    }
+
+    /// The files of an hour of a table, by name.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn files(&self, table: Table, hour: Hour) -> Result<Vec<PathBuf>, MonitoringError> {
+        let folder = self.folder(table, hour);
+        let is_table = |name: &String| name.ends_with(".parquet") && !name.starts_with('.');
+        let mut files = names(&folder)?;
+        files.retain(is_table);
+        files.sort_unstable();
+        Ok(files.iter().map(|name| folder.join(name)).collect())
+    }
+
+    /// The receipt of a segment.
+    pub(super) fn receipt(&self, segment: &str) -> PathBuf {
+        self.root.join("compacted").join(format!("{segment}.json"))
+    }
+
+    /// Where labels of a file stand that found no prediction.
+    pub(super) fn unjoined(&self, labels: &str) -> PathBuf {
+        self.root.join("unjoined").join(format!("{labels}.parquet"))
+    }
+}
+
+/// The names in a folder; none where it is not there.
+fn names(folder: &Path) -> Result<Vec<String>, MonitoringError> {
+    let failed = |error| MonitoringError::file("read", folder)(error);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(failed)?.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
+/// Writes a file beside its place; it is there when it is whole.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), MonitoringError> {
+    let next = beside(path)?;
+    let write = || {
+        let mut file = File::create(&next)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        name(&next, path)
+    };
+    write().map_err(MonitoringError::file("write", path))
+}
+
+/// Makes the folder of `path`; where the file stands until it is whole.
+fn beside(path: &Path) -> Result<PathBuf, MonitoringError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(MonitoringError::file("make", folder))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(folder.join(format!(".{name}.next")))
+}
+
+fn name(next: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(next, path)?;
+    // The name is on the disk only once its folder is.
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// A Parquet file that is there when it is whole.
+pub(super) struct TableFile {
+    path: PathBuf,
+    next: PathBuf,
+    writer: ArrowWriter<File>,
+}
+
+impl TableFile {
+    pub(super) fn create(
+        path: &Path,
+        schema: &SchemaRef,
+        metadata: &[(&str, String)],
+    ) -> Result<Self, MonitoringError> {
+        let next = beside(path)?;
+        let file = File::create(&next).map_err(MonitoringError::file("write", path))?;
+        let value = |(key, value): &(&str, String)| KeyValue::new((*key).to_owned(), value.clone());
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_max_row_group_row_count(Some(GROUP_ROWS))
+            .set_key_value_metadata(Some(metadata.iter().map(value).collect()))
+            .build();
+        let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))
+            .map_err(MonitoringError::parquet(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            next,
+            writer,
+        })
+    }
+
+    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), MonitoringError> {
+        let written = self.writer.write(batch);
+        written.map_err(MonitoringError::parquet(&self.path))
+    }
+
+    pub(super) fn finish(self) -> Result<PathBuf, MonitoringError> {
+        let file = self.writer.into_inner();
+        let file = file.map_err(MonitoringError::parquet(&self.path))?;
+        let named = file.sync_all().and_then(|()| name(&self.next, &self.path));
+        named.map_err(MonitoringError::file("write", &self.path))?;
+        Ok(self.path)
+    }
+}

@@ -1,0 +1,71 @@
+//! The command lines of `streamrec monitor`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use jiff::{Span, SpanRelativeTo};
+
+/// Commands on what is served.
+#[derive(Debug, Subcommand)]
+pub enum MonitorCommand {
+    /// Turn closed segments of a server's prediction log into Parquet files, one folder an hour.
+    #[command(after_help = "\
+Example:
+  streamrec monitor compact --log logs/videos --out monitoring/videos --remove-segments
+Run it as often as you like: a segment is taken once, and one that a server still writes is left alone.")]
+    Compact(MonitorCompactArgs),
+    /// Join labels that came late with what was predicted, by request and row.
+    #[command(after_help = "\
+Examples:
+  streamrec monitor labels --labels clicks.parquet --out monitoring/videos --window 7d
+  streamrec monitor labels --labels monitoring/videos/unjoined/6c0f....parquet --out monitoring/videos
+Columns: request_id, row, label, label_time_ms; where there are such, label_name (one of the model's labels,
+else the first) and value. The same file again adds nothing.")]
+    Labels(MonitorLabelsArgs),
+}
+
+/// Arguments of `monitor compact`.
+#[derive(Debug, Args)]
+pub struct MonitorCompactArgs {
+    /// The folder that `streamrec-serve --log-dir` writes.
+    #[arg(long, value_name = "DIR")]
+    pub log: PathBuf,
+    /// The monitoring folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Remove segments that are whole and in the tables.
+    #[arg(long)]
+    pub remove_segments: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `monitor labels`.
+#[derive(Debug, Args)]
+pub struct MonitorLabelsArgs {
+    /// A .parquet or .csv file of labels.
+    #[arg(long, value_name = "FILE")]
+    pub labels: PathBuf,
+    /// The monitoring folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// How long after its prediction a label may come, such as 7d or 36h.
+    #[arg(long, default_value = "7d", value_parser = duration_ms)]
+    pub window: i64,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A length of time in milliseconds; a day has 24 hours.
+pub(crate) fn duration_ms(text: &str) -> Result<i64, String> {
+    let span: Option<Span> = text.parse().ok();
+    let duration = span.and_then(|span| {
+        let duration = span.to_duration(SpanRelativeTo::days_are_24_hours());
+        duration.ok()
+    });
+    let milliseconds = duration.and_then(|duration| i64::try_from(duration.as_millis()).ok());
+    let positive = milliseconds.filter(|&milliseconds| milliseconds > 0);
+    positive.ok_or_else(|| "expected a length of time such as 7d, 36h or 90m".to_owned())
+}

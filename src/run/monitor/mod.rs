@@ -1,0 +1,15 @@
+//! `streamrec monitor`: watch what is served.
+
+mod compact;
+mod labels;
+
+use super::RunError;
+use super::cli::MonitorCommand;
+
+/// Runs a command.
+pub(super) fn run(command: &MonitorCommand) -> Result<(), RunError> {
+    match command {
+        MonitorCommand::Compact(args) => compact::run(args),
+        MonitorCommand::Labels(args) => labels::run(args),
+    }
+}
