@@ -14,6 +14,11 @@ pub(crate) trait Float: Element {
     fn load<S: Simd>(x: &[Self]) -> S::Vector;
     /// Into the first [`LANES`] numbers.
     fn store<S: Simd>(x: S::Vector, to: &mut [Self]);
+    /// [`store`](Self::store), past the caches where there is such a store.
+    #[inline(always)]
+    fn stream<S: Simd>(x: S::Vector, to: &mut [Self]) {
+        Self::store::<S>(x, to);
+    }
 }
 
 impl Float for f32 {
@@ -35,6 +40,11 @@ impl Float for f32 {
     #[inline(always)]
     fn store<S: Simd>(x: S::Vector, to: &mut [f32]) {
         S::store(x, lanes_mut(to));
+    }
+
+    #[inline(always)]
+    fn stream<S: Simd>(x: S::Vector, to: &mut [f32]) {
+        S::stream(x, lanes_mut(to));
     }
 }
 

@@ -8,6 +8,7 @@ mod epilogue;
 mod float;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod product;
+mod stream;
 mod transpose;
 mod vector;
 
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 
 pub(crate) use epilogue::Epilogue;
 pub(crate) use float::{Float, narrow, round, widen};
+pub(crate) use stream::{finish_stream, past_caches};
 pub(crate) use transpose::transpose;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use vector::{Avx2, Avx512};

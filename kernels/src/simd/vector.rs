@@ -43,6 +43,12 @@ pub(crate) trait Simd: Copy {
     fn splat(x: f32) -> Self::Vector;
     fn load(x: &Lanes) -> Self::Vector;
     fn store(x: Self::Vector, to: &mut Lanes);
+    /// [`store`](Self::store), past the caches where `to` allows; see
+    /// [`finish_stream`](super::finish_stream).
+    #[inline(always)]
+    fn stream(x: Self::Vector, to: &mut Lanes) {
+        Self::store(x, to);
+    }
     fn load_bf16(x: &[bf16; LANES]) -> Self::Vector;
     /// Rounds to nearest, ties to even, as all that narrows does; NaN stays NaN.
     fn store_bf16(x: Self::Vector, to: &mut [bf16; LANES]);
@@ -267,6 +273,17 @@ impl Simd for Avx512 {
     fn store(x: __m512, to: &mut Lanes) {
         // SAFETY: this type is named only where AVX-512 has been found; `to` holds 16 floats.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn stream(x: __m512, to: &mut Lanes) {
+        if to.as_ptr().addr().is_multiple_of(size_of::<Lanes>()) {
+            // SAFETY: this type is named only where AVX-512 has been found; `to` holds 16 floats and
+            // starts a cache line.
+            unsafe { _mm512_stream_ps(to.as_mut_ptr(), x) }
+        } else {
+            Self::store(x, to);
+        }
     }
 
     #[inline(always)]

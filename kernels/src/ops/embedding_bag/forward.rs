@@ -7,7 +7,7 @@ use crate::{
     device::{Context, Device},
     error::{Error, Result},
     ops::operand::{expect, expect_float},
-    simd::{Float, LANES, Simd, lanes, multiversion, prefetch_row},
+    simd::{Float, LANES, Simd, finish_stream, lanes, multiversion, past_caches, prefetch_row},
     tensor::{DType, TensorMut, TensorRef},
 };
 
@@ -31,11 +31,15 @@ pub fn forward(
 ) -> Result<()> {
     check(bags, lookups, &out)?;
     match context.device() {
-        Device::Cpu => context.for_each_panel(bags.batch, PANEL_ROWS, |rows| {
-            // SAFETY: panels are disjoint ranges of rows, one call each.
-            let out = unsafe { out.alias_rows(rows.clone()) };
-            pool_panel(bags, lookups, rows, out);
-        }),
+        Device::Cpu => {
+            let stream = past_caches(out.shape()[0] * out.shape()[1]);
+            context.for_each_panel(bags.batch, PANEL_ROWS, |rows| {
+                // SAFETY: panels are disjoint ranges of rows, one call each.
+                let out = unsafe { out.alias_rows(rows.clone()) };
+                pool_panel(bags, lookups, rows, out, stream);
+                finish_stream();
+            });
+        }
     }
     Ok(())
 }
@@ -101,11 +105,12 @@ multiversion! {
         lookups: &[Lookup<'_>],
         samples: Range<usize>,
         out: TensorMut<'_>,
+        stream: bool,
     ) {
         match out.dtype() {
-            DType::Bf16 => pool_lookups::<S, bf16>(bags, lookups, samples, out),
-            DType::F16 => pool_lookups::<S, f16>(bags, lookups, samples, out),
-            _ => pool_lookups::<S, f32>(bags, lookups, samples, out),
+            DType::Bf16 => pool_lookups::<S, bf16>(bags, lookups, samples, out, stream),
+            DType::F16 => pool_lookups::<S, f16>(bags, lookups, samples, out, stream),
+            _ => pool_lookups::<S, f32>(bags, lookups, samples, out, stream),
         }
     }
 }
@@ -116,6 +121,7 @@ fn pool_lookups<S: Simd, F: Float>(
     lookups: &[Lookup<'_>],
     samples: Range<usize>,
     mut out: TensorMut<'_>,
+    stream: bool,
 ) {
     for lookup in lookups {
         let rows = Rows::new(lookup.table);
@@ -130,7 +136,7 @@ fn pool_lookups<S: Simd, F: Float>(
             }
             let out = &mut out.row_mut_of::<F>(index)[lookup.column..][..rows.dim];
             let weights = bags.weights.map(|weights| &weights[bag.clone()]);
-            pool::<S, F>(&rows, &bags.ids[bag], weights, lookup.pooling, out);
+            pool::<S, F>(&rows, &bags.ids[bag], weights, lookup.pooling, out, stream);
         }
     }
 }
@@ -143,6 +149,7 @@ fn pool<S: Simd, F: Float>(
     weights: Option<&[f32]>,
     pooling: Pooling,
     out: &mut [F],
+    stream: bool,
 ) {
     let scale = match pooling {
         Pooling::Mean if !ids.is_empty() => 1.0 / ids.len() as f32,
@@ -151,11 +158,11 @@ fn pool<S: Simd, F: Float>(
     let dim = rows.dim;
     let mut column = 0;
     while dim - column >= 4 * LANES {
-        pool_block::<S, F, 4>(rows, ids, weights, scale, column, out);
+        pool_block::<S, F, 4>(rows, ids, weights, scale, column, out, stream);
         column += 4 * LANES;
     }
     while dim - column >= LANES {
-        pool_block::<S, F, 1>(rows, ids, weights, scale, column, out);
+        pool_block::<S, F, 1>(rows, ids, weights, scale, column, out, stream);
         column += LANES;
     }
     for (column, out) in out.iter_mut().enumerate().skip(column) {
@@ -183,6 +190,7 @@ fn pool_block<S: Simd, F: Float, const BLOCKS: usize>(
     scale: f32,
     column: usize,
     out: &mut [F],
+    stream: bool,
 ) {
     let mut sums = [S::splat(0.0); BLOCKS];
     for (index, &id) in ids.iter().enumerate() {
@@ -195,6 +203,11 @@ fn pool_block<S: Simd, F: Float, const BLOCKS: usize>(
     }
     let scale = S::splat(scale);
     for (block, sum) in sums.iter().enumerate() {
-        F::store::<S>(S::multiply(scale, *sum), &mut out[column + block * LANES..]);
+        let (sum, out) = (S::multiply(scale, *sum), &mut out[column + block * LANES..]);
+        if stream {
+            F::stream::<S>(sum, out);
+        } else {
+            F::store::<S>(sum, out);
+        }
     }
 }

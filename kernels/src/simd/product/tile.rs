@@ -180,11 +180,13 @@ unsafe fn add_products<const R: usize, const V: usize>(
             std::array::from_fn(|v| unsafe { _mm512_loadu_ps(right.wrapping_add(v * LANES)) });
         let ahead = tile.right.wrapping_add((depth + AHEAD) * V * LANES);
         prefetch_row(ahead, V * LANES);
-        for (row, sums) in sums.iter_mut().enumerate() {
+        // With iterators in place of indices the sums leave the registers.
+        #[allow(clippy::needless_range_loop)]
+        for row in 0..R {
             // SAFETY: the left factor has the element.
             let element = _mm512_set1_ps(unsafe { *left(row, depth) });
-            for (sum, right) in sums.iter_mut().zip(right) {
-                *sum = _mm512_fmadd_ps(element, right, *sum);
+            for v in 0..V {
+                sums[row][v] = _mm512_fmadd_ps(element, right[v], sums[row][v]);
             }
         }
     };
