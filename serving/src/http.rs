@@ -5,7 +5,10 @@ mod connections;
 mod error;
 mod logged;
 mod routes;
+mod site;
 mod write_timeout;
+
+pub use site::{Site, SiteAnswer, SiteRequest, serve_site};
 
 use std::future::Future;
 use std::sync::Arc;

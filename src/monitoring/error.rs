@@ -61,3 +61,14 @@ impl MonitoringError {
         move |error| Self::table(path, error.to_string())
     }
 }
+
+/// An error with its causes in one line.
+pub(super) fn chain(error: &MonitoringError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -3,6 +3,7 @@
 mod architecture;
 mod bad_input;
 mod configs;
+mod dashboard;
 mod expectations;
 mod failures;
 #[cfg(feature = "mpi")]

@@ -175,7 +175,7 @@ fn monitor(arguments: &[&str]) -> Value {
 }
 
 /// A folder with an artifact and the log of some requests to it.
-fn with_log(requests: usize, rows: usize) -> Workbench {
+pub fn with_log(requests: usize, rows: usize) -> Workbench {
     let bench = Workbench::with_events(4_000);
     let artifact = artifact(&bench, "synthetic_wide_deep.toml", "run");
     let logged = Logged::start(

@@ -229,3 +229,79 @@ fn values<A, B: Copy>(
 ) -> Vec<B> {
     found.map(|one| one.map_or(missing, &value)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs() -> Vec<InputColumn> {
+        let input = |name: &str, kind, source| InputColumn {
+            name: name.into(),
+            kind,
+            source,
+            unit: None,
+            range: None,
+            required: false,
+        };
+        vec![
+            input("age", ColumnKind::Dense, SourceType::Float),
+            input("views", ColumnKind::Dense, SourceType::Integer),
+            input("premium", ColumnKind::Dense, SourceType::Boolean),
+            input("user", ColumnKind::Key, SourceType::Integer),
+            input("device", ColumnKind::Key, SourceType::Text),
+            input("member", ColumnKind::Key, SourceType::Boolean),
+            input("tags", ColumnKind::KeyList, SourceType::Text),
+            input("friends", ColumnKind::KeyList, SourceType::Integer),
+            input("at", ColumnKind::Time, SourceType::Timestamp),
+        ]
+    }
+
+    #[test]
+    fn raw_rows_come_back_from_their_columns() {
+        let inputs = inputs();
+        let list = |keys: Vec<u64>| RawColumn::KeyList {
+            offsets: vec![0, 2, 2, 3],
+            keys,
+        };
+        let raw = RawBatch {
+            rows: 3,
+            columns: vec![
+                RawColumn::Dense(vec![1.5, f32::NAN, -0.25]),
+                RawColumn::Dense(vec![7.0, 0.0, f32::NAN]),
+                RawColumn::Dense(vec![1.0, f32::NAN, 0.0]),
+                RawColumn::Key(vec![(-7i64).cast_unsigned(), MISSING_KEY, 9]),
+                RawColumn::Key(vec![u64::MAX, 3, MISSING_KEY]),
+                RawColumn::Key(vec![0, 1, MISSING_KEY]),
+                list(vec![u64::MAX, 2, 3]),
+                list(vec![(-1i64).cast_unsigned(), 2, 3]),
+                RawColumn::Time(vec![1_805_018_400_123, MISSING_TIME, -5]),
+            ],
+        };
+        let model = LoggedModel {
+            name: "videos".into(),
+            version: "v".into(),
+            labels: vec!["click".into()],
+            inputs: inputs.clone(),
+        };
+        let fields = prediction_schema(&model);
+        let columns = inputs.iter().zip(&raw.columns);
+        let columns: Vec<ArrayRef> = columns
+            .map(|(input, column)| to_array(input, column))
+            .collect();
+        let own = fields
+            .fields()
+            .iter()
+            .skip(fields.fields().len() - inputs.len());
+        let schema = Arc::new(Schema::new(own.cloned().collect::<Vec<_>>()));
+        let batch = RecordBatch::try_new(schema, columns).unwrap();
+        let back = |batch: &RecordBatch| raw_batch(Path::new("a file"), batch, &inputs);
+        assert_eq!(back(&batch).unwrap(), raw);
+        // A slice of a batch is a batch: offsets of lists begin elsewhere.
+        let mut last = RawBatch::new(&inputs);
+        last.push_row_of(&raw, 2);
+        assert_eq!(back(&batch.slice(2, 1)).unwrap(), last);
+        let fewer = batch.project(&[0, 1]).unwrap();
+        let told = back(&fewer).unwrap_err().to_string();
+        assert!(told.contains("no column `input.premium`"), "{told}");
+    }
+}

@@ -22,6 +22,29 @@ Examples:
 Columns: request_id, row, label, label_time_ms; where there are such, label_name (one of the model's labels,
 else the first) and value. The same file again adds nothing.")]
     Labels(MonitorLabelsArgs),
+    /// Show the tables as pages: pillars, features, segments, requests, incidents; and as OpenMetrics.
+    #[command(after_help = "\
+Example:
+  streamrec monitor serve --dir monitoring/videos --artifact artifacts/videos --listen 127.0.0.1:8090
+The pages need no network but this one, and no script. Whoever may reach the address may read the requests.")]
+    Serve(MonitorServeArgs),
+}
+
+/// Arguments of `monitor serve`.
+#[derive(Debug, Args)]
+pub struct MonitorServeArgs {
+    /// The monitoring folder.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The artifact whose predictions these are; its training profile is what they are compared with.
+    #[arg(long)]
+    pub artifact: PathBuf,
+    /// The address to listen on; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8090")]
+    pub listen: String,
+    /// Limits of drift, a TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub limits: Option<PathBuf>,
 }
 
 /// Arguments of `monitor compact`.

@@ -2,6 +2,7 @@
 
 mod compact;
 mod labels;
+mod serve;
 
 use super::RunError;
 use super::cli::MonitorCommand;
@@ -11,5 +12,6 @@ pub(super) fn run(command: &MonitorCommand) -> Result<(), RunError> {
     match command {
         MonitorCommand::Compact(args) => compact::run(args),
         MonitorCommand::Labels(args) => labels::run(args),
+        MonitorCommand::Serve(args) => serve::run(args),
     }
 }

@@ -11,6 +11,9 @@ const RIGHT: f64 = 12.0;
 /// Points of a line at most: more cannot be seen.
 const POINTS_MAX: usize = 600;
 
+/// Points of a line, up to which each is marked.
+const DOTS_MAX: usize = 24;
+
 /// A line of points.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Series {
@@ -42,6 +45,18 @@ pub fn number(value: f64) -> String {
 
 /// Lines over common axes; `diagonal` draws where x and y are equal.
 pub fn lines(title: &str, x: &str, y: &str, series: &[Series], diagonal: bool) -> String {
+    lines_over(title, x, y, series, diagonal, None)
+}
+
+/// As [`lines`], over at least the x from `low` to `high`.
+pub fn lines_over(
+    title: &str,
+    x: &str,
+    y: &str,
+    series: &[Series],
+    diagonal: bool,
+    range: Option<[f64; 2]>,
+) -> String {
     let series: Vec<Series> = series
         .iter()
         .map(thinned)
@@ -52,7 +67,11 @@ pub fn lines(title: &str, x: &str, y: &str, series: &[Series], diagonal: bool) -
             .iter()
             .flat_map(|series| series.points.iter().copied())
     };
-    let Some(frame) = Frame::around(all()) else {
+    let Some(first) = all().next() else {
+        return empty(title);
+    };
+    let ends = range.into_iter().flatten().map(|x| [x, first[1]]);
+    let Some(frame) = Frame::around(all().chain(ends)) else {
         return empty(title);
     };
     let mut body = frame.axes(x, y);
@@ -69,6 +88,14 @@ pub fn lines(title: &str, x: &str, y: &str, series: &[Series], diagonal: bool) -
         for point in &series.points {
             let [x, y] = frame.at(*point);
             let _ = write!(points, "{x:.1},{y:.1} ");
+            // A line of one point is none.
+            if series.points.len() <= DOTS_MAX {
+                let class = place % 6;
+                let _ = write!(
+                    body,
+                    r#"<circle class="d{class}" cx="{x:.1}" cy="{y:.1}" r="3"/>"#
+                );
+            }
         }
         let _ = write!(
             body,
@@ -176,8 +203,13 @@ impl Frame {
         let mut frame = frame?;
         for axis in 0..2 {
             if frame.low[axis] == frame.high[axis] {
-                frame.low[axis] -= 0.5;
-                frame.high[axis] += 0.5;
+                // Around a value in its own size.
+                let room = match frame.low[axis].abs() {
+                    0.0 => 1.0,
+                    size => size / 2.0,
+                };
+                frame.high[axis] += room;
+                frame.low[axis] -= if frame.low[axis] == 0.0 { 0.0 } else { room };
             }
         }
         Some(frame)

@@ -6,7 +6,7 @@
 //! scores of a split ────┘
 //! ```
 
-mod chart;
+pub mod chart;
 mod page;
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,0 +1,272 @@
+//! The dashboard: a real program, real tables, a real browser.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::monitoring::with_log;
+use crate::workbench::{Running, Workbench, command, expect_success, said, streamrec};
+
+/// Tables, labels and an incident, and the dashboard of them.
+fn started() -> (Workbench, Running, String) {
+    let bench = with_log(40, 25);
+    let (log, out) = (bench.path("log"), bench.path("out"));
+    expect_success(&streamrec(&[
+        "monitor", "compact", "--log", &log, "--out", &out,
+    ]));
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_millis();
+    let mut labels = "request_id,row,label,label_time_ms,value\n".to_owned();
+    for request in 0..40 {
+        for row in 0..25 {
+            labels += &format!(
+                "request {request},{row},{},{now},1.5\n",
+                (request + row) % 7 / 6
+            );
+        }
+    }
+    let file = bench.path("labels.csv");
+    fs::write(&file, labels).unwrap();
+    expect_success(&streamrec(&[
+        "monitor", "labels", "--labels", &file, "--out", &out,
+    ]));
+    let incidents = Path::new(&out).join("incidents");
+    fs::create_dir_all(&incidents).unwrap();
+    let incident = json!({
+        "format_version": 1, "id": "nulls-1", "rule": "nulls <on one client>", "metric": "missing_rate",
+        "severity": "critical", "owner": "data", "runbook": "https://example.com/runbooks/nulls",
+        "opened_ms": now as u64, "resolved_ms": null, "acknowledged_by": null, "closed": false,
+        "alerts": [{"summary": "68 % of item_duration_s are missing where client = 7.2"}],
+        "timeline": [{"at_ms": now as u64, "by": "monitor", "what": "firing: 0.68, limit 0.35"}],
+    });
+    fs::write(incidents.join("nulls-1.json"), incident.to_string()).unwrap();
+    let mut serve = command();
+    serve
+        .args([
+            "monitor",
+            "serve",
+            "--dir",
+            &out,
+            "--artifact",
+            &bench.path("run-artifact"),
+        ])
+        .args(["--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped());
+    let mut running = Running(serve.spawn().expect("starts"));
+    let stdout = running.0.stdout.take().expect("piped");
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    let address = line
+        .trim()
+        .strip_prefix("listening on ")
+        .expect("an address")
+        .to_owned();
+    (bench, running, address)
+}
+
+/// Lets the same tables stand for some hours before, so that lines have points.
+fn earlier_hours(out: &str) {
+    let now = jiff::Timestamp::now().as_millisecond();
+    for table in ["predictions", "labelled"] {
+        let root = Path::new(out).join(table);
+        let files: Vec<PathBuf> = fs::read_dir(&root)
+            .unwrap()
+            .flat_map(|hour| fs::read_dir(hour.unwrap().path()).unwrap())
+            .map(|file| file.unwrap().path())
+            .collect();
+        for ago in [2, 3, 4, 7] {
+            let hour = streamrec::monitoring::Hour::of(now - ago * 3_600_000).to_string();
+            fs::create_dir_all(root.join(&hour)).unwrap();
+            for file in files.iter().skip(ago as usize % files.len()) {
+                fs::copy(file, root.join(&hour).join(file.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .build()
+        .into()
+}
+
+fn get(address: &str, path: &str) -> (u16, String, String) {
+    let mut answer = agent().get(format!("{address}{path}")).call().unwrap();
+    let header = answer.headers()["content-type"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    (
+        answer.status().as_u16(),
+        header,
+        answer.body_mut().read_to_string().unwrap(),
+    )
+}
+
+#[test]
+fn pages_lead_from_a_pillar_to_a_request_and_know_no_other_host() {
+    let (bench, _running, address) = started();
+    for path in [
+        "/",
+        "/pillar/data",
+        "/pillar/model",
+        "/pillar/system",
+        "/pillar/business",
+        "/requests",
+        "/incidents",
+    ] {
+        let (status, kind, page) = get(&address, path);
+        assert_eq!(
+            (status, kind.as_str()),
+            (200, "text/html; charset=utf-8"),
+            "{path}"
+        );
+        assert!(
+            !page.contains("src=\"http")
+                && !page.contains("<script>")
+                && !page.contains("style=\""),
+            "{path}"
+        );
+        assert!(!page.contains("<on one client>"), "{path} is not escaped");
+    }
+    let (status, _, page) = get(&address, "/requests/request%207");
+    assert!(
+        status == 200 && page.contains("What became of it"),
+        "{page}"
+    );
+    let (_, _, overview) = get(&address, "/");
+    assert!(overview.contains("1 open incident<"), "{overview}");
+    assert_eq!(get(&address, "/feature/nothing").0, 404);
+    assert_eq!(get(&address, "/requests/none%20such").0, 200);
+    let (_, _, none) = get(&address, "/requests?input=user_id&value=none%20such");
+    assert!(none.contains("None."), "{none}");
+
+    // What comes later is on the page at the next look.
+    let out = bench.path("out");
+    let folder = fs::read_dir(Path::new(&out).join("predictions"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let file = fs::read_dir(&folder)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let requests = |page: &str| -> u64 {
+        let line = page
+            .lines()
+            .find(|line| line.starts_with("streamrec_monitoring_requests{status=\"ok\"}"))
+            .unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64
+    };
+    assert_eq!(requests(&get(&address, "/metrics").2), 40);
+    fs::copy(&file, folder.join("another.parquet")).unwrap();
+    assert!(requests(&get(&address, "/metrics").2) > 40);
+}
+
+#[test]
+fn metrics_are_openmetrics_with_units_and_an_end() {
+    let (_bench, _running, address) = started();
+    let (status, kind, text) = get(&address, "/metrics");
+    assert_eq!(status, 200);
+    assert_eq!(
+        kind,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    assert!(text.ends_with("# EOF\n"));
+    for part in [
+        "# UNIT streamrec_monitoring_latency_seconds seconds",
+        "streamrec_monitoring_latency_seconds{quantile=\"0.99\"} 0.0",
+        "# UNIT streamrec_monitoring_window_seconds seconds",
+        "streamrec_monitoring_drift{input=\"user_id\",statistic=\"psi\"}",
+        "streamrec_monitoring_labelled_rows{label=\"click\"} 1000.0",
+        "streamrec_monitoring_open_incidents 1.0",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+}
+
+#[test]
+fn forms_of_other_sites_and_other_names_of_this_machine_are_refused() {
+    let (bench, _running, address) = started();
+    let post = |headers: &[(&str, &str)], body: &str| {
+        let mut post = agent().post(format!("{address}/incidents"));
+        for (name, value) in headers {
+            post = post.header(*name, *value);
+        }
+        post.send(body).unwrap().status().as_u16()
+    };
+    let form = "id=nulls-1&by=Ada&note=seen";
+    let own = [("origin", address.as_str())];
+    assert_eq!(post(&[], form), 403);
+    assert_eq!(post(&[("origin", "http://evil.example")], form), 403);
+    assert_eq!(post(&[("sec-fetch-site", "cross-site"), own[0]], form), 403);
+    assert_eq!(post(&own, "id=../../labels&by=Ada"), 404);
+    assert_eq!(post(&own, "id=nulls-1&by="), 400);
+    let incident = PathBuf::from(bench.path("out")).join("incidents/nulls-1.json");
+    let read =
+        || serde_json::from_slice::<serde_json::Value>(&fs::read(&incident).unwrap()).unwrap();
+    assert_eq!(read()["acknowledged_by"], json!(null));
+    assert_eq!(post(&own, form), 303);
+    assert_eq!(post(&own, "id=nulls-1&by=Bob"), 303);
+    assert_eq!(read()["acknowledged_by"], json!("Ada"));
+    assert_eq!(read()["timeline"][1]["what"], json!("acknowledged: seen"));
+    assert_eq!(read()["timeline"].as_array().unwrap().len(), 2);
+    assert_eq!(read()["metric"], json!("missing_rate"));
+    let foreign = agent()
+        .get(format!("{address}/"))
+        .header("host", "evil.example")
+        .call()
+        .unwrap();
+    assert_eq!(foreign.status().as_u16(), 421);
+}
+
+#[test]
+fn a_real_browser_reads_drills_and_acknowledges_by_mouse_and_keyboard() {
+    let python = std::env::var("STREAMREC_TEST_PYTHON").unwrap_or_default();
+    let has = |program: &str, arguments: &[&str]| {
+        let run = Command::new(program).args(arguments).output();
+        run.is_ok_and(|output| output.status.success())
+    };
+    if python.is_empty()
+        || !has(&python, &["-c", "import selenium"])
+        || !Path::new("/usr/bin/chromedriver").exists()
+    {
+        eprintln!(
+            "SKIPPED: the dashboard in a browser needs chromium, chromium-driver and selenium: see scripts/test"
+        );
+        return;
+    }
+    let (bench, _running, address) = started();
+    earlier_hours(&bench.path("out"));
+    let pictures =
+        std::env::var("STREAMREC_TEST_PICTURES").unwrap_or_else(|_| bench.path("pictures"));
+    fs::create_dir_all(&pictures).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles/dashboard.py");
+    let mut browser = Command::new(python);
+    browser.arg(script).args([&address, &pictures]);
+    match std::env::var("STREAMREC_TEST_AXE") {
+        Ok(axe) => drop(browser.arg(axe)),
+        Err(_) => eprintln!(
+            "SKIPPED: axe-core's rules; STREAMREC_TEST_AXE names no axe.min.js: see scripts/test"
+        ),
+    }
+    let output = browser.output().unwrap();
+    expect_success(&output);
+    assert_eq!(
+        said(&output).matches("holds:").count(),
+        5,
+        "{}",
+        said(&output)
+    );
+}
