@@ -95,7 +95,7 @@ impl Server {
             .read_to_string()?;
         let values = text.lines().filter(|line| line.starts_with(name));
         let values = values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        Ok(values.sum())
+        Ok(values.fold(0.0, |sum, value| sum + value))
     }
 }
 
