@@ -389,6 +389,43 @@ fn late_labels_are_joined_once_and_none_is_lost_silently() {
 }
 
 #[test]
+fn each_label_of_a_model_is_joined_once_with_or_without_its_name() {
+    let bench = with_log(2, 2);
+    let (log, out) = (bench.path("log"), bench.path("out"));
+    monitor(&["compact", "--log", &log, "--out", &out]);
+    let soon = time_of(&out, "request 0") + 1000;
+    let labels = |rows: &[&str]| -> String {
+        let rows = rows.iter().map(|row| format!("request 0,0,{row},{soon}\n"));
+        ["request_id,row,label,label_name,label_time_ms\n".to_owned()]
+            .into_iter()
+            .chain(rows)
+            .collect()
+    };
+    let artifact = streamrec_artifact::Artifact::read(bench.path("run-artifact").as_ref()).unwrap();
+    let [first, second] = artifact.manifest.schema.labels.as_slice() else {
+        panic!("two labels");
+    };
+    let file = bench.path("labels.csv");
+    let (named, other) = (format!("1,{first}"), format!("1,{second}"));
+    fs::write(&file, labels(&["1,", &named, &other, "0,no such label"])).unwrap();
+    let run = || {
+        let report = monitor(&["labels", "--labels", &file, "--out", &out]);
+        ["joined", "duplicates", "unmatched"].map(|name| report[name].as_u64().unwrap())
+    };
+    assert_eq!(run(), [2, 1, 1]);
+    assert_eq!(run(), [0, 3, 1]);
+    let mut names = Vec::new();
+    for (_, batch) in table(&out, "labelled") {
+        let own = column(&batch, "label_name").as_string::<i32>();
+        names.extend(own.iter().map(|name| name.unwrap().to_owned()));
+    }
+    names.sort();
+    let mut expected = vec![first.clone(), second.clone()];
+    expected.sort();
+    assert_eq!(names, expected);
+}
+
+#[test]
 fn labels_before_their_predictions_were_compacted_are_joined_later() {
     let bench = with_log(2, 2);
     let (log, out) = (bench.path("log"), bench.path("out"));

@@ -178,9 +178,11 @@ impl LogRecord {
 }
 
 fn put<T: Copy, const N: usize>(out: &mut Vec<u8>, values: &[T], bytes: impl Fn(T) -> [u8; N]) {
-    out.reserve(values.len() * N);
-    for &value in values {
-        out.extend_from_slice(&bytes(value));
+    let begin = out.len();
+    // At once, so that the loop is a copy.
+    out.resize(begin + values.len() * N, 0);
+    for (to, &value) in out[begin..].as_chunks_mut::<N>().0.iter_mut().zip(values) {
+        *to = bytes(value);
     }
 }
 

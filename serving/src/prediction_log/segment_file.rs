@@ -3,7 +3,6 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::frame::push_frame;
@@ -20,8 +19,8 @@ pub(super) struct SegmentFile {
     closed: PathBuf,
     bytes: u64,
     opened: Instant,
-    /// Those told in it.
-    models: Vec<Arc<Ranker>>,
+    /// The versions told in it; a segment must not keep a model in memory that was replaced.
+    models: Vec<String>,
 }
 
 impl SegmentFile {
@@ -53,8 +52,8 @@ impl SegmentFile {
     }
 
     /// The place of a model among those of the segment; one that is new is told first.
-    pub(super) fn model(&mut self, name: &str, ranker: &Arc<Ranker>, out: &mut Vec<u8>) -> u32 {
-        let known = |known: &Arc<Ranker>| Arc::ptr_eq(known, ranker);
+    pub(super) fn model(&mut self, name: &str, ranker: &Ranker, out: &mut Vec<u8>) -> u32 {
+        let known = |version: &String| version == ranker.version();
         if let Some(place) = self.models.iter().position(known) {
             return place as u32;
         }
@@ -69,7 +68,7 @@ impl SegmentFile {
             // Text, numbers and lists of them: nothing in it fails to be JSON.
             out.extend(serde_json::to_vec(&model).unwrap_or_default());
         });
-        self.models.push(Arc::clone(ranker));
+        self.models.push(ranker.version().to_owned());
         self.models.len() as u32 - 1
     }
 

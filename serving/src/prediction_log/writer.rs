@@ -92,7 +92,10 @@ impl PredictionLog {
         writer.segment = Some(writer.create()?);
         let (sender, receiver) = sync_channel(WAITING_RECORDS_MAX);
         let builder = std::thread::Builder::new().name("prediction-log".to_owned());
-        let thread = builder.spawn(move || writer.run(&receiver))?;
+        let thread = builder.spawn(move || {
+            give_way();
+            writer.run(&receiver);
+        })?;
         Ok(Self {
             sender: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),
@@ -159,6 +162,20 @@ impl PredictionLog {
 impl Drop for PredictionLog {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// How far the writer stands behind the threads that answer: they run first wherever both could.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
+
+/// Lowers this thread's priority, which on Linux is its own.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) =
+        rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS)
+    {
+        tracing::debug!(%error, "the prediction log's thread keeps its priority");
     }
 }
 

@@ -248,11 +248,7 @@ impl Piece {
                 };
                 own.retain(|&place| {
                     let label = &self.labels[place as usize];
-                    let name = if label.name.is_empty() {
-                        &first_name
-                    } else {
-                        &label.name
-                    };
+                    let name = label.name_or(&first_name);
                     let is_known = name == names.value(row);
                     if is_known {
                         self.fates[place as usize] = Fate::Known;
@@ -269,31 +265,48 @@ impl Piece {
     /// The labels of a file of predictions, each with the number of its row, ascending.
     fn find(&mut self, path: &std::path::Path) -> Result<Vec<(u64, u32)>, MonitoringError> {
         let names = logged_model(path)?.labels;
+        let first = names.first().map_or("", String::as_str);
         let mut found = Vec::new();
         let (labels, fates, window_ms) = (&self.labels, &mut self.fates, self.window_ms);
+        let (duplicates, contradictions) = (&mut self.duplicates, &mut self.contradictions);
         let of_row = &mut self.of_row;
         predictions::each_scored(path, |number, id, row, time_ms| {
             let Some(own) = of_row.get_mut(&key(id, row)) else {
                 return;
             };
+            let mut taken: Vec<&Label> = Vec::new();
             own.retain(|&place| {
                 let label = &labels[place as usize];
-                let fate = &mut fates[place as usize];
                 let delay = label.time_ms.saturating_sub(time_ms);
-                if !label.name.is_empty() && !names.contains(&label.name) {
-                    return true;
-                }
+                let is_known = label.name.is_empty() || names.contains(&label.name);
+                let is_taken = taken
+                    .iter()
+                    .any(|one| one.name_or(first) == label.name_or(first));
                 let miss = match delay {
+                    _ if !is_known || is_taken => return true,
                     ..0 => Miss::Early,
                     delay if delay > window_ms => Miss::Late,
                     _ => {
-                        *fate = Fate::Found;
+                        fates[place as usize] = Fate::Found;
                         found.push((number, place));
+                        taken.push(label);
                         return false;
                     }
                 };
-                *fate = Fate::Waits(miss);
+                fates[place as usize] = Fate::Waits(miss);
                 true
+            });
+            // Of the first label once by its name and once without.
+            own.retain(|&place| {
+                let label = &labels[place as usize];
+                let mut same = taken.iter();
+                let Some(one) = same.find(|one| one.name_or(first) == label.name_or(first)) else {
+                    return true;
+                };
+                fates[place as usize] = Fate::Known;
+                *duplicates += 1;
+                *contradictions += u64::from(one.label != label.label);
+                false
             });
         })?;
         Ok(found)
@@ -313,10 +326,7 @@ impl Piece {
         let model = logged_model(path)?;
         let labels = || found.iter().map(|(_, place)| &self.labels[*place as usize]);
         let first = model.labels.first().map_or("", String::as_str);
-        let name = |label: &Label| match label.name.as_str() {
-            "" => first.to_owned(),
-            name => name.to_owned(),
-        };
+        let name = |label: &Label| label.name_or(first).to_owned();
         let own: [(&str, bool, ArrayRef); 4] = [
             (
                 "label_name",

@@ -28,6 +28,17 @@ pub(super) struct Label {
     pub(super) value: Option<f64>,
 }
 
+impl Label {
+    /// Its name, where it has one.
+    pub(super) fn name_or<'l>(&'l self, first: &'l str) -> &'l str {
+        if self.name.is_empty() {
+            first
+        } else {
+            &self.name
+        }
+    }
+}
+
 /// A file of labels.
 #[derive(Debug, Clone)]
 pub struct LabelFile {
