@@ -149,17 +149,8 @@ fn backward_cpu(context: &Context, operands: LinearBackward<'_>) {
         });
         pass.add_pieces(dw, accumulate_weights, partial.as_ref());
     }
-    if let (Some(mut db), Some(sums)) = (db, &pass.sums) {
-        let db = db.row_mut(0);
-        if !accumulate_weights {
-            db.fill(0.0);
-        }
-        // In the order of the batch: the sum does not depend on which thread did which panel.
-        for panel in 0..panels {
-            db.iter_mut()
-                .zip(sums.as_ref().row(panel))
-                .for_each(|(db, sum)| *db += sum);
-        }
+    if let Some(db) = db {
+        pass.bias_gradient(db, accumulate_weights);
     }
 }
 
@@ -241,6 +232,22 @@ impl Pass<'_> {
                 ..Epilogue::default()
             };
             right.multiply(self.dy.as_ref().rows(rows), dx, epilogue);
+        }
+    }
+
+    /// `db (+)=` the column sums of all panels.
+    fn bias_gradient(&self, mut db: TensorMut<'_>, accumulate: bool) {
+        let Some(sums) = &self.sums else { return };
+        let db = db.row_mut(0);
+        if !accumulate {
+            db.fill(0.0);
+        }
+        // In the order of the batch: the sum does not depend on which thread did which panel.
+        for panel in 0..sums.shape()[0] {
+            let sums = sums.as_ref();
+            db.iter_mut()
+                .zip(sums.row(panel))
+                .for_each(|(db, sum)| *db += sum);
         }
     }
 
