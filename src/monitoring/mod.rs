@@ -8,9 +8,11 @@
 //!
 //! Never does: slow a server, or change what was logged.
 
+pub mod concept;
 pub mod dashboard;
 pub mod label_join;
 pub mod prediction_log;
+pub mod significance;
 
 mod error;
 mod hour;

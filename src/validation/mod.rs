@@ -16,5 +16,6 @@ pub mod gate;
 pub mod report;
 
 mod artifact_model;
+pub(crate) mod normal;
 
 pub use artifact_model::{ArtifactModel, ModelLoadError};

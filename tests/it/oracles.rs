@@ -23,3 +23,18 @@ fn tensorboard_and_numpy_read_what_a_run_writes() {
         .output();
     expect_success(&output.expect("Python starts"));
 }
+
+#[test]
+fn river_alarms_where_the_recorded_fixture_says() {
+    let Some(python) = std::env::var_os("STREAMREC_TEST_PYTHON") else {
+        println!("skipped: STREAMREC_TEST_PYTHON is not set; scripts/test sets it");
+        return;
+    };
+    let oracles = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles");
+    let output = Command::new(python)
+        .arg(oracles.join("concept.py"))
+        .arg("--check")
+        .arg(oracles.join("concept.json"))
+        .output();
+    expect_success(&output.expect("Python starts"));
+}

@@ -10,7 +10,7 @@
 use rayon::prelude::*;
 
 use super::config::Metric;
-use super::normal;
+use crate::validation::normal;
 
 /// Bins of the calibration error.
 const CALIBRATION_BINS: usize = 20;

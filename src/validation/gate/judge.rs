@@ -12,7 +12,7 @@ use super::bootstrap::{Bootstrap, Estimate, Resampled};
 use super::config::{Against, Criterion, GateConfig, Metric, Segment, SegmentValue};
 use super::evidence::Evidence;
 use super::finding::Finding;
-use super::normal;
+use crate::validation::normal;
 
 /// Judges every criterion.
 pub fn judge(gate: &GateConfig, evidence: &Evidence) -> Vec<Finding> {

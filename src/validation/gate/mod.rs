@@ -14,7 +14,6 @@ mod config;
 mod evidence;
 mod finding;
 mod judge;
-mod normal;
 #[cfg(test)]
 mod tests;
 

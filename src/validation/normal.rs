@@ -1,7 +1,7 @@
 //! The normal and Student's distribution, as far as intervals need them.
 
 /// The normal distribution's cumulative probability; the error is below 1e-12.
-pub(super) fn cumulative(x: f64) -> f64 {
+pub(crate) fn cumulative(x: f64) -> f64 {
     // The continued fraction of Mills's ratio converges fast away from 0, the series near it.
     let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
     if x.abs() < 3.0 {
@@ -24,7 +24,7 @@ pub(super) fn cumulative(x: f64) -> f64 {
 }
 
 /// The value below which a share of the normal distribution lies, by Newton's method.
-pub(super) fn quantile(share: f64) -> f64 {
+pub(crate) fn quantile(share: f64) -> f64 {
     let mut x = 0.0f64;
     for _ in 0..100 {
         let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
@@ -39,7 +39,7 @@ pub(super) fn quantile(share: f64) -> f64 {
 }
 
 /// The same of Student's distribution, by Cornish and Fisher's expansion (Abramowitz and Stegun, 26.7.5).
-pub(super) fn student_quantile(share: f64, freedom: f64) -> f64 {
+pub(crate) fn student_quantile(share: f64, freedom: f64) -> f64 {
     let z = quantile(share);
     let terms = [
         (z.powi(3) + z) / 4.0,
