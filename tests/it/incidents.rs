@@ -234,6 +234,12 @@ fn each_incident_of_a_days_data_is_caught_and_good_days_pass() {
         let output = streamrec(&["validate", "data", &suite, &bad, "--fail-on", "warning"]);
         println!("{incident:?}\n{}", said(&output));
         assert_eq!(output.status.code(), Some(3), "{incident:?}");
+        let critical = streamrec(&["validate", "data", &suite, &bad]);
+        assert_eq!(
+            critical.status.code(),
+            Some(3),
+            "{incident:?} is no mere warning"
+        );
         assert!(
             said(&output).contains(caught_by),
             "{incident:?}: {}",

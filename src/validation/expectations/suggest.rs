@@ -14,6 +14,8 @@ use super::{ExpectationError, Suite};
 
 /// Fewer rows of a segment say nothing of its share of missing values.
 const SEGMENT_ROWS_MIN: u64 = 200;
+/// Fewer days do not say how much a mean may move before it is a fault.
+const DAYS_SURE: usize = 7;
 const QUANTILES: [f64; 3] = [0.1, 0.5, 0.9];
 
 /// What a suite is calibrated from.
@@ -287,14 +289,19 @@ impl Writer<'_> {
             (low.min(mean), high.max(mean))
         });
         let std = days.iter().map(|day| day.moments.std()).fold(0.0, f64::max);
-        let room = 0.5 * (high - low) + 0.05 * std;
-        let kwargs = json!({"column": name, "min_value": low - room, "max_value": high + room});
-        self.add(
-            "expect_column_mean_to_be_between",
-            kwargs,
-            json!([low, high]),
-            Severity::Warning,
-        );
+        // A mean a quarter of a standard deviation away is another column: a rate of something else, or of nothing.
+        let sure = (days.len() >= DAYS_SURE).then_some((1.5, 0.25, Severity::Critical));
+        for (days, stds, severity) in [(0.5, 0.05, Severity::Warning)].into_iter().chain(sure) {
+            let room = days * (high - low) + stds * std;
+            let kwargs = json!({"column": name, "min_value": low - room, "max_value": high + room});
+            let observed = json!([low, high]);
+            self.add(
+                "expect_column_mean_to_be_between",
+                kwargs,
+                observed,
+                severity,
+            );
+        }
     }
 
     /// Times of which one was never later than another.
