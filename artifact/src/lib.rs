@@ -36,6 +36,7 @@ mod moments;
 mod nearest_name;
 mod parameter;
 mod profile;
+mod profile_merge;
 mod raw;
 mod raw_value;
 mod segments;

@@ -180,6 +180,7 @@ pub struct ProfileBuilder {
     score_sketches: Vec<ScoreSketch>,
     known: KnownKeys,
     segments: SegmentBuilder,
+    sketches_only: bool,
 }
 
 /// For each input, the keys that have a row of their own in some table; none where keys are hashed.
@@ -231,7 +232,16 @@ impl ProfileBuilder {
             score_sketches: vec![ScoreSketch::default(); labels.len()],
             known: KnownKeys::default(),
             segments: SegmentBuilder::default(),
+            sketches_only: false,
         }
+    }
+
+    /// Gathers sketches and no summaries for people, whose counts of keys grow with the keys: memory is bounded
+    /// whatever the rows.
+    #[must_use]
+    pub fn with_sketches_only(mut self) -> Self {
+        self.sketches_only = true;
+        self
     }
 
     /// Counts keys that no table of `schema` has a row for, too; the inputs are those of the schema.
@@ -265,6 +275,9 @@ impl ProfileBuilder {
             self.missing[index] += column.missing_rows();
             self.out_of_range[index] += column.count_out_of_range(&self.inputs[index]);
             self.sketches[index].observe(&self.inputs[index], column, self.known.of(index));
+            if self.sketches_only {
+                continue;
+            }
             match (&mut self.distributions[index], column) {
                 (Distribution::Numbers(numbers), RawColumn::Dense(values)) => {
                     numbers.add(values.iter().map(|&value| f64::from(value)));
@@ -326,6 +339,7 @@ impl ProfileBuilder {
     pub fn finish(&self) -> Profile {
         let inputs = self.inputs.iter().enumerate().map(|(index, input)| {
             let (numbers, keys) = match &self.distributions[index] {
+                _ if self.sketches_only => (None, None),
                 Distribution::Numbers(numbers) => (Some(numbers.finish()), None),
                 Distribution::Keys { counts, count } => (None, Some(key_profile(counts, *count))),
             };

@@ -28,6 +28,12 @@ pub enum MonitoringError {
         /// What is wrong, and what was expected.
         problem: String,
     },
+    /// Rules or settings are wrong.
+    #[error("{problem}")]
+    Settings {
+        /// Everything that is wrong, a line each.
+        problem: String,
+    },
     /// Another command writes there.
     #[error("another command is writing {}; wait until it is done", path.display())]
     Busy {

@@ -8,11 +8,17 @@
 //!
 //! Never does: slow a server, or change what was logged.
 
+pub mod alert;
 pub mod concept;
 pub mod dashboard;
+pub mod definitions;
 pub mod label_join;
+pub mod measure;
 pub mod prediction_log;
+pub mod rules;
 pub mod significance;
+pub mod watch;
+pub mod window;
 
 mod error;
 mod hour;

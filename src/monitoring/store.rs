@@ -73,8 +73,12 @@ impl Store {
     /// # Errors
     /// Another command writes, or the file system refuses.
     pub fn lock(&self) -> Result<StoreLock, MonitoringError> {
+        self.lock_file(".lock")
+    }
+
+    fn lock_file(&self, name: &str) -> Result<StoreLock, MonitoringError> {
         fs::create_dir_all(&self.root).map_err(MonitoringError::file("make", &self.root))?;
-        let path = self.root.join(".lock");
+        let path = self.root.join(name);
         let opened = File::options().create(true).append(true).open(&path);
         let file = opened.map_err(MonitoringError::file("open", &path))?;
         match file.try_lock() {
@@ -115,6 +119,30 @@ impl Store {
         Ok(files.iter().map(|name| folder.join(name)).collect())
     }
 
+    /// The right to judge the windows, which does not hold up those who add to the tables.
+    ///
+    /// # Errors
+    /// Another command judges, or the file system refuses.
+    pub fn lock_windows(&self) -> Result<StoreLock, MonitoringError> {
+        self.lock_file(".windows.lock")
+    }
+
+    /// The summary of an hour.
+    pub fn window(&self, hour: Hour) -> PathBuf {
+        self.root.join("windows").join(format!("{hour}.json"))
+    }
+
+    /// The figures of the window of so many hours that ends with `hour`.
+    pub fn measures(&self, over_h: usize, hour: Hour) -> PathBuf {
+        let folder = self.root.join("measures").join(format!("{over_h}h"));
+        folder.join(format!("{hour}.json"))
+    }
+
+    /// The newest figures and alerts, OpenMetrics text.
+    pub(super) fn figures(&self) -> PathBuf {
+        self.root.join("figures.txt")
+    }
+
     /// The receipt of a segment.
     pub(super) fn receipt(&self, segment: &str) -> PathBuf {
         self.root.join("compacted").join(format!("{segment}.json"))
@@ -126,8 +154,44 @@ impl Store {
     }
 }
 
+/// Reads a file of JSON whose form has a version; none where there is no file.
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    version: u32,
+) -> Result<Option<T>, MonitoringError> {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        format_version: u32,
+    }
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(MonitoringError::file("read", path)(error)),
+    };
+    let wrong = |error: serde_json::Error| MonitoringError::table(path, error.to_string());
+    let found: Versioned = serde_json::from_slice(&bytes).map_err(wrong)?;
+    if found.format_version != version {
+        let problem = format!(
+            "format_version: expected {version}, got {}",
+            found.format_version
+        );
+        return Err(MonitoringError::table(path, problem));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(wrong)
+}
+
+/// Writes a file of JSON; it is there when it is whole.
+pub(super) fn write_json<T: serde::Serialize>(
+    path: &Path,
+    value: &T,
+) -> Result<(), MonitoringError> {
+    let bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| MonitoringError::table(path, error.to_string()))?;
+    replace(path, &bytes)
+}
+
 /// The names in a folder; none where it is not there.
-fn names(folder: &Path) -> Result<Vec<String>, MonitoringError> {
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, MonitoringError> {
     let failed = |error| MonitoringError::file("read", folder)(error);
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

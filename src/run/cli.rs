@@ -3,6 +3,7 @@
 mod monitor;
 mod plan;
 mod validate;
+mod watch;
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -14,6 +15,7 @@ use super::score::ScoreArgs;
 pub use monitor::*;
 pub use plan::*;
 pub use validate::*;
+pub use watch::*;
 
 /// Trains ranking models of recommender systems: data in, a served artifact out.
 #[derive(Debug, Parser)]

@@ -170,7 +170,7 @@ impl RunError {
             Self::Data(_) | Self::Import(_) => 2,
             Self::Expectation(ExpectationError::Suite { .. }) => 2,
             Self::Gate(_) | Self::Drift(_) => 2,
-            Self::Monitoring(MonitoringError::Table { .. }) => 2,
+            Self::Monitoring(MonitoringError::Table { .. } | MonitoringError::Settings { .. }) => 2,
             Self::Behaviour(BehaviourError::Suite { .. } | BehaviourError::Test { .. }) => 2,
             Self::Checkpoint(
                 CheckpointError::Damaged { .. }

@@ -10,6 +10,7 @@ mod failures;
 mod hosts;
 mod incidents;
 mod later_data;
+mod live_incidents;
 mod mesh;
 mod monitoring;
 #[cfg(feature = "mpi")]

@@ -32,7 +32,7 @@ pub struct SketchError {
 }
 
 impl SketchError {
-    fn new(
+    pub(crate) fn new(
         sketch: &'static str,
         field: &'static str,
         expected: impl Into<String>,

@@ -91,7 +91,17 @@ pub(super) fn text(dashboard: &Dashboard, window: &Window) -> Result<String, Mon
     let mut text = String::new();
     encode(&mut text, &out.0)
         .map_err(|error| MonitoringError::table(dashboard.store.root(), error.to_string()))?;
-    Ok(text)
+    judged(dashboard, text)
+}
+
+/// With what `monitor run` measured and judged, where it has run.
+fn judged(dashboard: &Dashboard, text: String) -> Result<String, MonitoringError> {
+    let path = dashboard.store.figures();
+    match std::fs::read_to_string(&path) {
+        Ok(figures) => Ok(text.trim_end_matches("# EOF\n").to_owned() + &figures),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(text),
+        Err(error) => Err(MonitoringError::file("read", &path)(error)),
+    }
 }
 
 fn inputs(

@@ -88,8 +88,8 @@ fn data_type(input: &InputColumn) -> DataType {
     }
 }
 
-/// A raw column as it stands in the table. Missing values are null, missing lists empty.
-pub(super) fn to_array(input: &InputColumn, column: &RawColumn) -> ArrayRef {
+/// A raw column as it stands in the table, under [`INPUT_PREFIX`] and its name. Missing values are null, missing lists empty.
+pub fn input_array(input: &InputColumn, column: &RawColumn) -> ArrayRef {
     match column {
         RawColumn::Dense(values) => {
             let present: NullBuffer = values.iter().map(|value| value.is_finite()).collect();
@@ -286,7 +286,7 @@ mod tests {
         let fields = prediction_schema(&model);
         let columns = inputs.iter().zip(&raw.columns);
         let columns: Vec<ArrayRef> = columns
-            .map(|(input, column)| to_array(input, column))
+            .map(|(input, column)| input_array(input, column))
             .collect();
         let own = fields
             .fields()

@@ -4,5 +4,7 @@ mod columns;
 mod compaction;
 mod part;
 
-pub use columns::{INPUT_PREFIX, MODEL_METADATA, logged_model, prediction_schema, raw_batch};
+pub use columns::{
+    INPUT_PREFIX, MODEL_METADATA, input_array, logged_model, prediction_schema, raw_batch,
+};
 pub use compaction::{CompactReport, TornSegment, compact};

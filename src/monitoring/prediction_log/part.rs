@@ -10,7 +10,7 @@ use arrow::record_batch::RecordBatch;
 use streamrec_artifact::{RawBatch, RawColumn};
 use streamrec_serving::prediction_log::{LogRecord, LoggedModel};
 
-use super::columns::{MODEL_METADATA, prediction_schema, to_array};
+use super::columns::{MODEL_METADATA, input_array, prediction_schema};
 use crate::monitoring::MonitoringError;
 use crate::monitoring::store::TableFile;
 
@@ -136,7 +136,7 @@ impl Part {
             columns.push(Arc::new(Float32Array::new(own.into(), Some(present))));
         }
         let inputs = self.model.inputs.iter().zip(&self.rows.columns);
-        columns.extend(inputs.map(|(input, column)| to_array(input, column)));
+        columns.extend(inputs.map(|(input, column)| input_array(input, column)));
         columns
     }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use jiff::{Span, SpanRelativeTo};
 
+use super::watch::*;
+
 /// Commands on what is served.
 #[derive(Debug, Subcommand)]
 pub enum MonitorCommand {
@@ -28,6 +30,26 @@ Example:
   streamrec monitor serve --dir monitoring/videos --artifact artifacts/videos --listen 127.0.0.1:8090
 The pages need no network but this one, and no script. Whoever may reach the address may read the requests.")]
     Serve(MonitorServeArgs),
+    /// Make windows of the tables, judge them by rules, tell people, and ask for a new model.
+    #[command(after_help = "\
+Examples:
+  streamrec monitor run --dir monitoring/videos --artifact artifacts/videos --rules configs/monitoring/default.toml
+  streamrec monitor run --dir monitoring/videos --artifact artifacts/videos --rules RULES.toml --once
+It leaves windows/, measures/, incidents/ and triggers/ in DIR, and posts alerts to the rules' webhooks.")]
+    Run(MonitorRunArgs),
+    /// Check rules, and write them for Prometheus and Grafana.
+    #[command(after_help = "\
+Example:
+  streamrec monitor rules configs/monitoring/default.toml --out deploy/monitoring")]
+    Rules(MonitorRulesArgs),
+    /// Tell, acknowledge and close incidents; write post-mortems.
+    #[command(subcommand)]
+    #[command(after_help = "\
+Examples:
+  streamrec monitor incidents list --dir monitoring/videos
+  streamrec monitor incidents ack 20270314T09-durations_missing --dir monitoring/videos --by Ana
+  streamrec monitor incidents postmortem 20270314T09-durations_missing --dir monitoring/videos --out review.md")]
+    Incidents(MonitorIncidentsCommand),
 }
 
 /// Arguments of `monitor serve`.

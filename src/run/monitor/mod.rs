@@ -1,8 +1,11 @@
 //! `streamrec monitor`: watch what is served.
 
 mod compact;
+mod incidents;
 mod labels;
+mod rules;
 mod serve;
+mod watch;
 
 use super::RunError;
 use super::cli::MonitorCommand;
@@ -13,5 +16,8 @@ pub(super) fn run(command: &MonitorCommand) -> Result<(), RunError> {
         MonitorCommand::Compact(args) => compact::run(args),
         MonitorCommand::Labels(args) => labels::run(args),
         MonitorCommand::Serve(args) => serve::run(args),
+        MonitorCommand::Run(args) => watch::run(args),
+        MonitorCommand::Rules(args) => rules::run(args),
+        MonitorCommand::Incidents(command) => incidents::run(command),
     }
 }

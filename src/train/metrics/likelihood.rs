@@ -1,10 +1,13 @@
 //! Log loss, normalised entropy and calibration, from sums that add up over batches and ranks.
 
+use serde::{Deserialize, Serialize};
+
 use super::Predictions;
 use crate::comm::{CommError, Communicator, all_reduce_f64};
 
 /// Weighted sums over samples, in f64.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LikelihoodSums {
     rows: f64,
     weight: f64,
@@ -38,7 +41,8 @@ impl LikelihoodSums {
         sums
     }
 
-    fn add(&mut self, probability: f32, happened: bool, weight: f32) {
+    /// Adds a row.
+    pub fn add(&mut self, probability: f32, happened: bool, weight: f32) {
         // A probability of exactly 0 or 1 that is wrong would cost infinitely much; the bound is
         // the one that scikit-learn's log_loss uses for float32. NaN stays NaN: a model that says
         // nothing about a row has no log loss.
@@ -55,6 +59,15 @@ impl LikelihoodSums {
         self.loss -= weight * bounded.ln();
         self.predicted += weight * p;
         self.happened += weight * f64::from(u8::from(happened));
+    }
+
+    /// Adds the sums of other rows.
+    pub fn merge(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.weight += other.weight;
+        self.loss += other.loss;
+        self.predicted += other.predicted;
+        self.happened += other.happened;
     }
 
     /// The sums over all ranks. Collective.

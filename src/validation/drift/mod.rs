@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub use compare::{DriftReport, InputDrift, Level, Statistic, compare};
 pub use limits::{DRIFT_VERSION, DriftLimits, Limit, Limits};
 pub use schema::schema_problems;
-pub use statistics::{BinShares, kolmogorov_smirnov, wasserstein};
+pub use statistics::{BinShares, kolmogorov_p, kolmogorov_smirnov, wasserstein};
 
 /// Profiles that cannot be compared.
 #[derive(Debug, thiserror::Error)]

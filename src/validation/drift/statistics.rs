@@ -189,6 +189,11 @@ pub fn kolmogorov_smirnov(
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f64::max);
     let (n, m) = (reference.count() as f64, current.count() as f64);
+    Some((distance, kolmogorov_p(distance, n, m)))
+}
+
+/// How probable cumulative distributions as far apart are of equal ones, from samples of `n` and `m`.
+pub fn kolmogorov_p(distance: f64, n: f64, m: f64) -> f64 {
     let root = (n * m / (n + m)).sqrt();
     let lambda = (root + 0.12 + 0.11 / root) * distance;
     let mut p = 0.0;
@@ -197,8 +202,7 @@ pub fn kolmogorov_smirnov(
         let term = 2.0 * (-2.0 * step * step * lambda * lambda).exp();
         p += if step % 2.0 == 1.0 { term } else { -term };
     }
-    let p = if lambda < 0.2 { 1.0 } else { p.clamp(0.0, 1.0) };
-    Some((distance, p))
+    if lambda < 0.2 { 1.0 } else { p.clamp(0.0, 1.0) }
 }
 
 /// The area between two cumulative distributions, in standard deviations of the reference.

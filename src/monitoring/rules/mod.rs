@@ -1,0 +1,11 @@
+//! Rules: what is an alert, in TOML.
+
+mod config;
+mod judge;
+#[cfg(test)]
+mod tests;
+mod threshold;
+
+pub use config::{RULES_VERSION, Rule, Rules, Severity, Webhook, WindowSettings};
+pub use judge::{AlertKey, Judgement, judge};
+pub use threshold::{Side, Threshold};
