@@ -37,6 +37,8 @@
 //! Results never depend on the number of threads: sums over the batch are taken over panels of a
 //! fixed size and combined in their order.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod device;
 mod error;
 mod ops;

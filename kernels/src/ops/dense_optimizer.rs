@@ -205,15 +205,15 @@ pub fn adam(
 
 /// The factors that undo the moments' bias towards their start at zero.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BiasCorrection {
+pub(crate) struct BiasCorrection {
     /// `1 / (1 - beta1^step)`.
-    pub(super) first: f32,
+    pub(crate) first: f32,
     /// `1 / (1 - beta2^step)`.
-    pub(super) second: f32,
+    pub(crate) second: f32,
 }
 
 impl BiasCorrection {
-    pub(super) fn new(beta1: f32, beta2: f32, step: u64) -> Self {
+    pub(crate) fn new(beta1: f32, beta2: f32, step: u64) -> Self {
         // In f64: 1 - 0.999^1 has lost half its digits in f32.
         let of = |beta: f32| {
             let exponent = i32::try_from(step.max(1)).unwrap_or(i32::MAX);

@@ -12,7 +12,7 @@ pub mod factorization_machine;
 pub mod linear;
 mod matrix_product;
 pub mod norm;
-mod operand;
+pub(crate) mod operand;
 pub mod sparse_optimizer;
 pub mod sum_features;
 mod wide;

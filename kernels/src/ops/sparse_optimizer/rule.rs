@@ -60,7 +60,7 @@ impl SparseRule {
         matches!(self, Self::RowWiseAdagrad { .. }) || self.max_row_norm().is_some()
     }
 
-    pub(super) fn max_row_norm(&self) -> Option<f32> {
+    pub(crate) fn max_row_norm(&self) -> Option<f32> {
         match *self {
             Self::Sgd { max_row_norm, .. }
             | Self::RowWiseAdagrad { max_row_norm, .. }
@@ -69,7 +69,7 @@ impl SparseRule {
         }
     }
 
-    pub(super) fn weight_decay(&self) -> f32 {
+    pub(crate) fn weight_decay(&self) -> f32 {
         match *self {
             Self::Sgd { weight_decay, .. }
             | Self::RowWiseAdagrad { weight_decay, .. }

@@ -1,0 +1,89 @@
+// The lookups of a batch, grouped by row: numbered, sorted (radix_sort.cu), and each touched row listed once.
+//
+// A lookup's key is its table and row, `table << row_bits | row`; tables are numbered from 0. Lookups that
+// count for nothing (ids outside their table, places behind the last lookup) have the key
+// `tables << row_bits`, above all others.
+#include "streamrec.cuh"
+
+// Where one feature's ids point. src/cuda/groups.rs has the same.
+struct Source {
+    i64 rows;    // of the table
+    u32 table;
+    u32 column;  // the first of its pooled vectors
+    u32 mean;    // 0: bags are summed
+    u32 reserved;
+};
+static_assert(sizeof(Source) == 24, "the ABI of the host");
+
+constexpr u32 GROUP_THREADS = 256, GROUP_ITEMS = 8, GROUP_TILE = GROUP_THREADS * GROUP_ITEMS;
+
+// ids: [capacity], of which offsets [features * batch + 1] tell the bags; sources: [features];
+// keys, positions, bags: [capacity], of each lookup the key, its place in `ids`, its bag;
+// list_lengths: [2], set to zero for sparse_optimizer.cu; first_bad: [1], as embedding_bag.cu has it.
+// 4 lanes a bag.
+__global__ void __launch_bounds__(GROUP_THREADS)
+    number_lookups(const i64* __restrict__ ids, const i64* __restrict__ offsets, const Source* __restrict__ sources,
+                   u32 features, u32 batch, u32 row_bits, u64 nothing, u32 capacity, u64* __restrict__ keys,
+                   u32* __restrict__ positions, u32* __restrict__ bags, u32* __restrict__ list_lengths,
+                   u64* first_bad) {
+    constexpr u32 BAG_LANES = 4;
+    u32 thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
+    if (thread < 2) list_lengths[thread] = 0;
+    u32 bag_count = features * batch;
+    for (u32 bag = thread / BAG_LANES; bag < bag_count; bag += threads / BAG_LANES) {
+        const Source source = sources[bag / batch];
+        i64 end = offsets[bag + 1];
+        for (i64 at = offsets[bag] + thread % BAG_LANES; at < end; at += BAG_LANES) {
+            i64 id = ids[at];
+            bool good = u64(id) < u64(source.rows);
+            if (!good) atomicMin(first_bad, u64(at));
+            keys[at] = good ? u64(source.table) << row_bits | u64(id) : nothing;
+            positions[at] = u32(at);
+            bags[at] = bag;
+        }
+    }
+    i64 begin = offsets[0], end = offsets[bag_count];
+    for (i64 at = thread; at < capacity; at += threads) {
+        if (at >= begin && at < end) continue;
+        keys[at] = nothing;
+        positions[at] = u32(at);
+        bags[at] = 0;
+    }
+}
+
+// Whether a touched row's lookups begin at `at` in sorted keys.
+__device__ __forceinline__ bool begins(const u64* keys, u32 at, u32 len, u64 nothing) {
+    return at < len && keys[at] != nothing && (at == 0 || keys[at] != keys[at - 1]);
+}
+
+// keys: [len], sorted; counts: [tiles], rows that begin in each tile of 2,048.
+__global__ void __launch_bounds__(GROUP_THREADS)
+    count_rows(const u64* __restrict__ keys, u32 len, u64 nothing, u32* __restrict__ counts) {
+    __shared__ u32 partial[GROUP_THREADS / WARP_LANES];
+    u32 count = 0;
+    for (u32 item = 0; item < GROUP_ITEMS; item++) {
+        count += begins(keys, blockIdx.x * GROUP_TILE + item * GROUP_THREADS + threadIdx.x, len, nothing);
+    }
+    count = block_sum(count, partial);
+    if (threadIdx.x == 0) counts[blockIdx.x] = count;
+}
+
+// counts: [tiles], summed by `scan_rows` of radix_sort.cu; row_keys: [rows], the touched rows in ascending order;
+// row_of: [len], each lookup's index in `row_keys`, not written for those that count for nothing.
+__global__ void __launch_bounds__(GROUP_THREADS)
+    list_rows(const u64* __restrict__ keys, u32 len, u64 nothing, const u32* __restrict__ counts,
+              u64* __restrict__ row_keys, u32* __restrict__ row_of) {
+    __shared__ u32 partial[GROUP_THREADS / WARP_LANES];
+    u32 before = counts[blockIdx.x];
+    for (u32 item = 0; item < GROUP_ITEMS; item++) {
+        u32 at = blockIdx.x * GROUP_TILE + item * GROUP_THREADS + threadIdx.x, total;
+        u32 begin = begins(keys, at, len, nothing);
+        // The row that `at` belongs to began at `at` or before it.
+        u32 row = before + block_exclusive_sum(begin, partial, total) + begin;
+        if (at < len && keys[at] != nothing) {
+            row_of[at] = row - 1;
+            if (begin) row_keys[row - 1] = keys[at];
+        }
+        before += total;
+    }
+}

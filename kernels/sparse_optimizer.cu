@@ -1,0 +1,473 @@
+// The gradients of touched rows and the updates of tables. Lookups are sorted by row (groups.cu); a row's
+// lookups are summed in their order, cut only where the sorted lookups are cut into tiles of 32, so that a
+// row which every sample looks up is summed by many groups of lanes, and every run gives the same bits.
+//
+//   update_tiles / sum_tiles     a group of lanes a tile: rows that lie inside are finished; of a row that
+//                                comes from the tile before or goes on in the next, a partial sum is kept
+//   finish_updates / finish_sums adds the partial sums of each such row, in order, and finishes it
+//   update_rows                  updates rows from their gradients, unless the step is to be skipped
+//
+// The fused kernels update a table at once (float32, bf16; rows of at most 512 bytes of gradient). With loss scaling
+// and for longer rows, sums are kept and tested first, and `update_rows` runs when all ranks know the verdict.
+#include "streamrec.cuh"
+
+constexpr u32 TILE = 32;
+// Rows over more tiles than this are summed by a whole block.
+constexpr u32 LONG_TILES = 16;
+constexpr u32 UPDATE_THREADS = 256;
+
+// As in groups.cu.
+struct Source {
+    i64 rows;
+    u32 table;
+    u32 column;
+    u32 mean;
+    u32 reserved;
+};
+
+// One table. src/cuda/sparse_optimizer.rs has the same.
+struct Table {
+    void* weights;   // [rows, dim]
+    float* first;    // state [rows, 1] or [rows, dim], or null
+    float* second;   // state [rows, dim], or null
+    i64 row_stride;  // of the weights, elements
+    u64 first_row;   // number of the first row among all rows of the model, for random numbers
+    u32 dim;
+    u32 reserved;
+};
+static_assert(sizeof(Source) == 24 && sizeof(Table) == 48, "the ABI of the host");
+
+// The sorted lookups of a batch, and where their gradients lie.
+struct Lookups {
+    const u64* keys;       // [len]
+    const u32* positions;  // [len]
+    const u32* bags;       // by position
+    const i64* offsets;    // [bags + 1]
+    const float* weights;  // by position, or null
+    const Source* sources; // [features]
+    const Table* tables;
+    u64 nothing;           // the key of lookups that do not count
+    u32 len;
+    u32 batch;
+    u32 row_bits;
+    u32 lanes;             // of a group
+};
+
+// Sums of rows that do not lie inside one tile.
+struct Partial {
+    float* heads;       // [tiles, stride], of the row that comes from the tile before
+    float* tails;       // [tiles, stride], of the row that begins here and goes on
+    u32* lengths;       // [2], of the lists
+    u32* short_list;    // [tiles], tiles in which rows begin that go on
+    u32* long_list;     // [tiles], of those rows that need a block
+    u64 stride;
+};
+static_assert(sizeof(Lookups) == 80 && sizeof(Partial) == 48, "the ABI of the host");
+
+// The rules of src/ops/sparse_optimizer/rule.rs.
+struct Rule {
+    u32 kind;  // 0 Sgd, 1 RowWiseAdagrad, 2 Adagrad, 3 LazyAdam
+    float eps;
+    float beta1;
+    float beta2;
+    float weight_decay;
+    float max_row_norm;  // negative: none
+};
+static_assert(sizeof(Rule) == 24, "the ABI of the host");
+
+// A group's part of a row: `VECTORS` vectors a lane, `lanes` vectors apart.
+template <int COUNT, int VECTORS>
+struct Row {
+    float x[VECTORS][COUNT];
+};
+
+template <int COUNT, int VECTORS>
+__device__ __forceinline__ void clear(Row<COUNT, VECTORS>& row) {
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) row.x[v][i] = 0.0f;
+    }
+}
+
+// Calls `work(vector, column)` for this lane's vectors of a row.
+template <int COUNT, int VECTORS, typename Work>
+__device__ __forceinline__ void for_vectors(u32 dim, u32 lanes, Work work) {
+    u32 lane = threadIdx.x % lanes;
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        u32 column = (v * lanes + lane) * COUNT;
+        if (column < dim) work(v, column);
+    }
+}
+
+template <int COUNT, int VECTORS>
+__device__ __forceinline__ void add_floats(const float* from, u32 dim, u32 lanes, Row<COUNT, VECTORS>& row) {
+    bool vectors = aligned_for<float, COUNT>(from, 0);
+    for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32 column) {
+        float x[COUNT];
+        load_some(from + column, i64(dim) - column, vectors, x);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) row.x[v][i] += x[i];
+    });
+}
+
+template <int COUNT, int VECTORS>
+__device__ __forceinline__ void store_floats(float* to, u32 dim, u32 lanes, const Row<COUNT, VECTORS>& row) {
+    bool vectors = aligned_for<float, COUNT>(to, 0);
+    for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32 column) {
+        store_some(to + column, i64(dim) - column, vectors, row.x[v]);
+    });
+}
+
+// row = scale * the gradient of a lookup's pooled vector.
+template <typename Gradient, int VECTORS>
+__device__ __forceinline__ void load_lookup(const Lookups& lookups, const Gradient* dout, i64 stride, u32 at, u32 dim,
+                                            Row<LANES<Gradient>, VECTORS>& row) {
+    constexpr int COUNT = LANES<Gradient>;
+    u32 position = lookups.positions[at], bag = lookups.bags[position];
+    const Source source = lookups.sources[bag / lookups.batch];
+    float scale = lookups.weights ? lookups.weights[position] : 1.0f;
+    if (source.mean) scale *= 1.0f / float(lookups.offsets[bag + 1] - lookups.offsets[bag]);
+    const Gradient* from = dout + i64(bag % lookups.batch) * stride + source.column;
+    bool vectors = aligned16(from, 0);
+    clear(row);
+    for_vectors<COUNT, VECTORS>(dim, lookups.lanes, [&](int v, u32 column) {
+        load_some(from + column, i64(dim) - column, vectors, row.x[v]);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) row.x[v][i] *= scale;
+    });
+}
+
+// Sums one tile's rows; `finish(key, at, row)` takes those that lie inside.
+template <typename Gradient, int VECTORS, typename Finish>
+__device__ __forceinline__ void sum_tile(const Lookups& lookups, const Gradient* dout, i64 stride,
+                                         const Partial& partial, u32 tile, Finish finish) {
+    constexpr int COUNT = LANES<Gradient>, AHEAD = VECTORS == 1 ? 4 : 1;
+    using Sum = Row<COUNT, VECTORS>;
+    const u64* keys = lookups.keys;
+    u32 begin = tile * TILE, end = min(begin + TILE, lookups.len);
+    u64 key = keys[begin];
+    u32 dim = key == lookups.nothing ? 0 : lookups.tables[key >> lookups.row_bits].dim;
+    bool from_before = begin > 0 && keys[begin - 1] == key;
+    Sum sum;
+    clear(sum);
+    // The row that ends before lookup `at`.
+    auto flush = [&](u32 at) {
+        if (key == lookups.nothing) return;
+        bool goes_on = at == end && at < lookups.len && keys[at] == key;
+        if (from_before) {
+            store_floats(partial.heads + tile * partial.stride, dim, lookups.lanes, sum);
+        } else if (goes_on) {
+            store_floats(partial.tails + tile * partial.stride, dim, lookups.lanes, sum);
+            if (threadIdx.x % lookups.lanes == 0) {
+                u64 far = u64(tile + LONG_TILES) * TILE;
+                bool is_long = far < lookups.len && keys[far] == key;
+                u32 place = atomicAdd(&partial.lengths[is_long], 1u);
+                (is_long ? partial.long_list : partial.short_list)[place] = tile;
+            }
+        } else {
+            finish(key, at - 1, sum);
+        }
+    };
+    for (u32 first = begin; first < end; first += AHEAD) {
+        // Several lookups are read before the first is added: the memory's latency is paid once for them.
+        Sum rows[AHEAD];
+        u64 row_keys[AHEAD];
+        u32 dims[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            row_keys[i] = first + i < end ? keys[first + i] : lookups.nothing;
+            dims[i] = row_keys[i] == lookups.nothing ? 0 : lookups.tables[row_keys[i] >> lookups.row_bits].dim;
+            if (dims[i]) {
+                load_lookup(lookups, dout, stride, first + i, dims[i], rows[i]);
+            } else {
+                clear(rows[i]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            if (first + i >= end) break;
+            if (row_keys[i] != key) {
+                flush(first + i);
+                clear(sum);
+                key = row_keys[i], dim = dims[i], from_before = false;
+            }
+#pragma unroll
+            for (int v = 0; v < VECTORS; v++) {
+#pragma unroll
+                for (int j = 0; j < COUNT; j++) sum.x[v][j] += rows[i].x[v][j];
+            }
+        }
+    }
+    flush(end);
+}
+
+// The end of a row's lookups among sorted keys, from one of them on.
+__device__ __forceinline__ u32 end_of_row(const u64* keys, u32 at, u32 len, u64 key) {
+    u32 low = at, high = len;
+    while (low < high) {
+        u32 middle = low + (high - low) / 2;
+        if (keys[middle] == key) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+// Finishes the rows whose sums are in several tiles: short ones by a group each, long ones by a block.
+// `shared` holds [groups, stride].
+template <int COUNT, int VECTORS, typename Finish>
+__device__ __forceinline__ void finish_tiles(const Lookups& lookups, const Partial& partial, float* shared,
+                                             Finish finish) {
+    using Sum = Row<COUNT, VECTORS>;
+    u32 lanes = lookups.lanes, groups = blockDim.x / lanes, group = threadIdx.x / lanes;
+    auto sum_parts = [&](u32 tile, u32 dim, u32 first, u32 end, Sum& sum) {
+        clear(sum);
+#pragma unroll 4
+        for (u32 part = first; part < end; part++) {
+            const float* from = part == 0 ? partial.tails : partial.heads;
+            add_floats(from + (tile + part) * partial.stride, dim, lanes, sum);
+        }
+    };
+    Sum sum;
+    for (u32 index = blockIdx.x; index < partial.lengths[1]; index += gridDim.x) {
+        u32 tile = partial.long_list[index], last = tile * TILE + TILE - 1;
+        u64 key = lookups.keys[last];
+        u32 dim = lookups.tables[key >> lookups.row_bits].dim;
+        u32 parts = (end_of_row(lookups.keys, last, lookups.len, key) - 1) / TILE - tile + 1;
+        sum_parts(tile, dim, u64(parts) * group / groups, u64(parts) * (group + 1) / groups, sum);
+        store_floats(shared + group * partial.stride, dim, lanes, sum);
+        __syncthreads();
+        if (group == 0) {
+            clear(sum);
+            for (u32 other = 0; other < groups; other++) add_floats(shared + other * partial.stride, dim, lanes, sum);
+            finish(key, last, sum);
+        }
+        __syncthreads();
+    }
+    for (u32 index = blockIdx.x * groups + group; index < partial.lengths[0]; index += gridDim.x * groups) {
+        u32 tile = partial.short_list[index], last = tile * TILE + TILE - 1;
+        u64 key = lookups.keys[last];
+        u32 dim = lookups.tables[key >> lookups.row_bits].dim;
+        u32 parts = (end_of_row(lookups.keys, last, lookups.len, key) - 1) / TILE - tile + 1;
+        sum_parts(tile, dim, 0, parts, sum);
+        finish(key, last, sum);
+    }
+}
+
+// ---- updates ----
+
+// Multiplies a gradient by `factor`; whether all of the group's numbers are finite then.
+template <int COUNT, int VECTORS>
+__device__ __forceinline__ bool scale_row(Row<COUNT, VECTORS>& g, float factor, u32 mask) {
+    bool finite = true;
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            g.x[v][i] *= factor;
+            finite = finite && is_finite(g.x[v][i]);
+        }
+    }
+    return __all_sync(mask, finite);
+}
+
+// Scales `g` down to the largest norm, then adds the decay.
+template <typename Weight, int COUNT, int VECTORS>
+__device__ __forceinline__ void clip_and_decay(const Rule& rule, const Weight* weights, bool vectors, u32 dim, u32 lanes,
+                                               u32 mask, Row<COUNT, VECTORS>& g) {
+    if (rule.max_row_norm >= 0.0f) {
+        // In double precision no finite row overflows.
+        double squares = 0.0;
+#pragma unroll
+        for (int v = 0; v < VECTORS; v++) {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) squares += double(g.x[v][i]) * double(g.x[v][i]);
+        }
+        double norm = sqrt(group_sum(squares, lanes, mask));
+        float factor = norm > double(rule.max_row_norm) ? float(double(rule.max_row_norm) / norm) : 1.0f;
+#pragma unroll
+        for (int v = 0; v < VECTORS; v++) {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) g.x[v][i] *= factor;
+        }
+    }
+    if (rule.weight_decay == 0.0f) return;
+    for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32 column) {
+        float w[COUNT];
+        load_some(weights + column, i64(dim) - column, vectors, w);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) g.x[v][i] += rule.weight_decay * w[i];
+    });
+}
+
+// Rounds a vector of new weights: stochastically where the table is in half precision, with random words that
+// depend on seed, step, row and column only.
+template <typename Weight, int COUNT>
+__device__ __forceinline__ void store_weights(Weight* to, i64 left, bool vectors, float (&w)[COUNT], u64 row, u32 column,
+                                              const Step* step) {
+    if constexpr (sizeof(Weight) == 2) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i += 4) {
+            uint4 counter = make_uint4(u32(row), u32(row >> 32), (column + i) / 4, u32(step->number));
+            uint4 words = philox(counter, make_uint2(u32(step->seed), u32(step->seed >> 32)));
+            u32 random[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+            for (int j = 0; j < 4; j++) w[i + j] = widen(round_stochastically<Weight>(w[i + j], random[j]));
+        }
+    }
+    store_some(to, left, vectors, w);
+}
+
+// Applies the rule to one row, by one group. `g` is the row's gradient, finite.
+template <typename Weight, int COUNT, int VECTORS>
+__device__ __forceinline__ void update_row(const Rule& rule, const Table& table, u64 id, const Step* step, u32 lanes,
+                                           u32 mask, Row<COUNT, VECTORS>& g) {
+    u32 dim = table.dim;
+    Weight* weights = static_cast<Weight*>(table.weights) + i64(id) * table.row_stride;
+    bool vectors = aligned_for<Weight, COUNT>(weights, 0);
+    clip_and_decay(rule, weights, vectors, dim, lanes, mask, g);
+    float learning_rate = step->sparse_learning_rate, row_rate = learning_rate;
+    if (rule.kind == 1) {
+        float squares = 0.0f, state = table.first[id];
+        for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32) {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) squares = fmaf(g.x[v][i], g.x[v][i], squares);
+        });
+        // All lanes have read the state before one writes it.
+        state += group_sum(squares, lanes, mask) / float(dim);
+        if (threadIdx.x % lanes == 0) table.first[id] = state;
+        row_rate = learning_rate / (sqrtf(state) + rule.eps);
+    }
+    float* first = table.first + i64(id) * dim;
+    float* second = table.second + i64(id) * dim;
+    bool state_vectors = aligned_for<float, COUNT>(table.first, dim) && aligned_for<float, COUNT>(table.second, dim);
+    for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32 column) {
+        i64 left = i64(dim) - column;
+        float w[COUNT], m[COUNT], s[COUNT];
+        load_some(weights + column, left, vectors, w);
+        if (rule.kind >= 2) load_some(first + column, left, state_vectors, m);
+        if (rule.kind == 3) load_some(second + column, left, state_vectors, s);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            float x = g.x[v][i];
+            if (rule.kind < 2) {
+                w[i] -= row_rate * x;
+            } else if (rule.kind == 2) {
+                m[i] += x * x;
+                // Elements behind the row's end have no state: eps may be 0.
+                w[i] -= i < left ? learning_rate * x / (sqrtf(m[i]) + rule.eps) : 0.0f;
+            } else {
+                m[i] = rule.beta1 * m[i] + (1.0f - rule.beta1) * x;
+                s[i] = rule.beta2 * s[i] + (1.0f - rule.beta2) * x * x;
+                float root = sqrtf(s[i] * step->second_correction) + rule.eps;
+                w[i] -= i < left ? learning_rate * (m[i] * step->first_correction) / root : 0.0f;
+            }
+        }
+        if (rule.kind >= 2) store_some(first + column, left, state_vectors, m);
+        if (rule.kind == 3) store_some(second + column, left, state_vectors, s);
+        store_weights(weights + column, left, vectors, w, table.first_row + id, column, step);
+    });
+}
+
+// The row of a key.
+__device__ __forceinline__ u64 row_of_key(u64 key, u32 row_bits) { return key & ((u64(1) << row_bits) - 1); }
+
+// dout: [batch, columns] of Gradient; not_finite: [1], the smallest key of a row whose gradient is not finite,
+// which stays as it was. A group a tile.
+template <typename Gradient, typename Weight>
+__global__ void __launch_bounds__(UPDATE_THREADS)
+    update_tiles(Lookups lookups, const Gradient* __restrict__ dout, i64 stride, Partial partial, Rule rule,
+                 const Step* __restrict__ step, u64* not_finite) {
+    u32 lanes = lookups.lanes, groups = blockDim.x / lanes, mask = group_mask(lanes);
+    u32 tiles = (lookups.len + TILE - 1) / TILE;
+    for (u32 tile = blockIdx.x * groups + threadIdx.x / lanes; tile < tiles; tile += gridDim.x * groups) {
+        auto finish = [&](u64 key, u32, Row<LANES<Gradient>, 1>& row) {
+            if (!scale_row(row, step->inverse_scale, mask)) {
+                if (threadIdx.x % lanes == 0) atomicMin(not_finite, key);
+                return;
+            }
+            const Table table = lookups.tables[key >> lookups.row_bits];
+            update_row<Weight>(rule, table, row_of_key(key, lookups.row_bits), step, lanes, mask, row);
+        };
+        sum_tile<Gradient, 1>(lookups, dout, stride, partial, tile, finish);
+    }
+}
+
+template <typename Weight, int COUNT>
+__global__ void __launch_bounds__(UPDATE_THREADS)
+    finish_updates(Lookups lookups, Partial partial, Rule rule, const Step* __restrict__ step, u64* not_finite) {
+    STREAMREC_DYNAMIC_SHARED(shared);
+    u32 lanes = lookups.lanes, mask = group_mask(lanes);
+    auto finish = [&](u64 key, u32, Row<COUNT, 1>& row) {
+        if (!scale_row(row, step->inverse_scale, mask)) {
+            if (threadIdx.x % lanes == 0) atomicMin(not_finite, key);
+            return;
+        }
+        const Table table = lookups.tables[key >> lookups.row_bits];
+        update_row<Weight>(rule, table, row_of_key(key, lookups.row_bits), step, lanes, mask, row);
+    };
+    finish_tiles<COUNT, 1>(lookups, partial, reinterpret_cast<float*>(shared), finish);
+}
+
+// Keeps an unscaled gradient, and tells the step when it is not finite.
+template <int COUNT, int VECTORS>
+__device__ __forceinline__ void keep_row(const Lookups& lookups, const u32* row_of, float* gradients, u64 stride,
+                                         Step* step, u64 key, u32 at, Row<COUNT, VECTORS>& row) {
+    u32 lanes = lookups.lanes;
+    if (!scale_row(row, step->inverse_scale, group_mask(lanes)) && threadIdx.x % lanes == 0) step->overflow = 1;
+    store_floats(gradients + row_of[at] * stride, lookups.tables[key >> lookups.row_bits].dim, lanes, row);
+}
+
+// row_of: [len], the index of each lookup's row; gradients: [rows, gradient_stride]; step->overflow is set where
+// one is not finite. A group a tile.
+template <typename Gradient, int VECTORS>
+__global__ void __launch_bounds__(UPDATE_THREADS, VECTORS == 1 ? 2 : 1)
+    sum_tiles(Lookups lookups, const Gradient* __restrict__ dout, i64 stride, Partial partial,
+              const u32* __restrict__ row_of, float* __restrict__ gradients, u64 gradient_stride, Step* step) {
+    u32 groups = blockDim.x / lookups.lanes, tiles = (lookups.len + TILE - 1) / TILE;
+    for (u32 tile = blockIdx.x * groups + threadIdx.x / lookups.lanes; tile < tiles; tile += gridDim.x * groups) {
+        auto finish = [&](u64 key, u32 at, Row<LANES<Gradient>, VECTORS>& row) {
+            keep_row(lookups, row_of, gradients, gradient_stride, step, key, at, row);
+        };
+        sum_tile<Gradient, VECTORS>(lookups, dout, stride, partial, tile, finish);
+    }
+}
+
+template <int COUNT, int VECTORS>
+__global__ void __launch_bounds__(UPDATE_THREADS)
+    finish_sums(Lookups lookups, Partial partial, const u32* __restrict__ row_of, float* __restrict__ gradients,
+                u64 gradient_stride, Step* step) {
+    STREAMREC_DYNAMIC_SHARED(shared);
+    auto finish = [&](u64 key, u32 at, Row<COUNT, VECTORS>& row) {
+        keep_row(lookups, row_of, gradients, gradient_stride, step, key, at, row);
+    };
+    finish_tiles<COUNT, VECTORS>(lookups, partial, reinterpret_cast<float*>(shared), finish);
+}
+
+// row_keys: [row_count], each once; gradients: [row_count, gradient_stride], unscaled. Nothing is done when
+// step->skip is set. A group a row.
+template <typename Weight, int VECTORS>
+__global__ void __launch_bounds__(UPDATE_THREADS)
+    update_rows(const Table* __restrict__ tables, const u64* __restrict__ row_keys, const u32* __restrict__ row_count,
+                const float* __restrict__ gradients, u64 gradient_stride, u32 row_bits, u32 lanes, Rule rule,
+                const Step* __restrict__ step, u64* not_finite) {
+    constexpr int COUNT = LANES<float>;
+    if (step->skip) return;
+    u32 groups = blockDim.x / lanes, mask = group_mask(lanes), rows = *row_count;
+    for (u32 row = blockIdx.x * groups + threadIdx.x / lanes; row < rows; row += gridDim.x * groups) {
+        u64 key = row_keys[row];
+        const Table table = tables[key >> row_bits];
+        Row<COUNT, VECTORS> g;
+        clear(g);
+        add_floats(gradients + row * gradient_stride, table.dim, lanes, g);
+        if (!scale_row(g, 1.0f, mask)) {
+            if (threadIdx.x % lanes == 0) atomicMin(not_finite, key);
+            continue;
+        }
+        update_row<Weight>(rule, table, row_of_key(key, row_bits), step, lanes, mask, g);
+    }
+}

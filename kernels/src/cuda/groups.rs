@@ -1,0 +1,205 @@
+//! The lookups of a batch, sorted by table and row.
+//!
+//! A lookup's key is `table << row_bits | row`. Lookups that count for nothing (ids outside their
+//! table, room behind the last lookup) have a key above all others, so that batches of any number of
+//! lookups run the same launches, up to a fixed capacity.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{
+    embedding_bag::Bags,
+    launch::{Address, Kernel, Launch, THREADS, blocks_for, count},
+    radix_sort::{self, Pairs, TILE},
+};
+use crate::error::{Error, Result};
+
+const OPERATION: &str = "cuda::groups::build";
+pub(super) const KERNELS: &[&str] = &["number_lookups", "count_rows", "list_rows"];
+
+/// Lanes that number one bag.
+const BAG_LANES: usize = 4;
+
+/// Where one feature's ids point and its gradient lies, in device memory. `groups.cu` and
+/// `sparse_optimizer.cu` have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Source {
+    /// The rows of its table.
+    pub rows: i64,
+    /// The number of its table, from 0. Features may share one.
+    pub table: u32,
+    /// The first column of its pooled vectors.
+    pub column: u32,
+    /// 1 for the mean of a bag, 0 for its sum.
+    pub mean: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Source>() == 24);
+
+/// How keys are made of the tables' numbers and rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// Bits of a row's number.
+    pub row_bits: u32,
+    /// Bits of a key.
+    pub bits: u32,
+    /// The key of lookups that count for nothing.
+    pub nothing: u64,
+}
+
+impl Keys {
+    /// For all features of a batch.
+    ///
+    /// # Errors
+    /// When a key would need more than 64 bits.
+    pub fn new(sources: &[Source]) -> Result<Self> {
+        let bits_of = |number: u64| 64 - number.leading_zeros();
+        let rows = sources.iter().map(|source| source.rows.max(1) as u64 - 1);
+        let row_bits = bits_of(rows.max().unwrap_or(0)).max(1);
+        let tables = sources.iter().map(|source| u64::from(source.table) + 1);
+        let tables = tables.max().unwrap_or(0);
+        let bits = row_bits + bits_of(tables);
+        if bits > 64 {
+            return Err(Error::Index {
+                operation: OPERATION,
+                what: "numbers of tables and rows fit 64 bits together",
+                index: 0,
+                got: i64::from(bits),
+            });
+        }
+        Ok(Self {
+            row_bits,
+            bits,
+            nothing: tables << row_bits,
+        })
+    }
+}
+
+/// Memory of [`build`], for up to `capacity` lookups.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// `[capacity]` of `u64` each.
+    pub keys: [Address; 2],
+    /// `[capacity]` of `u32` each.
+    pub positions: [Address; 2],
+    /// `[capacity]` of `u32`.
+    pub bags: Address,
+    /// `[radix_sort::counts_len(capacity)]` of `u32`.
+    pub counts: Address,
+    /// `[256]` of `u32`.
+    pub totals: Address,
+    /// `[2]` of `u32`: lengths of the lists of [`sparse_optimizer`](super::sparse_optimizer).
+    pub list_lengths: Address,
+    /// Lookups that there is room for.
+    pub capacity: usize,
+}
+
+/// Where the touched rows are listed.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// The keys of touched rows, ascending. `[capacity]` of `u64`
+    pub keys: Address,
+    /// The index in `keys` of each sorted lookup's row. `[capacity]` of `u32`
+    pub row_of: Address,
+    /// The number of touched rows. `[1]` of `u32`
+    pub count: Address,
+}
+
+/// The operands of [`build`].
+#[derive(Debug, Clone, Copy)]
+pub struct Build<'a> {
+    /// The ids; the weights are not read.
+    pub bags: Bags,
+    /// Each feature of the batch, as they lie at `sources_on_device`.
+    pub sources: &'a [Source],
+    /// The same, in device memory.
+    pub sources_on_device: Address,
+    /// Working memory and results.
+    pub memory: Memory,
+    /// Where to list the touched rows, if they are asked for.
+    pub rows: Option<Rows>,
+    /// As [`Forward::first_bad`](super::embedding_bag::Forward::first_bad).
+    pub first_bad: Address,
+}
+
+/// Sorted lookups, after the launches of [`build`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sorted {
+    /// `[capacity]` of `u64`, ascending.
+    pub keys: Address,
+    /// The place in `ids` of each. `[capacity]` of `u32`
+    pub positions: Address,
+    /// The bag of each place. `[capacity]` of `u32`
+    pub bags: Address,
+    /// How the keys were made.
+    pub layout: Keys,
+}
+
+/// Sorts the lookups of a batch, and lists the touched rows.
+///
+/// # Errors
+/// When there is not one source a feature, or numbers are too large.
+pub fn build(operands: &Build<'_>) -> Result<(Vec<Launch>, Sorted)> {
+    let Build { bags, memory, .. } = operands;
+    crate::ops::operand::expect_len(OPERATION, "sources", operands.sources.len(), bags.features)?;
+    let layout = Keys::new(operands.sources)?;
+    let capacity = count(OPERATION, "lookups number below 2^31", memory.capacity)?;
+    let bag_count = bags.batch * bags.features;
+    count(OPERATION, "bags number below 2^31", bag_count)?;
+    let work = (bag_count * BAG_LANES).max(memory.capacity);
+    let blocks = blocks_for(work, THREADS as usize, 1 << 16);
+    let number = Launch::new(Kernel::new("groups", KERNELS[0]), blocks, THREADS)
+        .with(bags.ids)
+        .with(bags.offsets)
+        .with(operands.sources_on_device)
+        .with(bags.features as u32)
+        .with(bags.batch as u32)
+        .with(layout.row_bits)
+        .with(layout.nothing)
+        .with(capacity)
+        .with(memory.keys[0])
+        .with(memory.positions[0])
+        .with(memory.bags)
+        .with(memory.list_lengths)
+        .with(operands.first_bad);
+    let pairs = Pairs {
+        keys: memory.keys,
+        values: memory.positions,
+        counts: memory.counts,
+        totals: memory.totals,
+        len: memory.capacity,
+    };
+    let (passes, place) = radix_sort::sort(&pairs, layout.bits)?;
+    let sorted = Sorted {
+        keys: memory.keys[place],
+        positions: memory.positions[place],
+        bags: memory.bags,
+        layout,
+    };
+    let mut launches = vec![number];
+    launches.extend(passes);
+    if let Some(rows) = &operands.rows {
+        launches.extend(list_rows(&sorted, memory, rows, capacity));
+    }
+    Ok((launches, sorted))
+}
+
+fn list_rows(sorted: &Sorted, memory: &Memory, rows: &Rows, capacity: u32) -> [Launch; 3] {
+    let tiles = memory.capacity.div_ceil(TILE).max(1) as u32;
+    let count = Launch::new(Kernel::new("groups", KERNELS[1]), tiles, THREADS)
+        .with(sorted.keys)
+        .with(capacity)
+        .with(sorted.layout.nothing)
+        .with(memory.counts);
+    let list = Launch::new(Kernel::new("groups", KERNELS[2]), tiles, THREADS)
+        .with(sorted.keys)
+        .with(capacity)
+        .with(sorted.layout.nothing)
+        .with(memory.counts)
+        .with(rows.keys)
+        .with(rows.row_of);
+    let scan = radix_sort::scan_rows(memory.counts, 1, tiles, rows.count);
+    [count, scan, list]
+}

@@ -1,0 +1,27 @@
+//! CUDA launches: for each operation the kernels of its `.cu` file, with checked shapes, grids and
+//! arguments.
+//!
+//! A [`Launch`] only describes what is to run. A GPU runs it on a stream; tests run the same
+//! sources and the same launches on a CPU under emulation (`emulate/`), and hold their results
+//! against the operations of this crate. Formulas are those of the operation of the same name.
+//!
+//! Nothing here waits for the device, allocates on it, or reads from it: scratch memory is an
+//! operand, and each operation tells how much it needs.
+
+pub mod bce;
+pub mod cast;
+mod compiler;
+pub mod embedding_bag;
+pub mod groups;
+mod launch;
+mod library;
+pub mod radix_sort;
+mod source;
+pub mod sparse_optimizer;
+mod step;
+
+pub use compiler::{CompileError, Compiled, compile, compile_cached};
+pub use launch::{Address, Kernel, Launch, Matrix};
+pub use library::{CudaLibrary, FoundLibrary, Gpu, LIBRARIES_VARIABLE, gpus};
+pub use source::{HEADER, HEADER_NAME, SOURCES, Source};
+pub use step::Step;

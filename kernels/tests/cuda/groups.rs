@@ -1,0 +1,218 @@
+use streamrec_kernels::cuda::Address;
+use streamrec_kernels::cuda::groups::{Build, Memory, Rows, Sorted, Source, build};
+use streamrec_kernels::cuda::radix_sort::{Pairs, counts_len, sort};
+
+use crate::embedding_bag::HostBags;
+use crate::emulator::{Emulator, SEEDS};
+use crate::values::Random;
+
+/// Memory for the groups of up to `capacity` lookups.
+pub fn memory(emulator: &mut Emulator, capacity: usize) -> Memory {
+    let mut of = |name: &str, bytes: usize| emulator.empty(name, bytes);
+    Memory {
+        keys: [of("keys", 8 * capacity), of("other keys", 8 * capacity)],
+        positions: [
+            of("positions", 4 * capacity),
+            of("other positions", 4 * capacity),
+        ],
+        bags: of("bags", 4 * capacity),
+        counts: of("counts", 4 * counts_len(capacity).max(1)),
+        totals: of("totals", 4 * 256),
+        list_lengths: of("list_lengths", 8),
+        capacity,
+    }
+}
+
+pub fn rows(emulator: &mut Emulator, capacity: usize) -> Rows {
+    Rows {
+        keys: emulator.empty("row keys", 8 * capacity),
+        row_of: emulator.empty("row_of", 4 * capacity),
+        count: emulator.empty("row count", 4),
+    }
+}
+
+#[test]
+fn pairs_are_sorted_and_stay_in_order() {
+    let mut random = Random(4);
+    for (len, bits) in [
+        (0, 8),
+        (1, 3),
+        (2047, 8),
+        (2049, 17),
+        (9000, 40),
+        (5000, 64),
+    ] {
+        let mask = u64::MAX >> (64 - bits);
+        // Few distinct keys: their order is seen in the values.
+        let keys: Vec<u64> = (0..len)
+            .map(|_| random.bits() & mask & !(random.bits() << 4))
+            .collect();
+        let values: Vec<u32> = (0..len as u32).collect();
+        let mut expected: Vec<(u64, u32)> =
+            keys.iter().copied().zip(values.iter().copied()).collect();
+        expected.sort();
+        for seed in SEEDS {
+            let mut emulator = Emulator::new(seed);
+            let pairs = Pairs {
+                keys: [
+                    emulator.upload("keys", &keys),
+                    emulator.empty("sorted", 8 * len),
+                ],
+                values: [
+                    emulator.upload("values", &values),
+                    emulator.empty("sorted values", 4 * len),
+                ],
+                counts: emulator.empty("counts", 4 * counts_len(len)),
+                totals: emulator.empty("totals", 4 * 256),
+                len,
+            };
+            let (launches, place) = sort(&pairs, bits).unwrap();
+            emulator.run(launches);
+            let keys: Vec<u64> = emulator.download(pairs.keys[place]);
+            let values: Vec<u32> = emulator.download(pairs.values[place]);
+            let got: Vec<(u64, u32)> = keys.into_iter().zip(values).collect();
+            assert!(got == expected, "{len} pairs of {bits} bits");
+        }
+    }
+}
+
+struct Grouped {
+    emulator: Emulator,
+    sorted: Sorted,
+    rows: Rows,
+    first_bad: Address,
+}
+
+fn group(bags: &HostBags, sources: &[Source], capacity: usize, seed: u64) -> Grouped {
+    let mut emulator = Emulator::new(seed);
+    let memory = memory(&mut emulator, capacity);
+    let rows = rows(&mut emulator, capacity);
+    let mut ids = bags.ids.clone();
+    ids.resize(capacity, -7);
+    let mut on_device = bags.upload(&mut emulator);
+    on_device.ids = emulator.upload("ids", &ids);
+    let first_bad = emulator.upload("first_bad", &[u64::MAX]);
+    let operands = Build {
+        bags: on_device,
+        sources,
+        sources_on_device: emulator.upload("sources", sources),
+        memory,
+        rows: Some(rows),
+        first_bad,
+    };
+    let (launches, sorted) = build(&operands).unwrap();
+    emulator.run(launches);
+    assert_eq!(emulator.download::<u32>(memory.list_lengths), [0, 0]);
+    Grouped {
+        emulator,
+        sorted,
+        rows,
+        first_bad,
+    }
+}
+
+fn source(rows: usize, table: u32) -> Source {
+    Source {
+        rows: rows as i64,
+        table,
+        column: 0,
+        mean: 0,
+        reserved: 0,
+    }
+}
+
+/// Features 0 and 2 share table 1; ids outside of tables and the room behind the lookups count for nothing.
+#[test]
+fn lookups_are_grouped_by_table_and_row() {
+    let table_rows = [900, 5, 900];
+    let sources = [source(900, 1), source(5, 0), source(900, 1)];
+    for (batch, hotness, spare) in [(1, 1, 0), (700, 4, 0), (50, 3, 3000), (3, 0, 5)] {
+        let mut bags = HostBags::random(
+            &mut Random(batch as u64),
+            batch,
+            &table_rows,
+            hotness,
+            false,
+        );
+        let bad = if bags.ids.len() > 20 {
+            Some(bags.ids.len() / 2)
+        } else {
+            None
+        };
+        if let Some(bad) = bad {
+            bags.ids[bad] = 1 << 40;
+            bags.ids[bad + 3] = -1;
+        }
+        let mut expected: Vec<(u64, u32)> = vec![];
+        for (bag, place) in bags.offsets.windows(2).enumerate() {
+            let source = &sources[bag / batch];
+            for at in place[0]..place[1] {
+                let id = bags.ids[at as usize];
+                if (0..source.rows).contains(&id) {
+                    expected.push((u64::from(source.table) << 10 | id as u64, at as u32));
+                }
+            }
+        }
+        expected.sort();
+        let capacity = bags.ids.len() + spare;
+        for seed in SEEDS {
+            let Grouped {
+                emulator,
+                sorted,
+                rows,
+                first_bad,
+            } = group(&bags, &sources, capacity, seed);
+            assert_eq!(
+                (sorted.layout.row_bits, sorted.layout.nothing),
+                (10, 2 << 10)
+            );
+            let keys: Vec<u64> = emulator.download(sorted.keys);
+            let positions: Vec<u32> = emulator.download(sorted.positions);
+            let got: Vec<(u64, u32)> = keys.into_iter().zip(positions).collect();
+            assert_eq!(got[..expected.len()], expected);
+            assert!(got[expected.len()..].iter().all(|pair| pair.0 == 2 << 10));
+            assert_eq!(
+                emulator.download::<u64>(first_bad),
+                [bad.map_or(u64::MAX, |bad| bad as u64)]
+            );
+
+            let mut distinct: Vec<u64> = expected.iter().map(|pair| pair.0).collect();
+            let row_of: Vec<u32> = emulator.download(rows.row_of);
+            distinct.dedup();
+            assert_eq!(
+                emulator.download::<u32>(rows.count),
+                [distinct.len() as u32]
+            );
+            assert_eq!(
+                emulator.download::<u64>(rows.keys)[..distinct.len()],
+                distinct
+            );
+            for (pair, row) in expected.iter().zip(row_of) {
+                assert_eq!(distinct[row as usize], pair.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_of_more_than_64_bits_are_refused() {
+    let error = build_error(&[source(1 << 62, 3)]);
+    assert!(
+        error.contains("fit 64 bits together, but at index 0 came 65"),
+        "{error}"
+    );
+}
+
+fn build_error(sources: &[Source]) -> String {
+    let mut emulator = Emulator::new(0);
+    let bags = HostBags::random(&mut Random(1), 2, &[4], 1, false);
+    let operands = Build {
+        bags: bags.upload(&mut emulator),
+        sources,
+        sources_on_device: Address::NULL,
+        memory: memory(&mut emulator, 8),
+        rows: None,
+        first_bad: Address::NULL,
+    };
+    build(&operands).unwrap_err().to_string()
+}

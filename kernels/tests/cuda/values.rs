@@ -1,0 +1,92 @@
+//! Random operands, and conversions between the types of elements.
+
+use bytemuck::Pod;
+use streamrec_kernels::{DType, bf16, f16};
+
+/// The types of a matrix of floats.
+pub const FLOATS: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
+
+/// SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.bits() % bound as u64) as usize
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn float(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn floats(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.float()).collect()
+    }
+
+    /// Numbers that `dtype` holds.
+    pub fn floats_of(&mut self, len: usize, dtype: DType) -> Vec<f32> {
+        let floats = self.floats(len);
+        widen(&narrow(&floats, dtype), dtype)
+    }
+}
+
+/// Rounds to nearest, ties to even.
+pub fn narrow(values: &[f32], dtype: DType) -> Vec<u8> {
+    let of = |bits: &dyn Fn(f32) -> Vec<u8>| values.iter().flat_map(|&x| bits(x)).collect();
+    match dtype {
+        DType::Bf16 => of(&|x| bf16::from_f32(x).to_le_bytes().to_vec()),
+        DType::F16 => of(&|x| f16::from_f32(x).to_le_bytes().to_vec()),
+        _ => of(&|x| x.to_le_bytes().to_vec()),
+    }
+}
+
+/// Plain values, from bytes that may lie anywhere.
+pub fn read<T: Pod>(bytes: &[u8]) -> Vec<T> {
+    bytes
+        .chunks_exact(size_of::<T>())
+        .map(bytemuck::pod_read_unaligned)
+        .collect()
+}
+
+pub fn widen(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
+    match dtype {
+        DType::Bf16 => pairs()
+            .map(|pair| bf16::from_le_bytes(pair).to_f32())
+            .collect(),
+        DType::F16 => pairs()
+            .map(|pair| f16::from_le_bytes(pair).to_f32())
+            .collect(),
+        _ => read(bytes),
+    }
+}
+
+/// The largest relative error of one rounding.
+pub fn epsilon(dtype: DType) -> f32 {
+    match dtype {
+        DType::Bf16 => 1.0 / 256.0,
+        DType::F16 => 1.0 / 2048.0,
+        _ => 1e-7,
+    }
+}
+
+/// Asserts that numbers agree up to `tolerance`, as a share of the largest.
+#[track_caller]
+pub fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), expected.len(), "{what}: length");
+    let scale = expected.iter().fold(1e-3f32, |scale, x| scale.max(x.abs()));
+    for (index, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let error = (got - expected).abs();
+        assert!(
+            error <= tolerance * scale,
+            "{what}[{index}]: {got}, expected {expected}"
+        );
+    }
+}
