@@ -107,6 +107,8 @@ Examples:
   streamrec report runs/kuairand_dcn_v2
   streamrec report runs/kuairand_dcn_v2 --artifact artifacts/kuairand_dcn_v2 --segment platform")]
     Report(ReportArgs),
+    /// Tell what of this machine a run can use, and what to install for more.
+    Doctor,
     /// Run a command on another host of a job, through its launcher; mpirun calls this.
     #[command(hide = true)]
     NodeShell {

@@ -4,6 +4,7 @@ mod backend;
 mod bytes;
 mod cli;
 mod data;
+mod doctor;
 mod environment;
 mod error;
 mod evaluate;
@@ -66,6 +67,7 @@ pub fn command_line() -> ExitCode {
         cli::Command::Request(args) => request::run(&args),
         cli::Command::Monitor(command) => monitor::run(&command),
         cli::Command::Report(args) => report::run(&args),
+        cli::Command::Doctor => doctor::run(),
         cli::Command::Validate(command) => return validate::run(&command),
         cli::Command::NodeShell { host, command } => return launch::node_shell(&host, &command),
     };

@@ -4,6 +4,7 @@ mod architecture;
 mod bad_input;
 mod configs;
 mod dashboard;
+mod doctor;
 mod expectations;
 mod failures;
 #[cfg(feature = "mpi")]

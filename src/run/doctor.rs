@@ -1,0 +1,62 @@
+//! `streamrec doctor`: what of this machine a run can use, and what to install for more.
+
+use streamrec_kernels::cuda::{CudaLibrary, gpus};
+
+use super::RunError;
+
+pub(super) fn run() -> Result<(), RunError> {
+    println!("streamrec {}", env!("CARGO_PKG_VERSION"));
+    row("CPU", &cpu());
+    row("bf16 products", streamrec_kernels::bf16_products().unit);
+    row("shared memory", &shared_memory());
+    row("MPI", mpi());
+    for library in CudaLibrary::ALL {
+        let found = match library.find() {
+            Some(found) => {
+                let version = found.version.as_deref().unwrap_or("unknown version");
+                format!("{version} ({})", found.path.display())
+            }
+            None => format!("not found; {}", library.remedy()),
+        };
+        row(library.name(), &found);
+    }
+    let gpus = gpus();
+    if gpus.is_empty() {
+        row("GPUs", "none");
+    }
+    for gpu in &gpus {
+        let [major, minor] = gpu.capability;
+        let gibibytes = gpu.memory_bytes as f64 / f64::from(1 << 30);
+        row(
+            "GPU",
+            &format!("{}, {gibibytes:.0} GiB, sm_{major}{minor}", gpu.name),
+        );
+    }
+    println!("Training runs on the CPU: its step on GPUs is not built yet (docs/cuda-kernels.md).");
+    Ok(())
+}
+
+fn row(name: &str, value: &str) {
+    println!("  {name:<14} {value}");
+}
+
+fn cpu() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{cores} cores that this process may use")
+}
+
+/// Ranks of one host meet in memory that has no name; see `comm::shared_memory`.
+fn shared_memory() -> String {
+    match rustix::fs::memfd_create("streamrec-doctor", rustix::fs::MemfdFlags::CLOEXEC) {
+        Ok(_) => "ranks of this host can share memory".to_owned(),
+        Err(error) => format!("no memory without a name ({error}): one rank a host"),
+    }
+}
+
+fn mpi() -> &'static str {
+    if cfg!(feature = "mpi") {
+        "built in"
+    } else {
+        "not built in; build with `--features mpi` where mpicc and libclang are installed"
+    }
+}
