@@ -110,7 +110,9 @@ fn tables_that_are_left_to_the_planner_stay_where_it_put_them() {
 
     // As if another measurement had chosen otherwise: the run keeps to it.
     let mut other = table.clone();
-    other["tables"]["user_id"]["placement"] = "row_wise".into();
+    let mut row_wise = toml::Table::new();
+    row_wise.insert("placement".into(), "row_wise".into());
+    other["tables"]["user_id"] = row_wise.into();
     fs::write(&path, other.to_string()).expect("written");
     let text = train(2, "train.max_steps=5", &["--resume"]);
     assert!(!text.contains("the planner chose"), "{text}");
