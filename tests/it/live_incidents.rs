@@ -2,10 +2,8 @@
 //! in, alerts, incidents, posts, triggers and a post-mortem out. `docs/guides/incidents.md` holds what was said.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, Int64Array, StringArray, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -20,6 +18,7 @@ use streamrec::monitoring::prediction_log::{MODEL_METADATA, input_array, predict
 use streamrec_artifact::{Artifact, InputColumn, MISSING_TIME, key};
 use streamrec_serving::prediction_log::LoggedModel;
 
+use crate::webhook_receiver::receiver;
 use crate::workbench::{Workbench, expect_success, said, streamrec};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -245,111 +244,7 @@ fn draw(hour: u64, row: usize, what: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Answers every post well, and gives what came.
-fn receiver() -> (String, mpsc::Receiver<Value>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!(
-        "http://{}/alerts",
-        listener.local_addr().expect("an address")
-    );
-    let (sender, received) = mpsc::channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a caller");
-            let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
-            let body = loop {
-                let count = stream.read(&mut part).expect("bytes");
-                bytes.extend_from_slice(&part[..count]);
-                let text = String::from_utf8_lossy(&bytes);
-                let Some((head, body)) = text.split_once("\r\n\r\n") else {
-                    continue;
-                };
-                let mut lengths = head.lines().filter_map(|line| {
-                    let (name, value) = line.split_once(':')?;
-                    name.eq_ignore_ascii_case("content-length")
-                        .then(|| value.trim().parse().ok())?
-                });
-                if lengths
-                    .next()
-                    .is_some_and(|length: usize| body.len() >= length)
-                {
-                    break body.to_owned();
-                }
-            };
-            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-            stream.write_all(answer).expect("answered");
-            if sender
-                .send(serde_json::from_str(&body).expect("JSON"))
-                .is_err()
-            {
-                return;
-            }
-        }
-    });
-    (url, received)
-}
-
-const RULES: &str = r#"
-format_version = 1
-[windows]
-segments = ["platform"]
-names.platform = ["ios", "android", "web", "tv"]
-label_delay = "1h"
-[[webhooks]]
-name = "on_call"
-url = "URL"
-least = "critical"
-[[rules]]
-name = "missing_for_a_client"
-metric = "missing_change"
-segment = "platform"
-threshold = { above = 0.30, clear = 0.15 }
-min_rows = 200
-severity = "critical"
-owner = "data"
-runbook = "docs/guides/incidents.md"
-[[rules]]
-name = "missing_over_all"
-metric = "missing_change"
-threshold = { above = 0.30, clear = 0.15 }
-severity = "critical"
-owner = "data"
-runbook = "docs/guides/incidents.md"
-[[rules]]
-name = "skew"
-metric = "psi"
-inputs = ["local_hour", "item_duration_s", "item_age_days", "user_clicks", "user_impressions", "platform", "device"]
-threshold = { above = 0.25, clear = 0.15 }
-for = "1h"
-severity = "critical"
-owner = "ml"
-runbook = "docs/guides/incidents.md"
-retrain = true
-[[rules]]
-name = "not_by_chance"
-metric = "drift_p"
-inputs = ["local_hour", "item_age_days", "platform", "device"]
-threshold = { false_alarm = 0.001, correction = "holm" }
-for = "1h"
-severity = "critical"
-owner = "ml"
-runbook = "docs/guides/incidents.md"
-retrain = true
-[[rules]]
-name = "errors"
-metric = "error_rate"
-threshold = { above = 0.01 }
-severity = "critical"
-owner = "platform"
-runbook = "docs/guides/incidents.md"
-[[rules]]
-name = "saturated"
-metric = "queue_share"
-threshold = { above = 0.6, clear = 0.4 }
-severity = "warning"
-owner = "platform"
-runbook = "docs/guides/incidents.md"
-"#;
+const RULES: &str = include_str!("live_incidents.toml");
 
 #[test]
 fn incidents_of_live_traffic_are_caught_told_once_and_end() {

@@ -30,4 +30,5 @@ mod resume;
 mod score;
 mod serving;
 mod submission;
+mod webhook_receiver;
 mod workbench;
