@@ -33,9 +33,11 @@ struct Table {
     i64 row_stride;  // of the weights, elements
     u64 first_row;   // number of the first row among all rows of the model, for random numbers
     u32 dim;
+    float learning_rate_scale;
+    float weight_decay;
     u32 reserved;
 };
-static_assert(sizeof(Source) == 24 && sizeof(Table) == 48, "the ABI of the host");
+static_assert(sizeof(Source) == 24 && sizeof(Table) == 56, "the ABI of the host");
 
 // The sorted lookups of a batch, and where their gradients lie.
 struct Lookups {
@@ -70,8 +72,8 @@ struct Rule {
     float eps;
     float beta1;
     float beta2;
-    float weight_decay;
     float max_row_norm;  // negative: none
+    u32 reserved;
 };
 static_assert(sizeof(Rule) == 24, "the ABI of the host");
 
@@ -277,8 +279,8 @@ __device__ __forceinline__ bool scale_row(Row<COUNT, VECTORS>& g, float factor, 
 
 // Scales `g` down to the largest norm, then adds the decay.
 template <typename Weight, int COUNT, int VECTORS>
-__device__ __forceinline__ void clip_and_decay(const Rule& rule, const Weight* weights, bool vectors, u32 dim, u32 lanes,
-                                               u32 mask, Row<COUNT, VECTORS>& g) {
+__device__ __forceinline__ void clip_and_decay(const Rule& rule, float weight_decay, const Weight* weights,
+                                               bool vectors, u32 dim, u32 lanes, u32 mask, Row<COUNT, VECTORS>& g) {
     if (rule.max_row_norm >= 0.0f) {
         // In double precision no finite row overflows.
         double squares = 0.0;
@@ -295,12 +297,12 @@ __device__ __forceinline__ void clip_and_decay(const Rule& rule, const Weight* w
             for (int i = 0; i < COUNT; i++) g.x[v][i] *= factor;
         }
     }
-    if (rule.weight_decay == 0.0f) return;
+    if (weight_decay == 0.0f) return;
     for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32 column) {
         float w[COUNT];
         load_some(weights + column, i64(dim) - column, vectors, w);
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) g.x[v][i] += rule.weight_decay * w[i];
+        for (int i = 0; i < COUNT; i++) g.x[v][i] += weight_decay * w[i];
     });
 }
 
@@ -329,8 +331,8 @@ __device__ __forceinline__ void update_row(const Rule& rule, const Table& table,
     u32 dim = table.dim;
     Weight* weights = static_cast<Weight*>(table.weights) + i64(id) * table.row_stride;
     bool vectors = aligned_for<Weight, COUNT>(weights, 0);
-    clip_and_decay(rule, weights, vectors, dim, lanes, mask, g);
-    float learning_rate = step->sparse_learning_rate, row_rate = learning_rate;
+    clip_and_decay(rule, table.weight_decay, weights, vectors, dim, lanes, mask, g);
+    float learning_rate = step->sparse_learning_rate * table.learning_rate_scale, row_rate = learning_rate;
     if (rule.kind == 1) {
         float squares = 0.0f, state = table.first[id];
         for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32) {
@@ -363,8 +365,8 @@ __device__ __forceinline__ void update_row(const Rule& rule, const Table& table,
             } else {
                 m[i] = rule.beta1 * m[i] + (1.0f - rule.beta1) * x;
                 s[i] = rule.beta2 * s[i] + (1.0f - rule.beta2) * x * x;
-                float root = sqrtf(s[i] * step->second_correction) + rule.eps;
-                w[i] -= i < left ? learning_rate * (m[i] * step->first_correction) / root : 0.0f;
+                float root = sqrtf(s[i] * step->sparse_second_correction) + rule.eps;
+                w[i] -= i < left ? learning_rate * (m[i] * step->sparse_first_correction) / root : 0.0f;
             }
         }
         if (rule.kind >= 2) store_some(first + column, left, state_vectors, m);

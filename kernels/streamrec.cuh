@@ -207,6 +207,65 @@ __device__ __forceinline__ void store_some(T* at, i64 left, bool vectors, const 
     }
 }
 
+// The bits of a vector of 16 bytes of half precision, of the first `left` elements; the others are zero.
+template <typename T>
+__device__ __forceinline__ uint4 load_bits(const T* at, i64 left, bool vectors) {
+    static_assert(sizeof(T) == 2, "half precision");
+    if (vectors && left >= 8) {
+        expect_aligned(at, 16);
+        return *reinterpret_cast<const uint4*>(at);
+    }
+    u32 words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        u32 low = 2 * i < left ? at[2 * i].bits : 0, high = 2 * i + 1 < left ? at[2 * i + 1].bits : 0;
+        words[i] = low | high << 16;
+    }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+// ---- matrices ----
+
+// Calls `work(row, column)` for vectors of `COUNT` elements of a matrix, `lanes` threads of a block (a power of two)
+// a row.
+template <int COUNT, typename Work>
+__device__ __forceinline__ void for_vectors_of_rows(u32 rows, u32 columns, u32 lanes, Work work) {
+    u32 rows_at_once = blockDim.x / lanes;
+    u32 first = threadIdx.x % lanes * COUNT;
+    for (u32 row = blockIdx.x * rows_at_once + threadIdx.x / lanes; row < rows; row += gridDim.x * rows_at_once) {
+        for (u32 column = first; column < columns; column += lanes * COUNT) work(row, column);
+    }
+}
+
+// ---- tensor cores ----
+
+// c += a . b, by one warp: a [16, 16], b [16, 8], c [16, 8]. With `group` = lane / 4 and `pair` = lane % 4 a lane holds
+//   a[i]: row group + 8 (i % 2), columns 2 pair + 8 (i / 2) and the next, the first in the low half
+//   b[i]: rows 2 pair + 8 i and the next, column group
+//   c[i]: row group + 8 (i / 2), column 2 pair + i % 2
+// as PTX has it for mma.m16n8k16.
+template <typename T>
+__device__ void multiply_tiles(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]);
+
+#ifdef STREAMREC_EMULATE
+template <typename T>
+__device__ void multiply_tiles(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    emulate::multiply_tiles<T>(c, a, b, __LINE__);
+}
+#else
+#define STREAMREC_MULTIPLY_TILES(type, name)                                                              \
+    template <>                                                                                           \
+    __device__ __forceinline__ void multiply_tiles<type>(float (&c)[4], const u32 (&a)[4],                \
+                                                         const u32 (&b)[2]) {                             \
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name ".f32 "                       \
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                    \
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                     \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                 \
+    }
+STREAMREC_MULTIPLY_TILES(bfloat16, "bf16")
+STREAMREC_MULTIPLY_TILES(float16, "f16")
+#endif
+
 // ---- groups of lanes ----
 
 // The smallest power of two of lanes, up to a warp, that holds a row of `vectors` vectors.
@@ -265,7 +324,7 @@ __device__ __forceinline__ bool is_finite(float x) { return (__float_as_uint(x) 
 
 // ---- numbers of one step, in device memory ----
 
-// Written once a step, so that a captured graph needs no new arguments. device/cuda/step.rs has the same.
+// Written once a step, so that a captured graph needs no new arguments. src/cuda/step.rs has the same.
 struct Step {
     float learning_rate;         // of dense parameters
     float sparse_learning_rate;  // of tables
@@ -275,10 +334,12 @@ struct Step {
     u64 seed;                    // of stochastic rounding
     u32 skip;                    // not 0: gradients overflowed on some rank; nothing is updated
     u32 overflow;                // set to 1 by kernels that see a gradient that is not finite
-    float first_correction;      // 1 / (1 - beta1^number)
+    float first_correction;      // 1 / (1 - beta1^number) of dense parameters
     float second_correction;     // 1 / (1 - beta2^number)
+    float sparse_first_correction;
+    float sparse_second_correction;
 };
-static_assert(sizeof(Step) == 48, "the ABI of the host");
+static_assert(sizeof(Step) == 56, "the ABI of the host");
 
 // ---- random numbers ----
 

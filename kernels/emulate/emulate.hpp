@@ -369,6 +369,7 @@ struct Kernel {
 }  // namespace emulate
 
 #include "warp.hpp"
+#include "tensor_core.hpp"
 #include "language.hpp"
 
 // The interface for tests. One launch at a time.

@@ -182,6 +182,12 @@ impl Argument for f32 {
     }
 }
 
+impl Argument for f64 {
+    fn bits(self) -> u64 {
+        self.to_bits()
+    }
+}
+
 /// The threads of most blocks.
 pub(crate) const THREADS: u32 = 256;
 
@@ -213,6 +219,73 @@ pub(crate) fn of_dtype(source: &'static str, names: [&'static str; 3], dtype: DT
         _ => names[0],
     };
     Kernel::new(source, name)
+}
+
+/// A launch with some threads a row of a matrix.
+pub(crate) struct PerRow {
+    pub(crate) launch: Launch,
+    pub(crate) rows: u32,
+    pub(crate) columns: u32,
+    /// Threads of a row.
+    pub(crate) lanes: u32,
+}
+
+/// A launch whose threads each take 16 bytes of `dtype` of a row at a time.
+pub(crate) fn per_row(
+    operation: &'static str,
+    kernel: Kernel,
+    [rows, columns]: [usize; 2],
+    dtype: DType,
+) -> Result<PerRow> {
+    let vectors = (columns * dtype.bytes()).div_ceil(16).max(1);
+    let lanes = vectors.next_power_of_two().min(THREADS as usize) as u32;
+    let blocks = blocks_for(rows, (THREADS / lanes) as usize, 1 << 20);
+    Ok(PerRow {
+        launch: Launch::new(kernel, blocks, THREADS),
+        rows: count(operation, "a batch has fewer than 2^31 samples", rows)?,
+        columns: count(operation, "there are fewer than 2^31 columns", columns)?,
+        lanes,
+    })
+}
+
+/// Checks that all operands have one shape and type.
+pub(crate) fn expect_all(
+    operation: &'static str,
+    like: &Matrix,
+    operands: &[(&'static str, &Matrix)],
+) -> Result<()> {
+    for (name, matrix) in operands {
+        crate::ops::operand::expect_float(operation, name, *matrix, like.shape)?;
+        expect_dtype(operation, name, matrix, like.dtype)?;
+    }
+    Ok(())
+}
+
+/// Which of the pairs of types, in their usual order: float32, bf16 and fp16 with themselves, bf16 and fp16
+/// with float32, float32 with bf16 and fp16.
+pub(crate) fn of_pair(
+    operation: &'static str,
+    operand: &'static str,
+    from: DType,
+    to: DType,
+) -> Result<usize> {
+    Ok(match (from, to) {
+        (DType::F32, DType::F32) => 0,
+        (DType::Bf16, DType::Bf16) => 1,
+        (DType::F16, DType::F16) => 2,
+        (DType::Bf16, DType::F32) => 3,
+        (DType::F16, DType::F32) => 4,
+        (DType::F32, DType::Bf16) => 5,
+        (DType::F32, DType::F16) => 6,
+        (expected, got) => {
+            return Err(Error::DType {
+                operation,
+                operand,
+                expected,
+                got,
+            });
+        }
+    })
 }
 
 /// Checks that an operand has one certain type.

@@ -8,17 +8,23 @@
 //! Nothing here waits for the device, allocates on it, or reads from it: scratch memory is an
 //! operand, and each operation tells how much it needs.
 
+pub mod add;
 pub mod bce;
 pub mod cast;
 mod compiler;
+pub mod cross;
+pub mod dense_optimizer;
+pub mod dot_interaction;
 pub mod embedding_bag;
+pub mod factorization_machine;
 pub mod groups;
 mod launch;
 mod library;
+pub mod linear;
 pub mod radix_sort;
 mod source;
 pub mod sparse_optimizer;
-mod step;
+pub mod step;
 
 pub use compiler::{CompileError, Compiled, compile, compile_cached};
 pub use launch::{Address, Kernel, Launch, Matrix};

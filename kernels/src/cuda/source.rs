@@ -1,6 +1,9 @@
 //! The sources of the kernels, embedded in the program, and every instantiation that launches use.
 
-use super::{bce, cast, embedding_bag, groups, radix_sort, sparse_optimizer};
+use super::{
+    add, bce, cast, cross, dense_optimizer, dot_interaction, embedding_bag, factorization_machine,
+    groups, linear, radix_sort, sparse_optimizer, step,
+};
 
 /// The header that all sources include.
 pub const HEADER: &str = include_str!("../../streamrec.cuh");
@@ -30,10 +33,17 @@ macro_rules! sources {
 
 /// All sources.
 pub const SOURCES: &[Source] = sources![
+    add,
     bce,
     cast,
+    cross,
+    dense_optimizer,
+    dot_interaction,
     embedding_bag,
+    factorization_machine,
     groups,
+    linear,
     radix_sort,
     sparse_optimizer,
+    step,
 ];

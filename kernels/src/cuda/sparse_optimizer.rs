@@ -55,7 +55,7 @@ const TILE: usize = 32;
 const FINISH_BLOCKS: u32 = 256;
 
 /// One table, in device memory. `sparse_optimizer.cu` has the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Table {
     /// The address of the weights, `[rows, dim]`.
@@ -70,11 +70,15 @@ pub struct Table {
     pub first_row: u64,
     /// Elements of a row.
     pub dim: u32,
+    /// The factor on the step's learning rate.
+    pub learning_rate_scale: f32,
+    /// The strength of the decay; that of the rule is not read.
+    pub weight_decay: f32,
     /// Zero.
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Table>() == 48);
+const _: () = assert!(size_of::<Table>() == 56);
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -111,8 +115,8 @@ struct RawRule {
     eps: f32,
     beta1: f32,
     beta2: f32,
-    weight_decay: f32,
     max_row_norm: f32,
+    reserved: u32,
 }
 
 const _: () = assert!(size_of::<RawLookups>() == 80 && size_of::<RawPartial>() == 48);
@@ -133,8 +137,8 @@ impl From<&SparseRule> for RawRule {
             eps,
             beta1: betas[0],
             beta2: betas[1],
-            weight_decay: rule.weight_decay(),
             max_row_norm: rule.max_row_norm().unwrap_or(-1.0),
+            reserved: 0,
         }
     }
 }

@@ -1,11 +1,21 @@
 //! The CUDA kernels, run on a CPU under emulation and held against the operations of this crate.
 
+mod add;
 mod bce;
 mod cast;
+mod cross;
+mod dense_optimizer;
+mod dot_interaction;
 mod embedding_bag;
 mod emulation;
 mod emulator;
+mod factorization_machine;
 mod groups;
+mod linear;
 mod nvrtc;
+mod on_device;
+#[path = "../random/mod.rs"]
+mod random;
 mod sparse_optimizer;
+mod step;
 mod values;

@@ -6,10 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use streamrec_kernels::cuda::{
-    CompileError, Compiled, LIBRARIES_VARIABLE, SOURCES, compile, compile_cached,
+    CompileError, Compiled, LIBRARIES_VARIABLE, SOURCES, Source, compile, compile_cached,
 };
-
-const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90"];
 
 /// Registers, bytes of static shared memory, bytes of spills.
 type Usage = [u32; 3];
@@ -32,14 +30,17 @@ fn find_compiler() {
     }
 }
 
-/// A source compiled, or nothing where there is no compiler, said loudly.
-fn compiled(source: &str, architecture: &str) -> Option<Compiled> {
-    find_compiler();
-    let source = SOURCES
-        .iter()
+fn of_name(source: &str) -> &'static Source {
+    let mut sources = SOURCES.iter();
+    sources
         .find(|known| known.name == source)
-        .expect("a source");
-    match compile(source, source.kernels, architecture) {
+        .expect("a source")
+}
+
+/// Kernels compiled, or nothing where there is no compiler, said loudly.
+fn compiled(source: &Source, kernels: &[&str], architecture: &str) -> Option<Compiled> {
+    find_compiler();
+    match compile(source, kernels, architecture) {
         Ok(compiled) => Some(compiled),
         Err(CompileError::NoCompiler) if std::env::var_os("STREAMREC_TEST_PYTHON").is_none() => {
             eprintln!("NOT TESTED: NVRTC is not installed; scripts/test installs it");
@@ -85,97 +86,110 @@ fn usage(log: &str) -> BTreeMap<String, Usage> {
 /// Spills that are known and explained in `docs/cuda-kernels.md`; every other one is a fault.
 const EXPLAINED_SPILLS: [&str; 0] = [];
 
-fn check(source: &str) {
-    let mut table = String::new();
-    for architecture in ARCHITECTURES {
-        let Some(compiled) = compiled(source, architecture) else {
-            return;
-        };
-        assert_eq!(compiled.cubin[..4], *b"\x7fELF");
-        let usage = usage(&compiled.log);
-        let kernels = SOURCES
-            .iter()
-            .find(|known| known.name == source)
-            .expect("a source")
-            .kernels;
-        for (kernel, symbol) in kernels.iter().zip(&compiled.symbols) {
-            let [registers, shared, spills] = usage.get(symbol).copied().unwrap_or_else(|| {
-                panic!("no figures of {kernel} in {}", compiled.log);
-            });
-            writeln!(
-                table,
-                "| {architecture} | `{kernel}` | {registers} | {shared} | {spills} |"
-            )
-            .expect("memory");
-            assert!(
-                (8..=255).contains(&registers),
-                "{kernel}: {registers} registers"
-            );
-            let explained = EXPLAINED_SPILLS.contains(kernel);
-            assert!(
-                spills == 0 || explained,
-                "{kernel} on {architecture} spills {spills} bytes"
-            );
-        }
+/// Compiles every `parts`-th kernel of a source, from `part` on, and prints the table's rows.
+fn check(source: &str, architecture: &str, [part, parts]: [usize; 2]) {
+    let source = of_name(source);
+    let kernels = source.kernels.iter().skip(part).step_by(parts);
+    let kernels: Vec<&str> = kernels.copied().collect();
+    let Some(compiled) = compiled(source, &kernels, architecture) else {
+        return;
+    };
+    assert_eq!(compiled.cubin[..4], *b"\x7fELF");
+    let (usage, mut table) = (usage(&compiled.log), String::new());
+    for (kernel, symbol) in kernels.iter().zip(&compiled.symbols) {
+        let [registers, shared, spills] = usage.get(symbol).copied().unwrap_or_else(|| {
+            panic!("no figures of {kernel} in {}", compiled.log);
+        });
+        writeln!(
+            table,
+            "| {architecture} | `{kernel}` | {registers} | {shared} | {spills} |"
+        )
+        .expect("memory");
+        assert!(
+            (8..=255).contains(&registers),
+            "{kernel}: {registers} registers"
+        );
+        let explained = EXPLAINED_SPILLS.contains(kernel);
+        assert!(
+            spills == 0 || explained,
+            "{kernel} on {architecture} spills {spills} bytes"
+        );
     }
     println!("{table}");
 }
 
-#[test]
-fn bce_compiles() {
-    check("bce");
+/// A test for each source and architecture, so that all cores compile.
+macro_rules! sources_compile {
+    ($($source:ident),* $(,)?) => {
+        $(mod $source {
+            #[test]
+            fn compiles_for_sm_80() {
+                super::check(stringify!($source), "sm_80", [0, 1]);
+            }
+
+            #[test]
+            fn compiles_for_sm_90() {
+                super::check(stringify!($source), "sm_90", [0, 1]);
+            }
+        })*
+        const TESTED: &[&str] = &[$(stringify!($source)),*];
+    };
 }
 
-#[test]
-fn cast_compiles() {
-    check("cast");
-}
+sources_compile!(
+    add,
+    bce,
+    cast,
+    cross,
+    dense_optimizer,
+    dot_interaction,
+    embedding_bag,
+    factorization_machine,
+    groups,
+    linear,
+    radix_sort,
+    step,
+);
 
-#[test]
-fn embedding_bag_compiles() {
-    check("embedding_bag");
-}
+/// The largest source takes as long as all others: in parts.
+mod sparse_optimizer {
+    #[test]
+    fn one_half_compiles_for_sm_80() {
+        super::check("sparse_optimizer", "sm_80", [0, 2]);
+    }
 
-#[test]
-fn groups_compile() {
-    check("groups");
-}
+    #[test]
+    fn the_other_half_compiles_for_sm_80() {
+        super::check("sparse_optimizer", "sm_80", [1, 2]);
+    }
 
-#[test]
-fn radix_sort_compiles() {
-    check("radix_sort");
-}
+    #[test]
+    fn one_half_compiles_for_sm_90() {
+        super::check("sparse_optimizer", "sm_90", [0, 2]);
+    }
 
-#[test]
-fn sparse_optimizer_compiles() {
-    check("sparse_optimizer");
+    #[test]
+    fn the_other_half_compiles_for_sm_90() {
+        super::check("sparse_optimizer", "sm_90", [1, 2]);
+    }
 }
 
 #[test]
 fn each_source_is_compiled_by_a_test() {
-    let tested = [
-        "bce",
-        "cast",
-        "embedding_bag",
-        "groups",
-        "radix_sort",
-        "sparse_optimizer",
-    ];
+    let mut tested = [TESTED, &["sparse_optimizer"]].concat();
+    tested.sort_unstable();
     let names: Vec<&str> = SOURCES.iter().map(|source| source.name).collect();
     assert_eq!(names, tested);
 }
 
 #[test]
 fn what_was_compiled_once_comes_from_the_cache() {
-    let Some(first) = compiled("cast", "sm_90") else {
+    let source = of_name("cast");
+    let Some(first) = compiled(source, source.kernels, "sm_90") else {
         return;
     };
     let folder =
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cache-{}", std::process::id()));
-    let source = SOURCES
-        .iter()
-        .find(|source| source.name == "cast")
-        .expect("a source");
     let ask = || compile_cached(source, source.kernels, "sm_90", &folder).unwrap();
     assert!(!ask().log.is_empty(), "compiled");
     let cached = ask();
@@ -197,13 +211,10 @@ fn what_was_compiled_once_comes_from_the_cache() {
 
 #[test]
 fn an_unknown_architecture_is_refused_with_the_compilers_words() {
-    if compiled("cast", "sm_80").is_none() {
+    let source = of_name("cast");
+    if compiled(source, source.kernels, "sm_80").is_none() {
         return;
     }
-    let source = SOURCES
-        .iter()
-        .find(|source| source.name == "cast")
-        .expect("a source");
     let error = compile(source, source.kernels, "sm_12")
         .unwrap_err()
         .to_string();

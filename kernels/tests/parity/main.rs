@@ -12,5 +12,7 @@ mod half_precision;
 mod linear;
 mod norm;
 mod oracle;
+#[path = "../random/mod.rs"]
+mod random;
 mod sparse_optimizer;
 mod sum_features;

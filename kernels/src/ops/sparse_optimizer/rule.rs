@@ -69,7 +69,8 @@ impl SparseRule {
         }
     }
 
-    pub(crate) fn weight_decay(&self) -> f32 {
+    /// The strength of the decay.
+    pub fn weight_decay(&self) -> f32 {
         match *self {
             Self::Sgd { weight_decay, .. }
             | Self::RowWiseAdagrad { weight_decay, .. }

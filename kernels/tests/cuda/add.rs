@@ -1,0 +1,129 @@
+use streamrec_kernels::cuda::add::{broadcast, broadcast_backward, copy, repeat, sum_features};
+use streamrec_kernels::cuda::{Launch, Matrix};
+use streamrec_kernels::{Context, DType, TensorMut, TensorRef, add, sum_features as features_of};
+
+use crate::emulator::{Emulator, SEEDS};
+use crate::values::{Random, assert_close, epsilon};
+
+const TYPES: [(DType, DType); 7] = [
+    (DType::F32, DType::F32),
+    (DType::Bf16, DType::Bf16),
+    (DType::F16, DType::F16),
+    (DType::Bf16, DType::F32),
+    (DType::F16, DType::F32),
+    (DType::F32, DType::Bf16),
+    (DType::F32, DType::F16),
+];
+
+/// Runs an operation of both devices on random operands of the given shapes.
+fn check(
+    shapes: [[usize; 2]; 2],
+    types: (DType, DType),
+    launch: impl Fn(&Matrix, &Matrix, bool) -> Launch,
+    on_cpu: impl Fn(&Context, TensorRef<'_>, TensorMut<'_>, bool),
+) {
+    let [from, to] = shapes;
+    let mut random = Random((from[1] + 1000 * to[1]) as u64);
+    let x = random.floats_of(from[0] * from[1], types.0);
+    let before = random.floats_of(to[0] * to[1], types.1);
+    let context = Context::cpu(1, false).unwrap();
+    for (index, pad) in [0, 3, 8].into_iter().enumerate() {
+        for accumulate in [false, true] {
+            let mut emulator = Emulator::new(SEEDS[index]);
+            let own = emulator.matrix("x", &x, types.0, from, from[1] + pad);
+            let start = match accumulate {
+                true => before.clone(),
+                false => vec![f32::NAN; before.len()],
+            };
+            let out = emulator.matrix("y", &start, types.1, to, to[1] + pad);
+            emulator.run([launch(&own, &out, accumulate)]);
+            let mut expected = before.clone();
+            let view = TensorMut::from_f32(&mut expected, &to);
+            on_cpu(&context, TensorRef::from_f32(&x, &from), view, accumulate);
+            let tolerance = epsilon(types.1).max(1e-6);
+            assert_close("y", &emulator.elements(&out), &expected, tolerance);
+        }
+    }
+}
+
+const BATCHES: [usize; 3] = [1, 33, 300];
+
+#[test]
+fn copies_and_additions_are_the_cpus() {
+    for types in TYPES {
+        for (batch, columns) in BATCHES.into_iter().zip([1, 13, 136]) {
+            check(
+                [[batch, columns]; 2],
+                types,
+                |x, y, accumulate| copy(x, y, accumulate).unwrap(),
+                |context, x, y, accumulate| match accumulate {
+                    true => add::accumulate(context, x, y).unwrap(),
+                    false => add::copy(context, x, y).unwrap(),
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn broadcasts_and_their_gradients_are_the_cpus() {
+    for types in TYPES {
+        for (batch, columns) in BATCHES.into_iter().zip([70, 1, 9]) {
+            check(
+                [[batch, 1], [batch, columns]],
+                types,
+                |x, y, accumulate| broadcast(x, y, accumulate).unwrap(),
+                |context, x, y, accumulate| add::broadcast(context, x, y, accumulate).unwrap(),
+            );
+            check(
+                [[batch, columns], [batch, 1]],
+                types,
+                |dy, dx, accumulate| broadcast_backward(dy, dx, accumulate).unwrap(),
+                |context, dy, dx, accumulate| {
+                    add::broadcast_backward(context, dy, dx, accumulate).unwrap();
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn sums_of_features_and_their_gradients_are_the_cpus() {
+    for types in TYPES {
+        for (batch, [features, dim]) in BATCHES.into_iter().zip([[5, 16], [1, 7], [3, 5]]) {
+            check(
+                [[batch, features * dim], [batch, dim]],
+                types,
+                |x, y, accumulate| sum_features(x, features, y, accumulate).unwrap(),
+                |context, x, y, accumulate| {
+                    let before: Vec<f32> = (0..batch)
+                        .flat_map(|row| y.as_ref().row(row).to_vec())
+                        .collect();
+                    let mut y = y;
+                    features_of::forward(context, x, features, dim, y.reborrow()).unwrap();
+                    if accumulate {
+                        add::accumulate(context, TensorRef::from_f32(&before, &[batch, dim]), y)
+                            .unwrap();
+                    }
+                },
+            );
+            check(
+                [[batch, dim], [batch, features * dim]],
+                types,
+                |dy, dx, accumulate| repeat(dy, features, dx, accumulate).unwrap(),
+                |context, dy, dx, accumulate| {
+                    features_of::backward(context, features, dim, dy, dx, accumulate).unwrap();
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn copies_between_half_types_are_refused() {
+    let mut emulator = Emulator::new(0);
+    let x = emulator.matrix("x", &[0.0; 4], DType::F16, [2, 2], 2);
+    let y = emulator.matrix("y", &[0.0; 4], DType::Bf16, [2, 2], 2);
+    let error = copy(&x, &y, false).unwrap_err().to_string();
+    assert!(error.contains("y holds bf16, expected f16"), "{error}");
+}

@@ -1,0 +1,307 @@
+//! A batch's updates of embedding tables, on the CPU and in the emulator's memory.
+
+use streamrec_kernels::cuda::groups::{Build, Rows, Source, build};
+use streamrec_kernels::cuda::sparse_optimizer::{
+    Gradients, Partial, Table, UpdateRows, row_stride, sum, tiles, update, update_rows,
+};
+use streamrec_kernels::cuda::{Address, Matrix, Step};
+use streamrec_kernels::embedding_bag::{BagSource, Groups, Pooling};
+use streamrec_kernels::sparse_optimizer::{self, SparseGradient, SparseRule, SparseState};
+use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
+
+use crate::embedding_bag::HostBags;
+use crate::emulator::Emulator;
+use crate::groups;
+use crate::values::{Random, assert_close, epsilon};
+
+/// A batch with its gradient, and tables in host memory.
+pub struct Case {
+    pub bags: HostBags,
+    /// Rows and columns of each table.
+    pub shapes: Vec<[usize; 2]>,
+    pub sources: Vec<Source>,
+    pub tables: Vec<Vec<f32>>,
+    pub dout: Vec<f32>,
+    pub columns: usize,
+    pub gradient: DType,
+    pub weights: DType,
+    pub step: Step,
+}
+
+impl Case {
+    /// Three features of two tables; the last shares the first's. `bags` maps rows of features to bags.
+    pub fn new(
+        dims: [usize; 2],
+        types: (DType, DType),
+        bags: impl Fn(&mut Random, &[usize]) -> HostBags,
+    ) -> Self {
+        let (gradient, weights) = types;
+        let mut random = Random(dims[0] as u64 * 1000 + dims[1] as u64);
+        let shapes = vec![[97, dims[0]], [6, dims[1]]];
+        let bags = bags(&mut random, &[97, 6, 97]);
+        let (mut sources, mut column) = (vec![], 3);
+        for (feature, table) in [0, 1, 0].into_iter().enumerate() {
+            sources.push(Source {
+                rows: shapes[table][0] as i64,
+                table: table as u32,
+                column: column as u32,
+                mean: feature as u32 % 2,
+                reserved: 0,
+            });
+            column += shapes[table][1];
+        }
+        let mut step = Step::new(0.1, 3, [0.9, 0.99]);
+        step.seed = 99;
+        Self {
+            dout: random.floats_of(bags.batch * column, gradient),
+            tables: shapes
+                .iter()
+                .map(|[rows, dim]| random.floats_of(rows * dim, weights))
+                .collect(),
+            bags,
+            shapes,
+            sources,
+            columns: column,
+            gradient,
+            weights,
+            step,
+        }
+    }
+
+    pub fn random(dims: [usize; 2], types: (DType, DType)) -> Self {
+        Self::new(dims, types, |random, rows| {
+            HostBags::random(random, 60, rows, 3, true)
+        })
+    }
+
+    /// Sample after sample looks up row 5 of table 0, over `batch / 32` tiles.
+    pub fn hot(dims: [usize; 2], types: (DType, DType), batch: usize) -> Self {
+        Self::new(dims, types, |random, rows| {
+            let mut bags = HostBags::random(random, batch, rows, 0, false);
+            bags.ids = vec![5; batch];
+            bags.ids
+                .extend((0..2 * batch).map(|index| (index % 6) as i64));
+            bags.offsets = (0..=3 * batch as i64).collect();
+            bags
+        })
+    }
+
+    /// Tables and state tensors after the CPU's update.
+    pub fn on_cpu(&self, rule: &SparseRule) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+        let context = Context::cpu(1, false).unwrap();
+        let (mut tables, mut states) = (self.tables.clone(), vec![]);
+        let dout = TensorRef::from_f32(&self.dout, &[self.bags.batch, self.columns]);
+        for (table, values) in tables.iter_mut().enumerate() {
+            let [rows, dim] = self.shapes[table];
+            let sources: Vec<BagSource> = (self.sources.iter().enumerate())
+                .filter(|(_, source)| source.table as usize == table)
+                .map(|(feature, source)| BagSource {
+                    feature,
+                    pooling: if source.mean == 1 {
+                        Pooling::Mean
+                    } else {
+                        Pooling::Sum
+                    },
+                    column: source.column as usize,
+                })
+                .collect();
+            let features: Vec<usize> = sources.iter().map(|source| source.feature).collect();
+            let mut lookups = Groups::default();
+            lookups
+                .build(&context, &self.bags.view(), &features, rows)
+                .unwrap();
+            let mut state = SparseState::new(&context, rule, rows, dim);
+            let gradient = SparseGradient::Bags {
+                groups: &lookups,
+                sources: &sources,
+                dout,
+            };
+            let view = TensorMut::from_f32(values, &[rows, dim]);
+            let (rate, number) = (self.step.sparse_learning_rate, self.step.number);
+            sparse_optimizer::update(&context, rule, rate, number, view, &mut state, gradient)
+                .unwrap();
+            states.extend(state.tensors().map(|(_, tensor)| tensor.f32().to_vec()));
+        }
+        (tables, states)
+    }
+
+    pub fn upload(&self, rule: &SparseRule, seed: u64) -> OnDevice {
+        let mut emulator = Emulator::new(seed);
+        let context = Context::cpu(1, false).unwrap();
+        let (mut tables, mut matrices, mut states, mut first_row) = (vec![], vec![], vec![], 0);
+        for (values, &[rows, dim]) in self.tables.iter().zip(&self.shapes) {
+            let matrix = emulator.matrix("table", values, self.weights, [rows, dim], dim);
+            let state = SparseState::new(&context, rule, rows, dim);
+            let mut own: Vec<Address> = (state.tensors())
+                .map(|(name, tensor)| emulator.upload(name, tensor.f32()))
+                .collect();
+            states.extend(own.iter().copied());
+            own.resize(2, Address::NULL);
+            tables.push(Table {
+                weights: matrix.address.0,
+                first: own[0].0,
+                second: own[1].0,
+                row_stride: dim as i64,
+                first_row,
+                dim: dim as u32,
+                learning_rate_scale: 1.0,
+                weight_decay: rule.weight_decay(),
+                reserved: 0,
+            });
+            first_row += rows as u64;
+            matrices.push(matrix);
+        }
+        OnDevice::new(self, emulator, tables, matrices, states)
+    }
+}
+
+/// A case in the emulator's memory.
+pub struct OnDevice {
+    pub emulator: Emulator,
+    pub tables: Vec<Table>,
+    pub matrices: Vec<Matrix>,
+    pub states: Vec<Address>,
+    pub tables_on_device: Address,
+    pub sources_on_device: Address,
+    pub dout: Matrix,
+    pub step: Address,
+    pub rows: Rows,
+    pub not_finite: Address,
+    pub capacity: usize,
+}
+
+impl OnDevice {
+    pub fn new(
+        case: &Case,
+        mut emulator: Emulator,
+        tables: Vec<Table>,
+        matrices: Vec<Matrix>,
+        states: Vec<Address>,
+    ) -> Self {
+        let capacity = case.bags.ids.len() + 10;
+        let shape = [case.bags.batch, case.columns];
+        Self {
+            tables_on_device: emulator.upload("tables", &tables),
+            sources_on_device: emulator.upload("sources", &case.sources),
+            dout: emulator.matrix("dout", &case.dout, case.gradient, shape, case.columns),
+            step: emulator.upload("step", &[case.step]),
+            rows: groups::rows(&mut emulator, capacity),
+            not_finite: emulator.upload("not_finite", &[u64::MAX]),
+            emulator,
+            tables,
+            matrices,
+            states,
+            capacity,
+        }
+    }
+
+    /// Sorts the lookups; what is left to do takes the result.
+    pub fn gradients<'a>(&'a mut self, case: &'a Case) -> Gradients<'a> {
+        let mut bags = case.bags.upload(&mut self.emulator);
+        let mut ids = case.bags.ids.clone();
+        ids.resize(self.capacity, 0);
+        bags.ids = self.emulator.upload("ids", &ids);
+        let memory = groups::memory(&mut self.emulator, self.capacity);
+        let first_bad = self.emulator.upload("first_bad", &[u64::MAX]);
+        let operands = Build {
+            bags,
+            sources: &case.sources,
+            sources_on_device: self.sources_on_device,
+            memory,
+            rows: Some(self.rows),
+            first_bad,
+        };
+        let (launches, sorted) = build(&operands).unwrap();
+        self.emulator.run(launches);
+        let floats = 4 * tiles(self.capacity) * row_stride(case.dim_max());
+        let partial = Partial {
+            heads: self.emulator.empty("heads", floats),
+            tails: self.emulator.empty("tails", floats),
+            lists: self.emulator.empty("lists", 8 * tiles(self.capacity)),
+            list_lengths: memory.list_lengths,
+        };
+        Gradients {
+            bags,
+            sorted,
+            capacity: self.capacity,
+            sources: &case.sources,
+            sources_on_device: self.sources_on_device,
+            tables: &self.tables,
+            tables_on_device: self.tables_on_device,
+            dout: self.dout,
+            partial,
+            step: self.step,
+        }
+    }
+
+    pub fn tables(&self) -> Vec<Vec<f32>> {
+        self.matrices
+            .iter()
+            .map(|matrix| self.emulator.elements(matrix))
+            .collect()
+    }
+
+    pub fn states(&self) -> Vec<Vec<f32>> {
+        self.states
+            .iter()
+            .map(|&state| self.emulator.download(state))
+            .collect()
+    }
+}
+
+impl Case {
+    pub fn dim_max(&self) -> usize {
+        self.shapes.iter().map(|shape| shape[1]).max().unwrap()
+    }
+
+    pub fn fused(&self, rule: &SparseRule, seed: u64) -> OnDevice {
+        let mut device = self.upload(rule, seed);
+        let (weights, not_finite) = (self.weights, device.not_finite);
+        let launches = update(&device.gradients(self), rule, weights, not_finite).unwrap();
+        device.emulator.run(launches);
+        device
+    }
+
+    /// Sums, then updates; the step's overflow flag.
+    pub fn in_two_phases(&self, rule: &SparseRule, seed: u64) -> (OnDevice, u32) {
+        let mut device = self.upload(rule, seed);
+        let rows = device.rows;
+        let floats = 4 * device.capacity * row_stride(self.dim_max());
+        let out = device.emulator.empty("gradients", floats);
+        let gradients = device.gradients(self);
+        let row_bits = gradients.sorted.layout.row_bits;
+        let launches = sum(&gradients, &rows, out).unwrap();
+        device.emulator.run(launches);
+        let operands = UpdateRows {
+            tables: &device.tables,
+            tables_on_device: device.tables_on_device,
+            weights: self.weights,
+            row_bits,
+            rows,
+            capacity: device.capacity,
+            gradients: out,
+            step: device.step,
+            not_finite: device.not_finite,
+        };
+        device.emulator.run([update_rows(&operands, rule).unwrap()]);
+        let overflow = device.emulator.download::<Step>(device.step)[0].overflow;
+        (device, overflow)
+    }
+
+    #[track_caller]
+    pub fn check(&self, rule: &SparseRule, device: &OnDevice) {
+        let (tables, states) = self.on_cpu(rule);
+        // A table in half precision is rounded to one of two neighbours.
+        let tolerance = (2.0 * epsilon(self.weights)).max(4e-6);
+        for (got, expected) in device.tables().iter().zip(&tables) {
+            assert_close("table", got, expected, tolerance);
+        }
+        for (got, expected) in device.states().iter().zip(&states) {
+            assert_close("state", got, expected, 4e-6);
+        }
+        assert_eq!(
+            device.emulator.download::<u64>(device.not_finite),
+            [u64::MAX]
+        );
+    }
+}
