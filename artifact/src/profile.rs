@@ -3,6 +3,8 @@
 //! Summaries are for people. Sketches are what drift is computed from: they merge, so days, ranks and hours of
 //! traffic can be added up, and compared with no row at hand.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::bounded_sample::{BoundedSample, quantile};
@@ -178,7 +180,7 @@ pub struct ProfileBuilder {
     scores: Vec<(NumberGatherer, Moments)>,
     sketches: Vec<InputSketch>,
     score_sketches: Vec<ScoreSketch>,
-    known: KnownKeys,
+    known: Arc<KnownKeys>,
     segments: SegmentBuilder,
     sketches_only: bool,
 }
@@ -230,7 +232,7 @@ impl ProfileBuilder {
             scores: vec![Default::default(); labels.len()],
             sketches: inputs.iter().map(InputSketch::new).collect(),
             score_sketches: vec![ScoreSketch::default(); labels.len()],
-            known: KnownKeys::default(),
+            known: Arc::default(),
             segments: SegmentBuilder::default(),
             sketches_only: false,
         }
@@ -250,7 +252,7 @@ impl ProfileBuilder {
         schema: &FeatureSchema,
         vocabularies: &Vocabularies,
     ) -> Self {
-        self.known = KnownKeys::new(schema, vocabularies);
+        self.known = Arc::new(KnownKeys::new(schema, vocabularies));
         self
     }
 
@@ -262,6 +264,11 @@ impl ProfileBuilder {
     pub fn with_segments(mut self, names: &[String]) -> Result<Self, String> {
         self.segments = SegmentBuilder::new(&self.inputs, self.labels.len(), names)?;
         Ok(self)
+    }
+
+    /// The inputs that it is of.
+    pub fn inputs(&self) -> &[InputColumn] {
+        &self.inputs
     }
 
     /// Adds raw rows.

@@ -26,8 +26,10 @@ Examples:
     Suggest(ValidateSuggestArgs),
     /// Compare data with what an artifact was trained on: schema and drift.
     #[command(after_help = "\
-Example:
-  streamrec validate drift artifacts/kuairand_dcn_v2 data/today --limits configs/drift.toml")]
+Examples:
+  streamrec validate drift artifacts/kuairand_dcn_v2 data/today --limits configs/drift.toml
+  streamrec validate drift artifacts/kuairand_dcn_v2 events/2027-03-14.parquet
+Columns of files have the names of the model's inputs.")]
     Drift(ValidateDriftArgs),
     /// Run behavioural tests against an artifact or a live server.
     #[command(after_help = "\
@@ -48,11 +50,14 @@ Example:
 pub struct ValidateDriftArgs {
     /// The artifact's folder.
     pub artifact: PathBuf,
-    /// The dataset's folder.
+    /// A dataset's folder, a .parquet or a .csv file.
     pub data: PathBuf,
-    /// One split of the dataset; all of it where unset.
+    /// One split of a dataset; all of it where unset.
     #[arg(long, value_enum)]
     pub split: Option<SplitName>,
+    /// What parts the elements of a list in a CSV file.
+    #[arg(long, value_name = "TEXT", default_value = ",")]
+    pub list_separator: String,
     /// Limits, a TOML file.
     #[arg(long, value_name = "FILE")]
     pub limits: Option<PathBuf>,

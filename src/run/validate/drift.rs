@@ -1,12 +1,13 @@
 //! `streamrec validate drift`: data against the profile that a model was trained on.
 
-use streamrec_artifact::{Artifact, Outcome, ProfileBuilder, RawBatch};
+use streamrec_artifact::{Artifact, FeatureSchema, Outcome, Profile, ProfileBuilder};
 
-use crate::data::{Block, Dataset};
+use crate::data::Dataset;
+use crate::data::import::{FileFormat, InputRows, InputSettings, SourceSchema};
 use crate::run::cli::ValidateDriftArgs;
 use crate::run::{RunError, folder};
 use crate::validation::drift::{
-    DriftLimits, DriftReport, InputDrift, Level, compare, schema_problems,
+    DriftLimits, DriftReport, InputDrift, Level, compare, profile, schema_problems,
 };
 
 pub(super) fn run(args: &ValidateDriftArgs) -> Result<Outcome, RunError> {
@@ -20,15 +21,7 @@ pub(super) fn run(args: &ValidateDriftArgs) -> Result<Outcome, RunError> {
         "cannot read the artifact {}",
         args.artifact.display()
     )))?;
-    let dataset = Dataset::open(&args.data)?;
     let schema = &artifact.manifest.schema;
-    let problems = schema_problems(schema, &dataset);
-    if !problems.is_empty() {
-        problems
-            .iter()
-            .for_each(|problem| println!("fail schema: {problem}"));
-        return Ok(Outcome::Fail);
-    }
     let mut segments: Vec<String> = artifact
         .profile
         .segments
@@ -36,34 +29,15 @@ pub(super) fn run(args: &ValidateDriftArgs) -> Result<Outcome, RunError> {
         .map(|segment| segment.input.clone())
         .collect();
     segments.dedup();
-    let mut builder = ProfileBuilder::new(&schema.inputs, &schema.labels)
+    let builder = ProfileBuilder::new(&schema.inputs, &schema.labels)
         .with_vocabularies(schema, &artifact.vocabularies)
         .with_segments(&segments)
-        .map_err(RunError::Usage)?;
-    let splits = match args.split {
-        Some(split) => vec![split.into()],
-        None => dataset.splits.keys().copied().collect(),
+        .map_err(RunError::Usage)?
+        .with_sketches_only();
+    let Some(current) = current(args, schema, &builder)? else {
+        return Ok(Outcome::Fail);
     };
-    let (mut block, mut raw) = (Block::default(), RawBatch::new(&schema.inputs));
-    for split in splits {
-        let pack = dataset.pack(split)?;
-        let places = schema.inputs.iter().map(|input| pack.column(&input.name));
-        let places = places.collect::<Result<Vec<_>, _>>()?;
-        for number in 0..pack.blocks() {
-            pack.read_block(number, &mut block)?;
-            raw.rows = block.rows;
-            for (column, &place) in raw.columns.iter_mut().zip(&places) {
-                std::mem::swap(column, &mut block.columns[place]);
-            }
-            builder
-                .observe(&raw)
-                .map_err(RunError::other("the data does not fit the model's inputs"))?;
-            for (column, &place) in raw.columns.iter_mut().zip(&places) {
-                std::mem::swap(column, &mut block.columns[place]);
-            }
-        }
-    }
-    let report = compare(&artifact.profile, &builder.finish(), &limits)?;
+    let report = compare(&artifact.profile, &current, &limits)?;
     if let Some(path) = &args.json {
         let text = serde_json::to_vec_pretty(&report)
             .map_err(RunError::other("the report has no JSON form"))?;
@@ -71,6 +45,61 @@ pub(super) fn run(args: &ValidateDriftArgs) -> Result<Outcome, RunError> {
     }
     print(&report);
     Ok(report.outcome)
+}
+
+/// The profile of what is compared; none of a dataset of another schema, which is told.
+fn current(
+    args: &ValidateDriftArgs,
+    schema: &FeatureSchema,
+    builder: &ProfileBuilder,
+) -> Result<Option<Profile>, RunError> {
+    if args.data.join("dataset.json").exists() {
+        let dataset = Dataset::open(&args.data)?;
+        let problems = schema_problems(schema, &dataset);
+        if !problems.is_empty() {
+            problems
+                .iter()
+                .for_each(|problem| println!("fail schema: {problem}"));
+            return Ok(None);
+        }
+        let splits = match args.split {
+            Some(split) => vec![split.into()],
+            None => dataset.splits.keys().copied().collect(),
+        };
+        return Ok(Some(profile::of_dataset(&dataset, &splits, builder)?));
+    }
+    if args.split.is_some() {
+        return Err(RunError::Usage(format!(
+            "--split: only a packed dataset has splits, and {} is none; leave it out",
+            args.data.display()
+        )));
+    }
+    let format = match args
+        .data
+        .extension()
+        .and_then(|extension| extension.to_str())
+    {
+        Some("parquet") => FileFormat::Parquet,
+        Some("csv") => FileFormat::Csv,
+        _ => {
+            return Err(RunError::Usage(format!(
+                "{}: expected a dataset's folder, a .parquet or a .csv file; import other files first",
+                args.data.display()
+            )));
+        }
+    };
+    let rows = InputRows::open(InputSettings {
+        files: vec![args.data.clone()],
+        source: SourceSchema {
+            format,
+            ..SourceSchema::default()
+        },
+        list_separator: args.list_separator.clone(),
+        inputs: schema.inputs.clone(),
+        keys: Vec::new(),
+        piece_rows: profile::PART_ROWS,
+    })?;
+    Ok(Some(profile::of_files(rows, builder)?))
 }
 
 fn print(report: &DriftReport) {

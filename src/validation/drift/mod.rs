@@ -7,12 +7,19 @@
 
 mod compare;
 mod limits;
+pub mod profile;
 mod schema;
 mod statistics;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
+
+use streamrec_artifact::RawBatchError;
+use streamrec_artifact::sketch::SketchError;
+
+use crate::data::Error as DataError;
+use crate::data::import::ImportError;
 
 pub use compare::{DriftReport, InputDrift, Level, Statistic, compare};
 pub use limits::{DRIFT_VERSION, DriftLimits, Limit, Limits};
@@ -54,4 +61,16 @@ pub enum DriftError {
         /// The first input without one.
         input: String,
     },
+    /// Data that cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Files that cannot be read.
+    #[error(transparent)]
+    Files(#[from] ImportError),
+    /// Data without the model's inputs.
+    #[error("the data does not fit the model's inputs")]
+    Rows(#[from] RawBatchError),
+    /// Parts of a profile of different kinds.
+    #[error("profiles of parts do not merge")]
+    Parts(#[from] SketchError),
 }
