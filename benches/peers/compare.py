@@ -16,7 +16,9 @@ from xml.sax.saxutils import escape
 DOCUMENT, PLOT = Path("docs/benchmarks.md"), Path("docs/benchmarks.svg")
 BEGIN, END = "<!-- scripts/bench begin -->", "<!-- scripts/bench end -->"
 PYTHONS = {"python": ("STREAMREC_PEERS_PYTHON", "benches/peers/.venv/bin/python"),
-           "input_python": ("STREAMREC_INPUT_PYTHON", "benches/peers/.venv-input/bin/python")}
+           "input_python": ("STREAMREC_INPUT_PYTHON", "benches/peers/.venv-input/bin/python"),
+           "expectations_python": ("STREAMREC_EXPECTATIONS_PYTHON", "benches/peers/.venv-expectations/bin/python"),
+           "drift_python": ("STREAMREC_DRIFT_PYTHON", "benches/peers/.venv-drift/bin/python")}
 
 
 def build(names):
