@@ -45,16 +45,15 @@ fn started() -> (Workbench, Running, String) {
         "timeline": [{"at_ms": now as u64, "by": "monitor", "what": "firing: 0.68, limit 0.35"}],
     });
     fs::write(incidents.join("nulls-1.json"), incident.to_string()).unwrap();
+    let (running, address) = dashboard_of(&out, &bench.path("run-artifact"));
+    (bench, running, address)
+}
+
+/// Serves the tables in `dir`.
+pub fn dashboard_of(dir: &str, artifact: &str) -> (Running, String) {
     let mut serve = command();
     serve
-        .args([
-            "monitor",
-            "serve",
-            "--dir",
-            &out,
-            "--artifact",
-            &bench.path("run-artifact"),
-        ])
+        .args(["monitor", "serve", "--dir", dir, "--artifact", artifact])
         .args(["--listen", "127.0.0.1:0"])
         .stdout(Stdio::piped());
     let mut running = Running(serve.spawn().expect("starts"));
@@ -66,7 +65,7 @@ fn started() -> (Workbench, Running, String) {
         .strip_prefix("listening on ")
         .expect("an address")
         .to_owned();
-    (bench, running, address)
+    (running, address)
 }
 
 /// Lets the same tables stand for some hours before, so that lines have points.
@@ -97,7 +96,8 @@ fn agent() -> ureq::Agent {
         .into()
 }
 
-fn get(address: &str, path: &str) -> (u16, String, String) {
+/// Status, content type and text of a page.
+pub fn get(address: &str, path: &str) -> (u16, String, String) {
     let mut answer = agent().get(format!("{address}{path}")).call().unwrap();
     let header = answer.headers()["content-type"]
         .to_str()

@@ -1,248 +1,14 @@
 //! Incidents that only live traffic shows, replayed end to end on generated data: tables of predictions and labels
 //! in, alerts, incidents, posts, triggers and a post-mortem out. `docs/guides/incidents.md` holds what was said.
 
-use std::fs::{self, File};
-use std::path::Path;
-use std::sync::Arc;
+use std::fs;
 
-use arrow::array::{ArrayRef, Float32Array, Int64Array, StringArray, UInt32Array};
-use arrow::datatypes::{DataType, Field, Schema};
-use arrow::record_batch::RecordBatch;
-use parquet::arrow::ArrowWriter;
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
 use serde_json::Value;
-use streamrec::data::{Block, Dataset, RawBatch, RawColumn, Split};
-use streamrec::monitoring::Hour;
-use streamrec::monitoring::prediction_log::{MODEL_METADATA, input_array, prediction_schema};
-use streamrec_artifact::{Artifact, InputColumn, MISSING_TIME, key};
-use streamrec_serving::prediction_log::LoggedModel;
 
+use crate::dashboard::{dashboard_of, get};
+use crate::live_traffic::{Incident, Traffic};
 use crate::webhook_receiver::receiver;
-use crate::workbench::{Workbench, expect_success, said, streamrec};
-
-const HOUR_MS: i64 = 3_600_000;
-const BEGIN_MS: i64 = 1_805_018_400_000;
-
-/// What is wrong with an hour.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Incident {
-    None,
-    /// 68 % of one client's durations are missing.
-    NullDurations,
-    /// The server takes the hour of day in UTC, training had it in local time, eight hours ahead.
-    UtcHours,
-    /// The server counts `complete`, the events say `completion`: the count is always 0.
-    CompletionMismatch,
-    /// The model's errors grow: scores follow labels less and less, 0 not at all.
-    Decline(f64),
-    /// Half of the requests fail, the others wait.
-    Outage,
-}
-
-struct Traffic {
-    bench: Workbench,
-    artifact: String,
-    model: LoggedModel,
-    rows: RawBatch,
-}
-
-impl Traffic {
-    /// A model, and the rows that it was trained on to draw from: without an incident nothing drifts.
-    fn new() -> Self {
-        let bench = Workbench::with_events(12_000);
-        let settings = ["train.global_batch=512", "train.max_steps=10"];
-        bench.launch(1, "synthetic_dcn_v2.toml", "run", &settings);
-        let (run, artifact) = (bench.path("run"), bench.path("artifact"));
-        expect_success(&streamrec(&["evaluate", &run]));
-        let export = ["export", &run, "--out", &artifact, "--segment", "platform"];
-        expect_success(&streamrec(&export));
-        let read = Artifact::read(Path::new(&artifact)).expect("an artifact");
-        let schema = read.manifest.schema;
-        let model = LoggedModel {
-            name: read.manifest.name,
-            version: "0123456789abcdef".into(),
-            labels: schema.labels,
-            inputs: schema.inputs,
-        };
-        let dataset = Dataset::open(bench.path("data")).expect("a dataset");
-        let pack = dataset.pack(Split::Train).expect("a split");
-        let (mut block, mut rows) = (Block::default(), RawBatch::new(&model.inputs));
-        for number in 0..pack.blocks() {
-            pack.read_block(number, &mut block).expect("a block");
-            let columns = model.inputs.iter().map(|input| {
-                let place = pack.column(&input.name).expect("a column");
-                block.columns[place].clone()
-            });
-            let part = RawBatch {
-                rows: block.rows,
-                columns: columns.collect(),
-            };
-            (0..part.rows).for_each(|row| rows.push_row_of(&part, row));
-        }
-        Self {
-            bench,
-            artifact,
-            model,
-            rows,
-        }
-    }
-
-    fn input(&self, name: &str) -> usize {
-        InputColumn::position(&self.model.inputs, name).expect("an input")
-    }
-
-    fn spoil(&self, raw: &mut RawBatch, incident: Incident, hour: u64) {
-        let platforms = raw.columns[self.input("platform")].clone();
-        let place = match incident {
-            Incident::NullDurations => self.input("item_duration_s"),
-            Incident::UtcHours => self.input("local_hour"),
-            Incident::CompletionMismatch => self.input("user_clicks"),
-            _ => return,
-        };
-        match (&mut raw.columns[place], platforms) {
-            (RawColumn::Dense(values), RawColumn::Key(platforms)) => {
-                for (row, value) in values.iter_mut().enumerate() {
-                    let is_ios = platforms[row] == key::from_text("ios");
-                    match incident {
-                        Incident::CompletionMismatch => *value = 0.0,
-                        _ if is_ios && draw(hour, row, 9) < 0.68 => *value = f32::NAN,
-                        _ => {}
-                    }
-                }
-            }
-            (RawColumn::Key(hours), _) => {
-                hours.iter_mut().for_each(|hour| *hour = (*hour + 16) % 24)
-            }
-            _ => panic!("another kind of column"),
-        }
-    }
-
-    /// Writes an hour of traffic, each row a request, and its labels.
-    fn hour(&self, number: u64, rows: usize, incident: Incident) {
-        let mut raw = RawBatch::new(&self.model.inputs);
-        for row in 0..rows {
-            let from = (draw(number, row, 1) * self.rows.rows as f64) as usize;
-            raw.push_row_of(&self.rows, from);
-        }
-        // Training times lie long before these hours; the age of a moment is not what is replayed here.
-        for column in &mut raw.columns {
-            if let RawColumn::Time(times) = column {
-                times.fill(MISSING_TIME);
-            }
-        }
-        self.spoil(&mut raw, incident, number);
-        let begin = BEGIN_MS + number as i64 * HOUR_MS;
-        let probability = |row| draw(number, row, 2).powi(2);
-        let score = |row| match incident {
-            Incident::Decline(left) => {
-                left * probability(row) + (1.0 - left) * draw(number, row, 4).powi(2)
-            }
-            _ => probability(row),
-        };
-        let status = |row| {
-            let failed = incident == Incident::Outage && draw(number, row, 5) < 0.5;
-            if failed { "failed" } else { "ok" }
-        };
-        let queue = if incident == Incident::Outage {
-            80_000
-        } else {
-            200
-        };
-        let text = |of: &dyn Fn(usize) -> String| -> ArrayRef {
-            Arc::new((0..rows).map(|row| Some(of(row))).collect::<StringArray>())
-        };
-        let count = |of: &dyn Fn(usize) -> u32| -> ArrayRef {
-            Arc::new((0..rows).map(of).collect::<UInt32Array>())
-        };
-        let scores: Float32Array = (0..rows)
-            .map(|row| (status(row) == "ok").then(|| score(row) as f32))
-            .collect();
-        let times = (0..rows).map(|row| begin + (draw(number, row, 6) * HOUR_MS as f64) as i64);
-        let mut columns: Vec<ArrayRef> = vec![
-            text(&|row| format!("{number}-{row}")),
-            count(&|_| 0),
-            Arc::new(times.collect::<Int64Array>()),
-            text(&|_| self.model.name.clone()),
-            text(&|_| self.model.version.clone()),
-            text(&|row| status(row).to_owned()),
-            count(&|row| queue + 1500 + (draw(number, row, 7) * 2000.0) as u32),
-            count(&|_| queue),
-            count(&|_| 1000),
-            Arc::new(scores),
-        ];
-        let inputs = self.model.inputs.iter().zip(&raw.columns);
-        columns.extend(inputs.map(|(input, column)| input_array(input, column)));
-        let schema = prediction_schema(&self.model);
-        let predictions = RecordBatch::try_new(schema.clone(), columns.clone()).expect("columns");
-        self.write("predictions", begin, &predictions);
-        let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
-        for (name, of) in [("label_name", DataType::Utf8), ("label", DataType::Float32)] {
-            fields.push(Arc::new(Field::new(name, of, false)));
-        }
-        columns.push(text(&|_| self.model.labels[0].clone()));
-        let happened = |row| f32::from(u8::from(draw(number, row, 3) < probability(row)));
-        columns.push(Arc::new((0..rows).map(happened).collect::<Float32Array>()));
-        let labelled =
-            RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("columns");
-        self.write("labelled", begin, &labelled);
-    }
-
-    fn write(&self, table: &str, begin: i64, batch: &RecordBatch) {
-        let folder = self
-            .bench
-            .path(&format!("live/{table}/{}", Hour::of(begin)));
-        fs::create_dir_all(&folder).expect("a folder");
-        let model = serde_json::to_string(&self.model).expect("JSON");
-        let properties = WriterProperties::builder()
-            .set_key_value_metadata(Some(vec![KeyValue::new(MODEL_METADATA.to_owned(), model)]))
-            .build();
-        let file = File::create(format!("{folder}/part.parquet")).expect("a file");
-        let mut writer =
-            ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
-        writer.write(batch).expect("written");
-        writer.close().expect("closed");
-    }
-
-    /// Judges all hours before `hours`, and gives what was said.
-    fn watch(&self, rules: &str, hours: i64) -> String {
-        let now = jiff::Timestamp::from_millisecond(BEGIN_MS + hours * HOUR_MS + HOUR_MS / 2);
-        let now = now.expect("a moment").to_string();
-        let path = self.bench.path("rules.toml");
-        fs::write(&path, rules).expect("written");
-        let dir = self.bench.path("live");
-        let output = streamrec(&[
-            "monitor",
-            "run",
-            "--dir",
-            &dir,
-            "--artifact",
-            &self.artifact,
-            "--rules",
-            &path,
-            "--once",
-            "--now",
-            &now,
-        ]);
-        expect_success(&output);
-        said(&output)
-    }
-
-    fn files(&self, folder: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.bench.path(&format!("live/{folder}")));
-        let entries = entries.into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-fn draw(hour: u64, row: usize, what: u64) -> f64 {
-    let bits = key::hash(key::hash(what << 32 | hour) ^ row as u64);
-    (bits >> 11) as f64 / (1u64 << 53) as f64
-}
+use crate::workbench::{expect_success, said, streamrec};
 
 const RULES: &str = include_str!("live_incidents.toml");
 
@@ -309,6 +75,47 @@ fn incidents_of_live_traffic_are_caught_told_once_and_end() {
     the_same_tables_give_the_same_incidents(&traffic, &rules);
 }
 
+/// What the monitor measured stands behind the dashboard's own figures, as one text of OpenMetrics.
+fn metrics_tell_what_was_judged(traffic: &Traffic) {
+    let (_running, address) = dashboard_of(&traffic.bench.path("live"), &traffic.artifact);
+    let (status, _, text) = get(&address, "/metrics");
+    assert_eq!(status, 200);
+    assert!(
+        text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1,
+        "{text}"
+    );
+    let families: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let different: std::collections::BTreeSet<&&str> = families.iter().collect();
+    assert_eq!(
+        different.len(),
+        families.len(),
+        "each family stands once: {families:?}"
+    );
+    let value = |sample: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(sample));
+        let line = line.unwrap_or_else(|| panic!("no {sample} in\n{text}"));
+        let value = line[sample.len()..].rsplit(' ').next().expect("a value");
+        value.parse().expect("a number")
+    };
+    assert_eq!(
+        value("streamrec_alert{input=\"item_id\",rule=\"few_items\"}"),
+        1.0
+    );
+    assert_eq!(
+        value("streamrec_alert{segment=\"platform=ios\",rule=\"a_client_vanished\"}"),
+        1.0
+    );
+    assert!(value("streamrec_window_psi{input=\"user_clicks\",over=\"1h\"}") < 0.25);
+    assert_eq!(
+        value("streamrec_window_exposure_share{segment=\"platform=ios\",over=\"1h\"}"),
+        0.0
+    );
+    assert!(value("streamrec_monitoring_window_seconds") > 0.0);
+}
+
 fn people_close_what_is_over(traffic: &Traffic) {
     let dir = traffic.bench.path("live");
     let incidents = |arguments: &[&str]| {
@@ -369,6 +176,40 @@ fn the_same_tables_give_the_same_incidents(traffic: &Traffic, rules: &str) {
         traffic.watch(rules, hours);
     }
     assert_eq!(traffic.files("incidents"), ids, "hour by hour as at once");
+}
+
+#[test]
+fn dates_ahead_longer_windows_a_new_event_and_a_narrow_list_are_seen_live() {
+    let traffic = Traffic::new();
+    let story = [
+        (0..24, Incident::None),
+        (24..26, Incident::PublishedAhead),
+        (26..27, Incident::None),
+        (27..29, Incident::NinetyDays),
+        (29..30, Incident::None),
+        (30..36, Incident::Bookmarks),
+        (36..39, Incident::None),
+        (39..41, Incident::Narrow),
+    ];
+    for (hours, incident) in story {
+        hours.for_each(|hour| traffic.hour(hour, 2500, incident));
+    }
+    let said = traffic.watch(include_str!("live_incidents_book.toml"), 41);
+    println!("{said}");
+    for line in [
+        "published_ahead: firing: ahead_rate of event_time is 0.0",
+        "impossible_ages: firing: out_of_range_rate of item_age_days is 0.0",
+        "window_changed: firing: psi of item_age_days",
+        "clicks_fell: firing: label_rate of click",
+        "few_items: firing: coverage of item_id is 0.1",
+        "a_client_vanished: firing: exposure_share where platform = ios is 0.0000",
+        "2 alerts fire",
+    ] {
+        assert!(said.contains(line), "no {line:?} in\n{said}");
+    }
+    let incidents = traffic.files("incidents");
+    assert_eq!(incidents.len(), 6, "each is told once: {incidents:?}");
+    metrics_tell_what_was_judged(&traffic);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod hosts;
 mod incidents;
 mod later_data;
 mod live_incidents;
+mod live_traffic;
 mod mesh;
 mod monitoring;
 #[cfg(feature = "mpi")]

@@ -7,7 +7,7 @@
 //! 4. Their rows are read in full and written with the labels, a new file for each file of predictions.
 //! 5. Labels without a prediction are written to `unjoined/`, with the reason, in the form that they came in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ use crate::monitoring::{Hour, MonitoringError, Store, Table};
 /// Labels that are joined at a time, so that memory does not grow with their number.
 const PIECE: usize = 1 << 20;
 
-/// What a join found and did. Every label is in one of `joined`, `duplicates`, `late`, `early` and `unmatched`.
+/// What a join found and did. Every label is in one of `joined`, `duplicates`, `late`, `early`,
+/// `unknown` and `unmatched`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct JoinReport {
     /// Labels of the file.
@@ -41,7 +42,9 @@ pub struct JoinReport {
     pub late: u64,
     /// Before the prediction.
     pub early: u64,
-    /// Of a prediction that is not there: not logged, not compacted yet, or of an unknown label.
+    /// Of a prediction whose model has no such label, by the label's name.
+    pub unknown: BTreeMap<String, u64>,
+    /// Of a prediction that is not there: not logged, or not compacted yet.
     pub unmatched: u64,
     /// Where labels stand that were not joined.
     pub unjoined: Option<PathBuf>,
@@ -51,6 +54,7 @@ pub struct JoinReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Miss {
     Unmatched,
+    Unknown,
     Early,
     Late,
 }
@@ -59,6 +63,7 @@ impl Miss {
     fn name(self) -> &'static str {
         match self {
             Self::Unmatched => "unmatched",
+            Self::Unknown => "unknown",
             Self::Early => "early",
             Self::Late => "late",
         }
@@ -211,6 +216,7 @@ impl Piece {
             if let Fate::Waits(miss) = fate {
                 match miss {
                     Miss::Unmatched => report.unmatched += 1,
+                    Miss::Unknown => *report.unknown.entry(label.name.clone()).or_default() += 1,
                     Miss::Early => report.early += 1,
                     Miss::Late => report.late += 1,
                 }
@@ -283,7 +289,8 @@ impl Piece {
                     .iter()
                     .any(|one| one.name_or(first) == label.name_or(first));
                 let miss = match delay {
-                    _ if !is_known || is_taken => return true,
+                    _ if is_taken => return true,
+                    _ if !is_known => Miss::Unknown,
                     ..0 => Miss::Early,
                     delay if delay > window_ms => Miss::Late,
                     _ => {

@@ -1,7 +1,7 @@
 //! What users do, and what they are offered.
 
 use super::{Measure, Metric, Yardstick};
-use crate::monitoring::window::WindowSummary;
+use crate::monitoring::window::{SegmentKey, WindowSummary};
 
 pub(super) fn measure(window: &WindowSummary, yardstick: &Yardstick<'_>, found: &mut Vec<Measure>) {
     let rows = window.rows();
@@ -18,6 +18,25 @@ pub(super) fn measure(window: &WindowSummary, yardstick: &Yardstick<'_>, found: 
         if segment.is_some() {
             let share = group.rows as f64 / rows as f64;
             found.push(Measure::new(Metric::ExposureShare, share, rows).of_segment(segment));
+        }
+    }
+    // A segment of the training data that is gone has a share, too: none.
+    let is_there = |input: &str, key: Option<u64>| {
+        let segments = window
+            .groups
+            .iter()
+            .filter_map(|group| group.segment.as_ref());
+        let mut own = segments.filter(|segment| segment.input == input);
+        own.any(|segment| key.is_none_or(|key| segment.key == key))
+    };
+    for gone in &yardstick.reference.segments {
+        if is_there(&gone.input, None) && !is_there(&gone.input, Some(gone.key)) {
+            let segment = SegmentKey {
+                input: gone.input.clone(),
+                key: gone.key,
+            };
+            let share = Measure::new(Metric::ExposureShare, 0.0, rows);
+            found.push(share.of_segment(Some(&segment)));
         }
     }
     if let Some((item, value)) = coverage(window, yardstick) {

@@ -15,15 +15,19 @@ pub(super) fn run(args: &MonitorLabelsArgs) -> Result<(), RunError> {
     }
     println!(
         "{} labels: {} joined, {} duplicates ({} contradict the first), {} late, {} before their prediction, \
-         {} unmatched",
+         {} unknown, {} unmatched",
         report.labels,
         report.joined,
         report.duplicates,
         report.contradictions,
         report.late,
         report.early,
+        report.unknown.values().sum::<u64>(),
         report.unmatched
     );
+    for (name, count) in &report.unknown {
+        println!("{count} are of {name:?}, which the model that answered has no label for");
+    }
     if let Some(path) = &report.unjoined {
         println!(
             "labels without a prediction are in {}; join that file again later",
