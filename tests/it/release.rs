@@ -5,8 +5,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use streamrec::validation::behaviour::BehaviourSuite;
-use streamrec::validation::gate::GateConfig;
 
 use crate::serving::{artifact, serve};
 use crate::workbench::{Workbench, config, expect_success, said, server_program, streamrec};
@@ -190,8 +188,67 @@ fn a_server_behaves_as_its_artifact_and_drift_sees_no_change_in_the_training_dat
     assert!(said(&output).contains("pass:"), "{}", said(&output));
 }
 
+/// The gate and the behavioural tests as they stand in `configs/`, on a model that was trained as its configuration says.
 #[test]
-fn the_projects_gate_and_tests_can_be_read() {
-    GateConfig::load(&config("gates/v1/release.toml")).expect("a gate");
-    BehaviourSuite::load(&config("behaviour/synthetic.toml")).expect("tests");
+fn the_projects_gate_passes_a_trained_model_and_fails_one_that_was_not() {
+    let bench = Workbench::new();
+    let data = bench.path("data");
+    let size = [
+        "--impressions",
+        "150000",
+        "--users",
+        "4000",
+        "--items",
+        "500",
+    ];
+    expect_success(&streamrec(
+        &[&["data", "generate", "--out", &data][..], &size].concat(),
+    ));
+    let (gate, tests) = ["gates/v1/release.toml", "behaviour/synthetic.toml"]
+        .map(|name| config(name).to_str().expect("UTF-8").to_owned())
+        .into();
+    let exported = |run: &str, settings: &[&str]| {
+        bench.launch(2, "synthetic_dcn_v2.toml", run, settings);
+        let (run, out) = (bench.path(run), bench.path(&format!("{run}-artifact")));
+        expect_success(&streamrec(&["evaluate", &run]));
+        expect_success(&streamrec(&["export", &run, "--out", &out]));
+        out
+    };
+    let trained = exported("trained", &[]);
+    let begun = exported("begun", &["train.max_steps=2"]);
+    let judge = |challenger: &str| {
+        let gate = [
+            "validate",
+            "gate",
+            &gate,
+            challenger,
+            "--champion",
+            &trained,
+            "--reference",
+            &trained,
+        ];
+        streamrec(&[&gate[..], &["--data", &data, "--behaviour", &tests]].concat())
+    };
+    let output = judge(&trained);
+    println!("{}", said(&output));
+    expect_success(&output);
+    assert_eq!(verdict(&trained)["outcome"], "pass");
+    let behaviour = streamrec(&["validate", "behaviour", &tests, &trained, "--data", &data]);
+    expect_success(&behaviour);
+    assert!(
+        said(&behaviour).contains("2 of 2 tests passed"),
+        "{}",
+        said(&behaviour)
+    );
+
+    let output = judge(&begun);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    for criterion in ["at least 0.6", "champion", "reference"] {
+        let failed = |line: &str| line.starts_with("fail") && line.contains(criterion);
+        assert!(
+            said(&output).lines().any(failed),
+            "{criterion}: {}",
+            said(&output)
+        );
+    }
 }
