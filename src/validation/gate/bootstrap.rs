@@ -409,42 +409,51 @@ mod tests {
         assert_eq!(resampled.weighted(&[1, 0, 3, 1]), 1.0);
     }
 
-    /// How many of `trials` intervals of a difference of models hold the true one.
-    fn coverage(metric: Metric, units: usize, trials: u64, truth: f64) -> f64 {
-        let inside = (0..trials).into_par_iter().filter(|trial| {
-            let (unit_of, labels, a, b) = simulate(units, &mut Draws(trial << 32));
-            let of = |scores: &[f32]| Resampled::new(metric, units, &unit_of, &labels, scores);
-            let bootstrap = Bootstrap {
-                confidence: 0.95,
-                resamples: 399,
-                seed: *trial,
-            };
-            let found = bootstrap.estimate(&of(&a), Some(&of(&b)));
-            (found.low..=found.high).contains(&truth)
-        });
-        inside.count() as f64 / trials as f64
-    }
-
-    /// The difference of the models on very many units.
-    fn truth(metric: Metric) -> f64 {
-        let values: Vec<f64> = (0..8u64)
+    /// The difference of the models by a metric on very many units.
+    fn truth(metrics: &[Metric]) -> Vec<f64> {
+        const PARTS: u64 = 4;
+        let values: Vec<Vec<f64>> = (0..PARTS)
             .into_par_iter()
             .map(|part| {
                 let (unit_of, labels, a, b) = simulate(100_000, &mut Draws((part + 1) << 48));
-                let of = |scores: &[f32]| {
-                    Resampled::new(metric, 100_000, &unit_of, &labels, scores).value()
+                let difference = |metric: &Metric| {
+                    let of = |scores: &[f32]| {
+                        Resampled::new(*metric, 100_000, &unit_of, &labels, scores).value()
+                    };
+                    of(&a) - of(&b)
                 };
-                of(&a) - of(&b)
+                metrics.iter().map(difference).collect()
             })
             .collect();
-        values.iter().sum::<f64>() / values.len() as f64
+        let mean = |place: usize| values.iter().map(|of| of[place]).sum::<f64>() / PARTS as f64;
+        (0..metrics.len()).map(mean).collect()
     }
 
     #[test]
     fn intervals_of_95_percent_cover_the_truth_in_94_to_96_percent() {
-        for metric in [Metric::Auc, Metric::LogLoss] {
-            let covered = coverage(metric, 200, 3_000, truth(metric));
-            assert!((0.94..=0.96).contains(&covered), "{metric:?}: {covered}");
+        const UNITS: usize = 200;
+        const TRIALS: u64 = 3_000;
+        let metrics = [Metric::Auc, Metric::LogLoss];
+        let truth = truth(&metrics);
+        let covers = |trial: u64| -> Vec<bool> {
+            let (unit_of, labels, a, b) = simulate(UNITS, &mut Draws(trial << 32));
+            let bootstrap = Bootstrap {
+                confidence: 0.95,
+                resamples: 199,
+                seed: trial,
+            };
+            let covers = |(metric, truth): (&Metric, &f64)| {
+                let of = |scores: &[f32]| Resampled::new(*metric, UNITS, &unit_of, &labels, scores);
+                let found = bootstrap.estimate(&of(&a), Some(&of(&b)));
+                (found.low..=found.high).contains(truth)
+            };
+            metrics.iter().zip(&truth).map(covers).collect()
+        };
+        let found: Vec<Vec<bool>> = (0..TRIALS).into_par_iter().map(covers).collect();
+        for (place, metric) in metrics.iter().enumerate() {
+            let covered = found.iter().filter(|covers| covers[place]).count();
+            let share = covered as f64 / TRIALS as f64;
+            assert!((0.94..=0.96).contains(&share), "{metric:?}: {share}");
         }
     }
 }

@@ -187,23 +187,27 @@ fn latency_and_behaviour_count_too() {
 fn a_slow_decline_passes_against_each_champion_and_fails_against_the_frozen_reference() {
     let world = World { seed: 6 };
     let rows = 60_000;
-    let champion_only = "[[criteria]]\nkind = 'change'\nmetric = 'auc'\nagainst = 'champion'\nmax_worsening = 0.012";
-    let both = format!(
-        "{champion_only}\n[[criteria]]\nkind = 'change'\nmetric = 'auc'\nagainst = 'reference'\nmax_worsening = 0.02"
-    );
-    let noise = |week: u32| 0.3 + 0.11 * f64::from(week);
+    let criteria = "[[criteria]]
+kind = 'change'
+metric = 'auc'
+against = 'champion'
+max_worsening = 0.012
+[[criteria]]
+kind = 'change'
+metric = 'auc'
+against = 'reference'
+max_worsening = 0.02";
+    let scores = |week: u32| vec![world.scores(rows, 1, 0.3 + 0.11 * f64::from(week))];
+    let mut evidence = world.evidence(rows, 0.3);
+    let others = &mut evidence.others;
+    others.insert(Against::Reference, evidence.challenger.clone());
     let (mut passed_champion, mut first_stopped) = (0, None);
     for week in 1..=12 {
-        let mut evidence = world.evidence(rows, noise(week));
-        evidence.others.insert(
-            Against::Champion,
-            vec![world.scores(rows, 1, noise(week - 1))],
-        );
-        evidence
-            .others
-            .insert(Against::Reference, vec![world.scores(rows, 1, noise(0))]);
-        passed_champion += u32::from(judged(champion_only, &evidence).0 == Outcome::Pass);
-        if judged(&both, &evidence).0 == Outcome::Fail {
+        let champion = std::mem::replace(&mut evidence.challenger, scores(week));
+        evidence.others.insert(Against::Champion, champion);
+        let (outcome, findings) = judged(criteria, &evidence);
+        passed_champion += u32::from(findings[0].outcome == Outcome::Pass);
+        if outcome == Outcome::Fail {
             first_stopped.get_or_insert(week);
         }
     }
