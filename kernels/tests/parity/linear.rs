@@ -137,6 +137,13 @@ fn a_batch_of_several_panels_matches() {
         bias: true,
     });
     check(&Case {
+        batch: 300,
+        inputs: 400,
+        outputs: 43,
+        activation: Activation::Relu,
+        bias: true,
+    });
+    check(&Case {
         batch: 1030,
         inputs: 9,
         outputs: 1,
@@ -184,8 +191,9 @@ fn the_number_of_threads_does_not_change_a_bit() {
         (8200, 20, 100),
         (8200, 70, 100),
         (8200, 70, 17),
-        // Threads share the rows of the gradient.
+        // Threads share the rows of the gradient, or its columns.
         (1500, 130, 150),
+        (1500, 330, 60),
     ] {
         let one = gradients(1, batch, inputs, outputs);
         for threads in [2, 3, 20] {

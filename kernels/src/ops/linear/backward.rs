@@ -315,15 +315,27 @@ impl Pass<'_> {
         self.add_pieces(dw, accumulate, partial.as_ref());
     }
 
-    /// `dw (+)= dz^T . x`, each sum in the order of the batch, whichever thread computes its row.
+    /// `dw (+)= dz^T . x`, each sum in the order of the batch, whichever thread computes it. A band of
+    /// rows needs all of `x`, one of columns all of `dz`: threads share the side that is much longer.
     fn whole_weight_gradient(&self, dw: TensorMut<'_>, accumulate: bool) {
-        let outputs = dw.shape()[0];
-        let band = outputs.div_ceil(self.context.threads());
-        let band = band.next_multiple_of(8).min(BAND_OUTPUTS);
+        let [outputs, inputs] = dw.shape();
+        let batch = 0..self.x.shape()[0];
+        let (dz, threads) = (self.dy.as_ref(), self.context.threads());
+        let band = |len: usize, multiple: usize| len.div_ceil(threads).next_multiple_of(multiple);
+        if inputs > 2 * outputs {
+            let band = band(inputs, LANES);
+            return self.context.for_each_panel(inputs, band, |inputs| {
+                // SAFETY: panels are disjoint ranges of columns, one call each.
+                let dw = unsafe { dw.alias_rows(0..outputs) }.columns(inputs.clone());
+                let x = self.x.columns(inputs);
+                multiply_transposed(self.context, self.dtype, dz, x, dw, accumulate);
+            });
+        }
+        let band = band(outputs, 8).min(BAND_OUTPUTS);
         self.context.for_each_panel(outputs, band, |outputs| {
             // SAFETY: panels are disjoint ranges of rows, one call each.
             let dw = unsafe { dw.alias_rows(outputs.clone()) };
-            self.add_products(0..self.x.shape()[0], outputs, dw, accumulate);
+            self.add_products(batch.clone(), outputs, dw, accumulate);
         });
     }
 

@@ -12,7 +12,7 @@ use std::arch::x86_64::{_mm512_maskz_loadu_ps, _mm512_storeu_ps};
 
 use super::{Epilogue, LANES, transpose};
 use crate::tensor::{TensorMut, TensorRef};
-use tile::{Ahead, Left, ROWS, Tile, VECTORS};
+use tile::{Ahead, Left, ROWS, Right, Tile, VECTORS};
 
 pub(crate) use transposed::{multiply_transposed, transposed_scratch_len};
 
@@ -149,7 +149,7 @@ pub(crate) unsafe fn multiply(
                 start: left.as_ptr(),
                 row_stride: left.row_stride(),
             },
-            right: floats.as_ptr(),
+            right: Right::Packed(floats.as_ptr()),
             depth,
             out: out.as_mut_ptr().wrapping_add(column),
             out_stride: stride,

@@ -31,6 +31,17 @@ pub(super) enum Left {
     Packed { start: *const f32, tile_len: usize },
 }
 
+/// A panel of a right factor, `[depth, vectors * LANES]`.
+#[derive(Clone, Copy)]
+pub(super) enum Right {
+    InPlace {
+        start: *const f32,
+        row_stride: usize,
+    },
+    /// Row after row.
+    Packed(*const f32),
+}
+
 /// Rows that later tiles need, in memory: they are brought to a second cache line by line while a tile
 /// is computed. A core has some ten requests under way at most and waits with more, so they are
 /// spread.
@@ -62,8 +73,7 @@ impl Ahead {
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
     pub(super) left: Left,
-    /// A panel, `[depth, vectors * LANES]`.
-    pub(super) right: *const f32,
+    pub(super) right: Right,
     pub(super) depth: usize,
     pub(super) out: *mut f32,
     pub(super) out_stride: usize,
@@ -114,6 +124,50 @@ impl Tile<'_> {
 /// See [`Tile::run`].
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const R: usize, const V: usize>(tile: &Tile<'_>) {
+    let packed_left = |start: *const f32| move |row, depth| start.wrapping_add(depth * ROWS + row);
+    let packed_right = |start: *const f32| move |depth| start.wrapping_add(depth * V * LANES);
+    match (tile.left, tile.right) {
+        (Left::InPlace { start, row_stride }, Right::Packed(right)) => {
+            let rows: [*const f32; R] =
+                std::array::from_fn(|row| start.wrapping_add(row * row_stride));
+            let left = |row: usize, depth| rows[row].wrapping_add(depth);
+            // SAFETY: as the caller promises.
+            unsafe { multiply::<R, V>(tile, left, packed_right(right)) }
+        }
+        // SAFETY: as the caller promises.
+        (Left::Packed { start, .. }, Right::Packed(right)) => unsafe {
+            multiply::<R, V>(tile, packed_left(start), packed_right(right));
+        },
+        (
+            Left::Packed { start, .. },
+            Right::InPlace {
+                start: right,
+                row_stride,
+            },
+        ) => {
+            let right = |depth| right.wrapping_add(depth * row_stride);
+            // SAFETY: as the caller promises.
+            unsafe { multiply::<R, V>(tile, packed_left(start), right) }
+        }
+        (Left::InPlace { .. }, Right::InPlace { .. }) => {
+            unreachable!("one of the factors is packed")
+        }
+    }
+}
+
+/// A function of its own for each way that factors lie: several of them in one cost the sums their
+/// registers.
+///
+/// # Safety
+/// `left` gives the address of an element of the left factor for each row and depth of the tile, and
+/// `right` that of `V` vectors of the right one for each depth; see [`Tile::run`].
+#[inline(never)]
+#[target_feature(enable = "avx512f")]
+unsafe fn multiply<const R: usize, const V: usize>(
+    tile: &Tile<'_>,
+    left: impl Fn(usize, usize) -> *const f32,
+    right: impl Fn(usize) -> *const f32,
+) {
     let last: __mmask16 = !0 >> (V * LANES - tile.width);
     let mask = |v| if v + 1 == V { last } else { !0 };
     let mut sums = [[_mm512_setzero_ps(); V]; R];
@@ -123,21 +177,8 @@ unsafe fn tile<const R: usize, const V: usize>(tile: &Tile<'_>) {
             prefetch_row(tile.out.wrapping_add(row * tile.out_stride), V * LANES);
         }
     }
-    // SAFETY: the factors' extents are as the caller promises.
-    match tile.left {
-        Left::InPlace { start, row_stride } => {
-            let rows: [*const f32; R] =
-                std::array::from_fn(|row| start.wrapping_add(row * row_stride));
-            // SAFETY: as above.
-            unsafe { add_products(&mut sums, tile, |row, depth| rows[row].wrapping_add(depth)) }
-        }
-        // SAFETY: as above.
-        Left::Packed { start, .. } => unsafe {
-            add_products(&mut sums, tile, |row, depth| {
-                start.wrapping_add(depth * ROWS + row)
-            });
-        },
-    }
+    // SAFETY: as the caller promises.
+    unsafe { add_products(&mut sums, tile, left, right) };
     for v in 0..V {
         let bias = match tile.epilogue.bias {
             // SAFETY: the bias has `width` elements, to which the mask keeps.
@@ -164,21 +205,22 @@ unsafe fn tile<const R: usize, const V: usize>(tile: &Tile<'_>) {
 }
 
 /// # Safety
-/// `left` gives the address of an element of the left factor for each row and depth of the tile, whose
-/// panel is there; the CPU has AVX-512.
+/// `left` gives the address of an element of the left factor for each row and depth of the tile, and
+/// `right` that of `V` vectors of the right one for each depth; the CPU has AVX-512.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn add_products<const R: usize, const V: usize>(
     sums: &mut [[__m512; V]; R],
     tile: &Tile<'_>,
     left: impl Fn(usize, usize) -> *const f32,
+    right: impl Fn(usize) -> *const f32,
 ) {
     let mut step = |depth: usize| {
-        let right = tile.right.wrapping_add(depth * V * LANES);
-        // SAFETY: the panel holds `depth` rows of `V` vectors.
+        let ahead = right(depth + AHEAD);
+        let right = right(depth);
+        // SAFETY: the right factor has the vectors.
         let right: [__m512; V] =
             std::array::from_fn(|v| unsafe { _mm512_loadu_ps(right.wrapping_add(v * LANES)) });
-        let ahead = tile.right.wrapping_add((depth + AHEAD) * V * LANES);
         prefetch_row(ahead, V * LANES);
         // With iterators in place of indices the sums leave the registers.
         #[allow(clippy::needless_range_loop)]

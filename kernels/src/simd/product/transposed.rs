@@ -1,11 +1,12 @@
 //! Products whose left factor is read transposed: gradients of weights, sums over the samples of a
 //! batch.
 //!
-//! The samples go by in blocks. A block's rows of the left factor are packed into a second cache; then
-//! strip by strip its columns of the right one, and while tiles add them to the result, what is
-//! packed next is asked for from memory.
+//! The samples go by in blocks. A block's rows of the left factor are packed into a second cache. Its
+//! rows of the right one are read where they lie, strip by strip of their columns, where they start
+//! cache lines; else a strip is packed as well, since each of its vectors would be read from two
+//! lines. While tiles add a strip to the result, what comes next is asked for from memory.
 
-use super::{Ahead, Epilogue, LANES, Left, Panels, ROWS, Tile, VECTORS, copy_vectors};
+use super::{Ahead, Epilogue, LANES, Left, Panels, ROWS, Right, Tile, VECTORS, copy_vectors};
 use crate::tensor::{TensorMut, TensorRef};
 
 /// Samples of a block.
@@ -44,6 +45,7 @@ pub(crate) unsafe fn multiply_transposed(
         (right.shape(), out.shape())
     );
     let (packed_left, packed_right) = scratch.split_at_mut(rows.div_ceil(ROWS) * TILE_STRIDE);
+    let in_place = starts_lines(right);
     let strip = |strip: usize| columns.min(strip * STRIP)..columns.min((strip + 1) * STRIP);
     // No samples still set sums to zero.
     let (blocks, strips) = (samples.div_ceil(DEPTH).max(1), columns.div_ceil(STRIP));
@@ -55,11 +57,17 @@ pub(crate) unsafe fn multiply_transposed(
         unsafe { pack_left(packed_left, left.rows(now.clone())) };
         for index in 0..strips {
             let of_strip = |index, samples| right.columns(strip(index)).rows(samples);
-            // SAFETY: AVX-512 by contract.
-            unsafe { pack_right(packed_right, of_strip(index, now.clone())) };
+            let right = of_strip(index, now.clone());
+            let right = if in_place {
+                RightStrip::InPlace(right)
+            } else {
+                // SAFETY: AVX-512 by contract.
+                unsafe { pack_right(packed_right, right) };
+                RightStrip::Packed(packed_right)
+            };
             let work = Block {
                 left: packed_left,
-                right: packed_right,
+                right,
                 depth: now.len(),
                 accumulate: accumulate || block > 0,
                 next: if index + 1 < strips {
@@ -74,10 +82,43 @@ pub(crate) unsafe fn multiply_transposed(
     }
 }
 
+/// Whether every row starts a cache line, and its last vector is whole.
+fn starts_lines(view: TensorRef<'_>) -> bool {
+    let whole = |floats: usize| floats.is_multiple_of(LANES);
+    view.as_ptr()
+        .addr()
+        .is_multiple_of(LANES * size_of::<f32>())
+        && whole(view.row_stride())
+        && whole(view.shape()[1])
+}
+
+/// A strip of the right factor.
+enum RightStrip<'a> {
+    /// `[samples, columns]`, whose rows start cache lines.
+    InPlace(TensorRef<'a>),
+    /// Panels, `[samples, vectors * LANES]` each.
+    Packed(&'a [f32]),
+}
+
+impl RightStrip<'_> {
+    /// The panel that starts at `column`, of `vectors`.
+    fn panel(&self, depth: usize, column: usize, vectors: usize) -> Right {
+        match self {
+            Self::InPlace(view) => Right::InPlace {
+                start: view.as_ptr().wrapping_add(column),
+                row_stride: view.row_stride(),
+            },
+            Self::Packed(floats) => {
+                Right::Packed(floats[depth * column..][..depth * vectors * LANES].as_ptr())
+            }
+        }
+    }
+}
+
 /// A strip of a block of samples.
 struct Block<'a> {
     left: &'a [f32],
-    right: &'a [f32],
+    right: RightStrip<'a>,
     depth: usize,
     accumulate: bool,
     /// What is packed next, as it lies in memory, with the same samples.
@@ -99,7 +140,7 @@ impl Block<'_> {
                     start: self.left.as_ptr(),
                     tile_len: TILE_STRIDE,
                 },
-                right: self.right[self.depth * column..][..self.depth * vectors * LANES].as_ptr(),
+                right: self.right.panel(self.depth, column, vectors),
                 depth: self.depth,
                 out: out.as_mut_ptr().wrapping_add(column),
                 out_stride: out.row_stride(),
@@ -167,13 +208,18 @@ fn pack_right(to: &mut [f32], right: TensorRef<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::Level;
+    use crate::{
+        device::Context,
+        simd::Level,
+        tensor::{DType, Tensor},
+    };
 
     #[test]
     fn sums_over_samples_equal_those_in_float64_and_depend_on_no_other_row() {
         if Level::detect() != Level::Avx512 {
             return;
         }
+        let context = Context::cpu(1, false).unwrap();
         for [samples, rows, columns] in [
             [0, 3, 5],
             [1, 1, 1],
@@ -183,9 +229,12 @@ mod tests {
         ] {
             let number = |i: usize| ((i * 7919) % 257) as f32 / 128.0 - 1.0;
             let left: Vec<f32> = (0..samples * rows).map(number).collect();
-            let right: Vec<f32> = (0..samples * columns).map(|i| number(i + 100)).collect();
+            let mut right = Tensor::zeros(&context, DType::F32, &[samples, columns]);
+            let floats = right.f32_mut().iter_mut().enumerate();
+            floats.for_each(|(i, float)| *float = number(i + 100));
+            let right = right.view();
+            assert_eq!(starts_lines(right), columns.is_multiple_of(LANES));
             let left = TensorRef::from_f32(&left, &[samples, rows]);
-            let right = TensorRef::from_f32(&right, &[samples, columns]);
             let product = |left: TensorRef<'_>, accumulate: bool| {
                 let rows = left.shape()[1];
                 let mut out = vec![0.5; rows * columns];
