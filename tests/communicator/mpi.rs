@@ -75,6 +75,7 @@ fn one_rank() {
         "agree" => agreement::all(),
         "fail" => failures::all(),
         "small pieces" => small_pieces(),
+        "connect" => connects_again_at_once(),
         "leave" => a_rank_leaves(),
         "reduce for ever" => reduce_for_ever(),
         other => panic!("no scenario {other}"),
@@ -92,6 +93,32 @@ fn collectives_over_mpi_give_what_their_definitions_say() {
 #[test]
 fn mistakes_over_mpi_are_errors_on_every_rank() {
     succeeds(4, "fail");
+}
+
+#[test]
+fn a_process_connects_again_at_once_and_loses_no_message() {
+    succeeds(3, "connect");
+}
+
+/// Ranks that are ahead call again while others are still inside of the call before.
+fn connects_again_at_once() {
+    WORLD.with_borrow(|world| {
+        let (job, all) = world.as_ref().unwrap();
+        let settings = Settings {
+            timeout: PATIENCE,
+            ..Settings::default()
+        };
+        let again: Vec<Mpi> = (0..30)
+            .map(|_| Mpi::connect(job, settings.clone()).unwrap())
+            .collect();
+        for (round, comm) in again.iter().enumerate() {
+            let own = vec![round as u8, comm.rank() as u8];
+            let said = comm.all_gather_bytes(own).wait().unwrap();
+            let expected: Vec<_> = (0..3).map(|rank| vec![round as u8, rank]).collect();
+            assert_eq!(said, expected);
+        }
+        all.barrier().wait().unwrap();
+    });
 }
 
 #[test]

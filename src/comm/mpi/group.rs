@@ -19,14 +19,24 @@ pub(super) fn connect(job: &MpiJob, settings: Settings) -> Result<Engine, CommEr
         rank,
         problem: refusal.0,
     })?;
-    let mut all = Engine::new(rank, world, link, job.join(), settings);
-    all.is_ours = false;
+    let mut all = job.world().borrow_mut();
+    let all = all.get_or_insert_with(|| {
+        let mut all = Engine::new(rank, world, link, job.join(), settings.clone());
+        all.is_ours = false;
+        all
+    });
+    all.settings = settings.clone();
     let link = all.run(Kind::Connect, |engine| {
         engine.meet(Call::new(Kind::Connect), |_| &[])?;
         engine.make_link(0, rank)
     })?;
-    let (world, settings) = (all.world.clone(), all.settings.clone());
-    Ok(Engine::new(rank, world, link, job.join(), settings))
+    Ok(Engine::new(
+        rank,
+        all.world.clone(),
+        link,
+        job.join(),
+        settings,
+    ))
 }
 
 impl Engine {

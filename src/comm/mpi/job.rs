@@ -1,5 +1,6 @@
 //! This process as one of a job that `mpirun` started: MPI begins and ends here.
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use mpi::Threading;
 use mpi::environment::Universe;
 
+use super::engine::Engine;
 use super::memory::Link;
 use crate::comm::CommError;
 use crate::comm::call::Kind;
@@ -27,6 +29,9 @@ pub struct MpiJob {
     rank: usize,
     size: usize,
     open: Arc<Open>,
+    /// What meets the other ranks over MPI's own world whenever communicators are made of all of them: one for all
+    /// times, since a rank that is ahead may have said already what belongs to the next.
+    world: RefCell<Option<Engine>>,
     /// MPI must end on the thread that began it.
     here: PhantomData<*const ()>,
 }
@@ -58,6 +63,7 @@ impl MpiJob {
             rank: 0,
             size: 1,
             open: Arc::default(),
+            world: RefCell::default(),
             here: PhantomData,
         };
         if threading != Threading::Multiple {
@@ -97,12 +103,17 @@ impl MpiJob {
         Member::of(&self.open)
     }
 
+    pub(super) fn world(&self) -> &RefCell<Option<Engine>> {
+        &self.world
+    }
+
     /// Ends MPI, once every communicator of this process is dropped and the other ranks have dropped theirs. Collective.
     ///
     /// # Errors
     /// When that is not so within `timeout`; then this process must exit with a code that is not 0.
     pub fn finish(mut self, timeout: Duration) -> Result<(), CommError> {
         let began = Instant::now();
+        drop(self.world.take());
         if self.open.wait(timeout) > 0 {
             return Err(CommError::Timeout {
                 collective: Kind::Leave.name(),
@@ -127,6 +138,7 @@ impl Drop for MpiJob {
         if let Some(universe) = self.universe.take() {
             std::mem::forget(universe);
             self.open.abandon();
+            drop(self.world.take());
             // A thread inside of MPI while the process exits could end it by a signal instead of its code.
             self.open.wait(PATIENCE);
         }

@@ -50,12 +50,10 @@ pub struct Mpi {
 }
 
 impl Mpi {
-    /// Connects this process with all others of the job; all of them call it. Waits for all. Once a process: other
-    /// communicators come by [`split`](Communicator::split), as a second call that follows at once may miss the first's
-    /// last words.
+    /// Connects this process with all others of the job; all of them call it, as often as each other. Waits for all.
     ///
     /// # Errors
-    /// When a rank does not come in time, or MPI refuses.
+    /// When a rank does not come in time, or MPI refuses, or an earlier call failed.
     pub fn connect(job: &MpiJob, settings: Settings) -> Result<Self, CommError> {
         Self::start(group::connect(job, settings)?)
     }
