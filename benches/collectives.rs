@@ -82,9 +82,7 @@ fn measure_all(name: &str, comm: &dyn Communicator) -> Result<(), Box<dyn Error>
         let part = bytes / comm.size();
         let mut messages = vec![vec![1_u8; part]; comm.size()];
         report(name, "all-to-all", bytes, comm, &mut || {
-            messages = comm
-                .all_to_all_bytes(std::mem::take(&mut messages))
-                .wait()?;
+            messages = comm.exchange_now(std::mem::take(&mut messages))?;
             Ok(())
         })?;
     }

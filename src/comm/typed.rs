@@ -39,9 +39,7 @@ pub fn all_gather_pod<T: Pod>(
     comm: &dyn Communicator,
     values: &[T],
 ) -> Result<Vec<Vec<T>>, CommError> {
-    let messages = comm
-        .all_gather_bytes(bytemuck::cast_slice(values).to_vec())
-        .wait()?;
+    let messages = comm.gather_now(bytemuck::cast_slice(values).to_vec())?;
     let values_from = |(rank, message): (usize, &Vec<u8>)| {
         values_of(message).ok_or_else(|| CommError::Argument {
             collective: "all_gather_pod",
@@ -66,7 +64,7 @@ pub fn broadcast_bytes(
     } else {
         Vec::new()
     };
-    let mut messages = comm.all_gather_bytes(message).wait()?;
+    let mut messages = comm.gather_now(message)?;
     if root >= messages.len() {
         return Err(CommError::Argument {
             collective: "broadcast_bytes",

@@ -123,7 +123,8 @@ impl Engine {
         self.kind = kind;
         self.sequence += 1;
         self.settings.observer.enter(kind.name(), self.sequence);
-        let result = trace_span!("collective", kind = kind.name()).in_scope(|| body(self));
+        let result =
+            trace_span!(parent: None, "collective", kind = kind.name()).in_scope(|| body(self));
         self.settings.observer.leave();
         if let Err(error) = &result {
             self.poison(error);

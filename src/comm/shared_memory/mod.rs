@@ -1,7 +1,7 @@
 //! The communicator of ranks that share one host: collectives straight on shared memory.
 //!
 //! ```text
-//! SharedMemory (handle) ── job ──► communication thread: Engine
+//! SharedMemory (handle) ── job ──► communication thread, or the caller's where it waits: Engine
 //!                                    ├ Control    who is where, with which call (one page)
 //!                                    ├ Barrier    spin, then futex; timeout, dead ranks
 //!                                    ├ Mailbox    byte messages, one a rank
@@ -149,6 +149,16 @@ impl Communicator for SharedMemory {
     fn all_to_all_bytes(&self, messages: Vec<Vec<u8>>) -> Event<Vec<Vec<u8>>> {
         self.stream
             .submit(move |engine| engine.all_to_all_bytes(messages))
+    }
+
+    fn gather_now(&self, message: Vec<u8>) -> Result<Vec<Vec<u8>>, CommError> {
+        self.stream
+            .run(move |engine| engine.all_gather_bytes(&message))
+    }
+
+    fn exchange_now(&self, messages: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, CommError> {
+        self.stream
+            .run(move |engine| engine.all_to_all_bytes(messages))
     }
 
     fn barrier(&self) -> Event<()> {
