@@ -17,7 +17,7 @@ use streamrec::config::optimizer::{
     DenseOptimizerConfig, OptimizerConfig, ScheduleConfig, SparseOptimizerConfig,
 };
 use streamrec::config::{
-    EmbeddingsConfig, LossScaleConfig, Placement, Precision, Reduction, TableConfig,
+    EmbeddingsConfig, Exchange, LossScaleConfig, Placement, Precision, Reduction, TableConfig,
 };
 use streamrec::data::Batch;
 use streamrec::model::{BucketSettings, models};
@@ -168,8 +168,28 @@ impl Job<'_> {
             group: Collectives::ALONE,
             hides: false,
         };
-        let trainers = (0..at_once).map(|_| self.trainer(Arc::new(SingleRank), None));
-        let trainers = trainers.collect::<Result<Vec<_>>>()?;
+        let alone = BatchSplit {
+            batch: self.batches[0].rows,
+            ranks: 1,
+            tp: 1,
+        };
+        let cost = |exchange| Cost::exchanged_alone(loads, exchange, &alone);
+        Ok(machine.calibrated(
+            &self.dense(&alone)?,
+            [&cost(Exchange::Pooled), &cost(Exchange::Unique)],
+            [
+                &self.times_alone(Exchange::Pooled, at_once)?,
+                &self.times_alone(Exchange::Unique, at_once)?,
+            ],
+        ))
+    }
+
+    /// Of so many ranks side by side, each of which exchanges all tables with itself.
+    fn times_alone(&self, exchange: Exchange, at_once: usize) -> Result<OperationTimes> {
+        let shapes = self.graph.validate(self.schema)?;
+        let tables = TablePlan::exchanged_alone(self.graph, &shapes, exchange);
+        let alone = |_| self.trainer(Arc::new(SingleRank), Some(tables.clone()));
+        let trainers = (0..at_once).map(alone).collect::<Result<Vec<_>>>()?;
         let together = Barrier::new(at_once);
         let times = std::thread::scope(|scope| {
             let together = &together;
@@ -184,17 +204,7 @@ impl Job<'_> {
                 .map(|own| Ok(own.map_err(|_| CommError::Abandoned)??))
                 .collect::<Result<Vec<_>>>()
         })?;
-        let alone = BatchSplit {
-            batch: self.batches[0].rows,
-            ranks: 1,
-            tp: 1,
-        };
-        let dense = self.dense(&alone)?;
-        Ok(machine.calibrated(
-            &dense,
-            &Cost::alone(loads, &alone),
-            &OperationTimes::mean(&times),
-        ))
+        Ok(OperationTimes::mean(&times))
     }
 
     fn dense(&self, split: &BatchSplit) -> Result<DenseLoad> {
@@ -300,11 +310,12 @@ fn round(workload: &Workload, ranks: usize) -> Result<Vec<(StepEstimate, f64)>> 
     let shapes = graph.validate(&schema)?;
     let (rule, config) = (optimizer().sparse, EmbeddingsConfig::default());
     let loads = TableLoad::of_batch(&graph, &shapes, &schema, whole, &rule, &config);
-    let machine = job.machine(&loads)?;
     PLACEMENTS
         .iter()
         .take(if ranks == 1 { 1 } else { PLACEMENTS.len() })
         .map(|&placement| {
+            // Anew for each, since a machine that others use too is not as fast a minute later.
+            let machine = job.machine(&loads)?;
             let (estimate, plan) = job.estimate(&machine, &loads, placement)?;
             Ok((estimate, job.train(&plan)?))
         })

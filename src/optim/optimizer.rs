@@ -124,15 +124,12 @@ impl Optimizer {
         gradient: impl Fn(TableId) -> SparseGradient<'a>,
     ) -> Result<(), OptimError> {
         let (factor, update) = (self.schedule.factor(step), step - self.skipped_steps);
-        for table in parameters.table_ids() {
-            if self.is_frozen(table) {
-                continue;
-            }
-            let gradient = gradient(table);
-            self.sparse
-                .update(context, parameters, table, gradient, factor, update)?;
-        }
-        Ok(())
+        let trained = parameters
+            .table_ids()
+            .filter(|&table| !self.is_frozen(table));
+        let gradients: Vec<_> = trained.map(|table| (table, gradient(table))).collect();
+        self.sparse
+            .update(context, parameters, &gradients, factor, update)
     }
 
     /// All state, for checkpoints: `optimizer.<parameter>.<state>`.

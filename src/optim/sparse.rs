@@ -75,51 +75,89 @@ impl SparseOptimizer {
         self.tables[table.index()].learning_rate_scale == 0.0
     }
 
-    /// Updates each row of a table that `gradient` touches. `factor` is the schedule's, `step`
-    /// counts from 1.
+    /// Updates the rows of tables that their gradients touch; tables that are frozen have none. `factor` is the
+    /// schedule's, `step` counts from 1. Collective, where ranks hold columns of the same rows.
     ///
     /// # Errors
-    /// When the gradient does not fit the table, that of a row is not finite, or ranks that hold the
+    /// When a gradient does not fit its table, that of a row is not finite, or ranks that hold the
     /// columns of a row cannot communicate.
     pub fn update(
         &mut self,
         context: &Context,
         parameters: &mut ParameterStore,
-        table: TableId,
-        gradient: SparseGradient<'_>,
+        gradients: &[(TableId, SparseGradient<'_>)],
         factor: f64,
         step: u64,
     ) -> Result<(), OptimError> {
-        let own = &mut self.tables[table.index()];
-        let rate = (self.learning_rate * factor * own.learning_rate_scale) as f32;
-        let failed = |source| OptimError::Kernel {
-            what: format!("`{}`", own.name),
-            source: Box::new(source),
-        };
-        let parameter = parameters.table_mut(table);
-        let whole;
-        let gradient = match gradient {
-            SparseGradient::Rows(rows) if own.needs_whole_rows => {
-                let world = self.world.as_ref();
-                whole = match self.reduction {
-                    Reduction::Fast => {
-                        let own_sums = row_products(context, parameter.view(), rows);
-                        let mut sums = own_sums.map_err(failed)?.into_flattened();
-                        all_reduce_f64(world, &mut sums).map_err(ModelError::Comm)?;
-                        WholeRows::new(&own.rule, sums.as_chunks().0, own.extent.width())
-                    }
-                    Reduction::Invariant => own.gathered_rows(world, parameter, rows)?,
-                };
-                SparseGradient::Columns {
-                    rows,
-                    whole: &whole,
+        let apart = self.rows_apart(gradients);
+        let mut whole = self.whole_rows(context, parameters, &apart)?.into_iter();
+        for &(table, gradient) in gradients {
+            let own = &mut self.tables[table.index()];
+            let rate = (self.learning_rate * factor * own.learning_rate_scale) as f32;
+            let whole = match own.needs_whole_rows {
+                true => whole.next(),
+                false => None,
+            };
+            let gradient = match (gradient, &whole) {
+                (SparseGradient::Rows(rows), Some(whole)) => {
+                    SparseGradient::Columns { rows, whole }
                 }
+                (gradient, _) => gradient,
+            };
+            let (weights, state) = (parameters.table_mut(table).view_mut(), &mut own.state);
+            sparse_optimizer::update(context, &own.rule, rate, step, weights, state, gradient)
+                .map_err(|source| own.failed(source))?;
+        }
+        Ok(())
+    }
+
+    /// The gradients of tables whose rows are apart, of which the update must know the whole.
+    fn rows_apart<'a>(
+        &self,
+        gradients: &[(TableId, SparseGradient<'a>)],
+    ) -> Vec<(TableId, &'a RowGradients)> {
+        let apart = |&(table, gradient): &(TableId, SparseGradient<'a>)| match gradient {
+            SparseGradient::Rows(rows) if self.tables[table.index()].needs_whole_rows => {
+                Some((table, rows))
             }
-            gradient => gradient,
+            _ => None,
         };
-        let (weights, state) = (parameter.view_mut(), &mut own.state);
-        sparse_optimizer::update(context, &own.rule, rate, step, weights, state, gradient)
-            .map_err(failed)
+        gradients.iter().filter_map(apart).collect()
+    }
+
+    /// What the update must know of the columns at other ranks, for each of the tables: all of them in one exchange.
+    fn whole_rows(
+        &self,
+        context: &Context,
+        parameters: &ParameterStore,
+        apart: &[(TableId, &RowGradients)],
+    ) -> Result<Vec<WholeRows>, OptimError> {
+        let world = self.world.as_ref();
+        if apart.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.reduction == Reduction::Invariant {
+            let gathered = apart.iter().map(|&(table, rows)| {
+                let own = &self.tables[table.index()];
+                Ok(own.gathered_rows(world, parameters.table(table), rows)?)
+            });
+            return gathered.collect();
+        }
+        let mut sums = Vec::new();
+        for &(table, rows) in apart {
+            let products = row_products(context, parameters.table(table).view(), rows);
+            let products = products.map_err(|source| self.tables[table.index()].failed(source))?;
+            sums.extend(products.into_flattened());
+        }
+        all_reduce_f64(world, &mut sums).map_err(ModelError::Comm)?;
+        let mut rest = sums.as_chunks().0;
+        let whole = apart.iter().map(|&(table, rows)| {
+            let (own, after) = rest.split_at(rows.ids.len());
+            rest = after;
+            let table = &self.tables[table.index()];
+            Ok(WholeRows::new(&table.rule, own, table.extent.width()))
+        });
+        whole.collect()
     }
 
     /// The state, for checkpoints: `optimizer.embedding.<table>.<state>`.
@@ -150,6 +188,13 @@ impl SparseOptimizer {
 }
 
 impl TableOptimizer {
+    fn failed(&self, source: streamrec_kernels::Error) -> OptimError {
+        OptimError::Kernel {
+            what: format!("`{}`", self.name),
+            source: Box::new(source),
+        }
+    }
+
     /// Gathers the columns of the touched rows and of their gradients from all ranks, so that sums over
     /// a row are taken in the order of one rank.
     fn gathered_rows(

@@ -68,6 +68,16 @@ impl TablePlan {
         }
     }
 
+    /// Every table at a rank that is alone and exchanges all vectors, or rows, with itself: to measure what that costs
+    /// it besides what travels.
+    pub fn exchanged_alone(graph: &Graph, shapes: &Shapes, exchange: Exchange) -> Self {
+        let mut plan = Self::replicated(graph, shapes);
+        for table in &mut plan.tables {
+            (table.placement, table.exchange) = (Placement::TableWise, exchange);
+        }
+        plan
+    }
+
     /// Places the tables of a graph over `ranks` ranks as the config says. The placement that holds for
     /// all makes tables that are too small for it table-wise. Table-wise ones without a rank go, largest
     /// first, where the least lies. Where the reduction is invariant each id travels once. On one rank

@@ -49,9 +49,11 @@ pub(super) fn alone(
     graph: &Graph,
     schema: &FeatureSchema,
     batch_rows: usize,
+    tables: Option<TablePlan>,
 ) -> Result<Trainer, RunError> {
     let (mesh, optimizer) = (Mesh::single(), &experiment.optimizer);
-    let settings = settings(experiment, batch_rows)?;
+    let mut settings = settings(experiment, batch_rows)?;
+    settings.tables = tables;
     Ok(Trainer::new(
         context, mesh, graph, schema, optimizer, settings,
     )?)

@@ -175,6 +175,11 @@ impl Trainer {
         })
     }
 
+    /// Where it computes.
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The ranks that train together.
     pub fn mesh(&self) -> &Mesh {
         &self.mesh

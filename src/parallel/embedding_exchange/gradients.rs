@@ -57,7 +57,8 @@ impl EmbeddingExchange {
         let mut messages = Vec::with_capacity(self.layout.owners.len());
         let mut scaled = Vec::new();
         for owner in &self.layout.owners {
-            let mut message = Vec::new();
+            let mut message = self.spare.pop().unwrap_or_default();
+            message.clear();
             for sample in 0..samples.len() {
                 for part in &owner.pooled {
                     let gradient = &gradients[part.lookup].row(sample)[part.columns.clone()];
@@ -161,7 +162,7 @@ impl EmbeddingExchange {
         &mut self,
         context: &Context,
         last: bool,
-        readers: &mut [Words<f32>],
+        readers: &mut [Words<'_, f32>],
     ) -> Result<(), ModelError> {
         let own = self.layout.own();
         for (part, of_ranks) in own.unique.iter().zip(&self.owned.unique) {

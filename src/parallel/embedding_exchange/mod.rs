@@ -71,6 +71,8 @@ pub struct EmbeddingExchange {
     pooled: Vec<f32>,
     /// Rows of a table whose ids travel once, `[ids, dim]`; then their gradients.
     rows: Vec<f32>,
+    /// Messages that were read, whose memory the next ones take.
+    spare: Vec<Vec<u8>>,
     /// Of the tables by their index.
     sums: Vec<TableSum>,
     /// Groups of a table whose ids travel once.
@@ -137,6 +139,7 @@ impl EmbeddingExchange {
             requested: RequestedIds::default(),
             pooled: Vec::new(),
             rows: Vec::new(),
+            spare: Vec::new(),
             unique_groups: Groups::default(),
             collected: 0,
             sums_first: false,
@@ -193,7 +196,7 @@ impl EmbeddingExchange {
         let messages = trace_span!("wait for ids").in_scope(|| pending.event.wait())?;
         let mut waited = start.elapsed();
         self.requested = pending.requested;
-        self.owned.read(&self.layout, &messages)?;
+        trace_span!("read ids").in_scope(|| self.owned.read(&self.layout, &messages))?;
         let answers = self.answers(context, parameters)?;
         let [payload, _] = self.payloads;
         let (answers, time) = self.send(answers, payload)?;
@@ -201,6 +204,7 @@ impl EmbeddingExchange {
         let mut vectors = self.vectors.take().ok_or(CommError::Abandoned)?;
         let own = self.own_place();
         self.assemble(context, &answers, &mut vectors[own])?;
+        self.spare.extend(answers);
         let start = Instant::now();
         let vectors = trace_span!("wait for the group's vectors")
             .in_scope(|| self.tp.all_gather(vectors).wait())?;
@@ -219,9 +223,10 @@ impl EmbeddingExchange {
     ) -> Result<(Vec<Vec<u8>>, Duration), ModelError> {
         let messages = messages.into_iter();
         let messages = messages.map(|message| payload::narrow(message, payload));
-        let event = self.world.all_to_all_bytes(messages.collect());
+        let messages = messages.collect();
         let start = Instant::now();
-        let received = trace_span!("wait for an exchange").in_scope(|| event.wait())?;
+        let received =
+            trace_span!("wait for an exchange").in_scope(|| self.world.exchange_now(messages))?;
         let waited = start.elapsed();
         let received = received.into_iter().enumerate();
         let received = received.map(|(rank, message)| payload::widen(rank, message, payload));
@@ -258,11 +263,14 @@ impl EmbeddingExchange {
             self.pooled.extend_from_slice(matrix);
             readers.push(words);
         }
-        self.owned.group(context)?;
-        self.sum_pooled(context, last)?;
-        self.sum_rows(context, last, &mut readers)?;
+        trace_span!("group ids by row").in_scope(|| self.owned.group(context))?;
+        trace_span!("sum table gradients").in_scope(|| {
+            self.sum_pooled(context, last)?;
+            self.sum_rows(context, last, &mut readers)
+        })?;
         self.collected = if last { 0 } else { self.collected + 1 };
         readers.into_iter().try_for_each(Words::end)?;
+        self.spare.extend(messages);
         Ok(waited)
     }
 

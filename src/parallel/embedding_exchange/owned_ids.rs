@@ -101,7 +101,7 @@ impl OwnedIds {
     fn read_unique(
         &mut self,
         own: &OwnerLayout,
-        readers: &mut [Words<u32>],
+        readers: &mut [Words<'_, u32>],
     ) -> Result<(), ModelError> {
         self.unique.resize_with(own.unique.len(), Vec::new);
         for (part, of_ranks) in own.unique.iter().zip(&mut self.unique) {

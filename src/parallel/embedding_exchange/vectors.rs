@@ -4,6 +4,7 @@ use streamrec_kernels::{
     Context, TensorMut, TensorRef,
     embedding_bag::{self, Lookup, Pooling},
 };
+use tracing::trace_span;
 
 use super::{
     EmbeddingExchange,
@@ -32,15 +33,18 @@ impl EmbeddingExchange {
         });
         let lookups: Vec<_> = lookups.collect();
         let out = TensorMut::from_f32(&mut self.pooled, &[bags.batch, own.width]);
-        embedding_bag::forward(context, &bags, &lookups, out)
+        trace_span!("look up ids of all ranks")
+            .in_scope(|| embedding_bag::forward(context, &bags, &lookups, out))
             .map_err(ModelError::kernel("the lookup of other ranks' ids"))?;
         let mut first = 0;
         let mut answers = Vec::with_capacity(self.owned.samples.len());
         for (rank, &samples) in self.owned.samples.iter().enumerate() {
-            let mut answer = Vec::new();
+            let mut answer = self.spare.pop().unwrap_or_default();
+            answer.clear();
             let end = first + samples * own.width;
             put(&mut answer, &self.pooled[first..end]);
             first = end;
+            let _span = trace_span!("look up ids of all ranks").entered();
             for (part, of_ranks) in own.unique.iter().zip(&self.owned.unique) {
                 let table = parameters.table(self.layout.tables[part.table].id).view();
                 for &id in &of_ranks[rank] {
@@ -95,7 +99,7 @@ impl EmbeddingExchange {
         &mut self,
         context: &Context,
         table: usize,
-        readers: &mut [Words<f32>],
+        readers: &mut [Words<'_, f32>],
         vectors: &mut [f32],
     ) -> Result<(), ModelError> {
         let shared = &self.layout.tables[table];

@@ -1,27 +1,35 @@
 //! Messages as sequences of 32-bit words, read with bounds.
 
+use std::borrow::Cow;
+
 use crate::{comm::CommError, model::ModelError};
 
 /// Words of one message that are still to be read. Ranks share an architecture, so numbers are in its
 /// byte order.
-pub(super) struct Words<T> {
-    words: Vec<T>,
+pub(super) struct Words<'a, T: Clone> {
+    words: Cow<'a, [T]>,
     next: usize,
     rank: usize,
 }
 
-impl<T: bytemuck::Pod> Words<T> {
+impl<'a, T: bytemuck::Pod> Words<'a, T> {
     /// The message of `rank`.
-    pub(super) fn new(rank: usize, message: &[u8]) -> Result<Self, ModelError> {
+    pub(super) fn new(rank: usize, message: &'a [u8]) -> Result<Self, ModelError> {
         if !message.len().is_multiple_of(size_of::<T>()) {
             return Err(corrupt(
                 rank,
                 format!("{} bytes are no words", message.len()),
             ));
         }
-        // Copied, since a message may begin anywhere.
-        let mut words = vec![T::zeroed(); message.len() / size_of::<T>()];
-        bytemuck::cast_slice_mut(&mut words).copy_from_slice(message);
+        let words = match bytemuck::try_cast_slice(message) {
+            Ok(words) => Cow::Borrowed(words),
+            // A message may begin anywhere, though allocators hardly ever let it.
+            Err(_) => {
+                let mut words = vec![T::zeroed(); message.len() / size_of::<T>()];
+                bytemuck::cast_slice_mut(&mut words).copy_from_slice(message);
+                Cow::Owned(words)
+            }
+        };
         Ok(Self {
             words,
             next: 0,

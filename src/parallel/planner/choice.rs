@@ -216,7 +216,7 @@ pub(super) fn bytes(count: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Collectives, Distinct, Link, Rates};
+    use super::super::{Collectives, Distinct, Link, Rates, RowRate};
     use super::*;
     use crate::config::Payload;
 
@@ -234,6 +234,10 @@ mod tests {
     }
 
     fn machine(ranks: usize, memory_bytes: u64) -> Machine {
+        let by_bytes = RowRate {
+            row_s: 0.0,
+            bytes_per_s: 10e9,
+        };
         let link = Link {
             latency_s: 5e-7,
             bytes_per_s: 5e9,
@@ -244,8 +248,11 @@ mod tests {
             memory_bytes,
             rates: Rates {
                 flops_per_s: 100e9,
-                lookup_bytes_per_s: 10e9,
-                update_bytes_per_s: 10e9,
+                lookup: by_bytes,
+                grouped_id_s: 0.0,
+                update: by_bytes,
+                pooled: by_bytes,
+                unique: by_bytes,
                 copy_bytes_per_s: 10e9,
                 operation_s: 0.0,
             },

@@ -1,4 +1,4 @@
-use super::{Collectives, Machine, TableLoad};
+use super::{Collectives, Machine, RowWork, TableLoad};
 use crate::comm::chunk_range;
 use crate::config::{Exchange, Placement};
 
@@ -7,19 +7,27 @@ const FLOAT: f64 = 4.0;
 const ID: f64 = 4.0;
 /// Bytes of an id beside the gradient of its row.
 const ROW_ID: f64 = 8.0;
+/// Bytes of the sums over a row whose columns lie apart.
+const ROW_SUMS: f64 = 24.0;
 
 /// What one table costs a rank in a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cost {
     /// Bytes of weights and optimiser state.
     pub memory_bytes: f64,
-    /// Bytes of rows that are read and pooled, and of the vectors.
-    pub looked_up_bytes: f64,
-    /// Bytes of gradients that are summed by row, and of rows and state read and written back.
-    pub updated_bytes: f64,
-    /// Bytes packed into messages, read out of them and merged.
+    /// Rows that are read, with the bytes of them and of the vectors.
+    pub looked_up: RowWork,
+    /// Ids grouped by row.
+    pub grouped_ids: f64,
+    /// Rows that are updated; bytes of gradients that are summed, and of rows and state read and written back.
+    pub updated: RowWork,
+    /// Ids, and bytes, that an exchange of pooled vectors packs into messages and reads out of them.
+    pub pooled: RowWork,
+    /// Those of an exchange of rows.
+    pub unique: RowWork,
+    /// Bytes of other messages packed, read and merged.
     pub copied_bytes: f64,
-    /// Bytes received of all others' rows, where the table is replicated.
+    /// Bytes received of all others' rows, where the table is replicated, or of their sums, where rows are apart.
     pub gathered_bytes: f64,
     /// Bytes of ids sent to owners, a batch ahead.
     pub id_bytes: f64,
@@ -28,18 +36,26 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Of tables that one rank has to itself.
-    pub fn alone(tables: &[TableLoad], split: &BatchSplit) -> Self {
-        let of = |load| Self::of(load, Placement::Replicated, Exchange::Pooled, 0, 0, split);
+    /// Of tables that one rank exchanges with itself.
+    pub fn exchanged_alone(tables: &[TableLoad], exchange: Exchange, split: &BatchSplit) -> Self {
+        let of = |load| Shard::new(load, Placement::TableWise, 0, 0, split).cost(exchange);
         tables.iter().map(of).fold(Self::default(), Self::plus)
     }
 
     /// Seconds of a rank at work, nothing sent.
     pub fn work_s(&self, machine: &Machine) -> f64 {
         let rates = &machine.rates;
-        self.looked_up_bytes / rates.lookup_bytes_per_s
-            + self.updated_bytes / rates.update_bytes_per_s
+        rates.lookup.seconds(self.looked_up)
+            + self.update_s(machine)
+            + rates.pooled.seconds(self.pooled)
+            + rates.unique.seconds(self.unique)
             + self.copied_bytes / rates.copy_bytes_per_s
+    }
+
+    /// Seconds of grouping ids and updating rows.
+    pub(super) fn update_s(&self, machine: &Machine) -> f64 {
+        let rates = &machine.rates;
+        self.grouped_ids * rates.grouped_id_s + rates.update.seconds(self.updated)
     }
 
     /// Seconds of the collectives that all tables share.
@@ -70,8 +86,11 @@ impl Cost {
     pub fn plus(self, other: Self) -> Self {
         Self {
             memory_bytes: self.memory_bytes + other.memory_bytes,
-            looked_up_bytes: self.looked_up_bytes + other.looked_up_bytes,
-            updated_bytes: self.updated_bytes + other.updated_bytes,
+            looked_up: self.looked_up.plus(other.looked_up),
+            grouped_ids: self.grouped_ids + other.grouped_ids,
+            updated: self.updated.plus(other.updated),
+            pooled: self.pooled.plus(other.pooled),
+            unique: self.unique.plus(other.unique),
             copied_bytes: self.copied_bytes + other.copied_bytes,
             gathered_bytes: self.gathered_bytes + other.gathered_bytes,
             id_bytes: self.id_bytes + other.id_bytes,
@@ -92,11 +111,7 @@ impl Cost {
         if placement == Placement::Replicated || ranks == 1 {
             return Replicated::new(load, split).cost();
         }
-        let shard = Shard::new(load, placement, owner, rank, split);
-        match exchange {
-            Exchange::Pooled => shard.pooled(),
-            Exchange::Unique => shard.unique(),
-        }
+        Shard::new(load, placement, owner, rank, split).cost(exchange)
     }
 }
 
@@ -111,15 +126,11 @@ pub struct BatchSplit {
     pub tp: usize,
 }
 
-/// Bytes of reading `ids` gradients and adding them into `rows`, then reading those rows of the table with
-/// their state and writing them back.
-fn updated(load: &TableLoad, ids: f64, rows: f64, dim: f64) -> f64 {
-    ids * dim * FLOAT + rows * 2.0 * (dim * FLOAT + load.state_bytes as f64)
-}
-
-/// Bytes of reading rows to pool them, and of writing the vectors.
-fn pooled(load: &TableLoad, samples: f64, dim: f64) -> f64 {
-    samples * (load.ids_per_sample + load.lookups as f64) * dim * FLOAT
+/// Reading `ids` gradients and adding them into `rows`, then reading those rows of the table with their state and
+/// writing them back.
+fn updated(load: &TableLoad, ids: f64, rows: f64, dim: f64) -> RowWork {
+    let bytes = ids * dim * FLOAT + rows * 2.0 * (dim * FLOAT + load.state_bytes as f64);
+    RowWork::new(rows, bytes)
 }
 
 /// A table that every rank holds.
@@ -148,25 +159,27 @@ impl<'a> Replicated<'a> {
     fn cost(&self) -> Cost {
         let (load, dim) = (self.load, self.load.dim as f64);
         let memory_bytes = load.rows as f64 * (dim * FLOAT + load.state_bytes as f64);
-        let looked_up_bytes = pooled(load, self.local, dim);
         let ids = self.local * load.ids_per_sample;
+        // Rows to pool, and the vectors.
+        let looked_up = RowWork::new(ids, (ids + self.local * load.lookups as f64) * dim * FLOAT);
         if self.parts == 1.0 {
             return Cost {
                 memory_bytes,
-                looked_up_bytes,
-                updated_bytes: updated(load, ids, self.distinct, dim),
+                looked_up,
+                grouped_ids: ids,
+                updated: updated(load, ids, self.distinct, dim),
                 ..Cost::default()
             };
         }
         let row = dim * FLOAT + ROW_ID;
         let (own, all) = (self.local_distinct, self.parts * self.local_distinct);
+        // Summed here, and once more where the rows of all are merged.
+        let summed = RowWork::new(0.0, (ids + 2.0 * own + 2.0 * self.distinct) * dim * FLOAT);
         Cost {
             memory_bytes,
-            looked_up_bytes,
-            // Summed here, and once more where the rows of all are merged.
-            updated_bytes: ids * dim * FLOAT
-                + 2.0 * own * dim * FLOAT
-                + updated(load, all, self.distinct, dim),
+            looked_up,
+            grouped_ids: ids + all,
+            updated: summed.plus(updated(load, all, self.distinct, dim)),
             copied_bytes: 2.0 * (own + all) * row + self.distinct * row,
             gathered_bytes: (self.parts - 1.0) * own * row,
             ..Cost::default()
@@ -190,6 +203,8 @@ struct Shard<'a> {
     rows: f64,
     dim: f64,
     share: f64,
+    /// Whether other ranks hold columns of its rows.
+    ranks_apart: bool,
     /// Of what it asks for, the share that others answer; of what it answers, the share that others asked for.
     asked_of_others: f64,
     answered_to_others: f64,
@@ -227,6 +242,7 @@ impl<'a> Shard<'a> {
             rows: rows as f64,
             dim: dim as f64,
             share,
+            ranks_apart: placement == Placement::ColumnWise && ranks > 1,
             asked_of_others: match placement {
                 Placement::TableWise => f64::from(u8::from(rank != owner)),
                 _ => of_others,
@@ -254,6 +270,30 @@ impl<'a> Shard<'a> {
         self.answered_to_others * answered * vectors + self.asked_of_others * returned * gradients
     }
 
+    fn cost(&self, exchange: Exchange) -> Cost {
+        match exchange {
+            Exchange::Pooled => self.pooled(),
+            Exchange::Unique => self.unique(),
+        }
+    }
+
+    /// The update of the shard's rows by so many gradients.
+    fn updated(&self, gradients: f64) -> RowWork {
+        let rows = self.share * self.distinct;
+        let own = updated(self.load, gradients, rows, self.dim);
+        if !self.ranks_apart {
+            return own;
+        }
+        // Gradients are summed first; rows and sums are read for what goes to the others, then again.
+        own.plus(RowWork::new(rows, 4.0 * rows * self.dim * FLOAT))
+    }
+
+    /// Bytes of the sums over its rows that the other ranks send, where the update needs whole rows.
+    fn sums_of_others(&self) -> f64 {
+        let needed = self.ranks_apart && self.load.state_bytes == size_of::<f32>();
+        f64::from(u8::from(needed)) * (self.ranks - 1.0) * self.distinct * ROW_SUMS
+    }
+
     /// All ids go to the owners, vectors come back, gradients go again. A row-wise owner answers every
     /// sample with a partial vector.
     fn pooled(&self) -> Cost {
@@ -278,10 +318,13 @@ impl<'a> Shard<'a> {
         let own_ids = self.share * self.batch * load.ids_per_sample;
         Cost {
             memory_bytes: self.memory_bytes(),
-            looked_up_bytes: own_ids * self.dim * FLOAT + answered * FLOAT,
-            updated_bytes: updated(load, own_ids, self.share * self.distinct, self.dim),
-            copied_bytes: self.copied_bytes(answered, returned),
-            gathered_bytes: self.gathered_bytes(),
+            looked_up: RowWork::new(own_ids, (own_ids * self.dim + answered) * FLOAT),
+            grouped_ids: own_ids,
+            updated: self.updated(own_ids),
+            pooled: RowWork::new(ids + own_ids, self.copied_bytes(answered, returned)),
+            unique: RowWork::default(),
+            copied_bytes: 4.0 * self.sums_of_others(),
+            gathered_bytes: self.gathered_bytes() + self.sums_of_others(),
             id_bytes: self.asked_of_others * ids * ID,
             exchanged_bytes: self.exchanged_bytes(answered, returned),
         }
@@ -301,13 +344,17 @@ impl<'a> Shard<'a> {
         let returned = self.local_distinct * dim;
         Cost {
             memory_bytes: self.memory_bytes(),
-            looked_up_bytes: answered * FLOAT + pooled(load, self.local, dim),
-            // Gradients are summed by row where vectors were pooled, and again by the owner.
-            updated_bytes: ids * dim * FLOAT
-                + 2.0 * returned * FLOAT
-                + updated(load, own_ids, self.share * self.distinct, self.dim),
-            copied_bytes: self.copied_bytes(answered, returned),
-            gathered_bytes: self.gathered_bytes(),
+            looked_up: RowWork::new(own_ids, 2.0 * answered * FLOAT),
+            grouped_ids: own_ids,
+            updated: self.updated(own_ids),
+            pooled: RowWork::default(),
+            // Rows are pooled where they are used, and their gradients summed there.
+            unique: RowWork::new(
+                ids + own_ids,
+                self.copied_bytes(answered, returned) + 4.0 * ids * dim * FLOAT,
+            ),
+            copied_bytes: 4.0 * self.sums_of_others(),
+            gathered_bytes: self.gathered_bytes() + self.sums_of_others(),
             id_bytes: self.asked_of_others * self.local_distinct * ID * copies,
             exchanged_bytes: self.exchanged_bytes(answered, returned),
         }
@@ -373,7 +420,7 @@ mod tests {
     #[test]
     fn only_the_owner_of_a_table_updates_it() {
         let costs = all(Placement::TableWise, Exchange::Pooled);
-        assert!(costs[1].updated_bytes > 0.0 && costs[0].updated_bytes == 0.0);
+        assert!(costs[1].updated.bytes > 0.0 && costs[0].updated.bytes == 0.0);
         assert_eq!(costs[0], costs[3]);
     }
 

@@ -1,4 +1,4 @@
-use super::{Collectives, Cost, DenseLoad, Link, Rates};
+use super::{Collectives, Cost, DenseLoad, Link, Rates, RowRate};
 
 /// The ranks of a job, and what they can do.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +36,10 @@ const OF_BANDWIDTH: f64 = 0.7;
 /// The share of a datasheet's FLOP/s that layers of some hundred columns are assumed to reach, with their
 /// activations and optimisers. Towers of ranking models are small: see `docs/scaling.md` for where it comes from.
 const OF_FLOPS: f64 = 0.4;
+/// Bytes that a GPU moves for an id before those of its row: the id and where its bag begins, 8 each.
+const ID_BYTES: f64 = 16.0;
+/// Bytes of grouping an id by row: 4 passes of a radix sort over pairs of 8 bytes, each read twice and written.
+const GROUPED_ID_BYTES: f64 = 4.0 * 3.0 * 8.0;
 
 impl Gpu {
     /// GPUs of a host in all that are known here.
@@ -72,14 +76,21 @@ impl Machine {
             bytes_per_s: OF_BANDWIDTH * network,
         };
         let bytes_per_s = OF_BANDWIDTH * memory;
+        let of_ids = RowRate {
+            row_s: ID_BYTES / bytes_per_s,
+            bytes_per_s,
+        };
         Self {
             ranks,
             at_once: ranks,
             memory_bytes,
             rates: Rates {
                 flops_per_s: OF_FLOPS * flops,
-                lookup_bytes_per_s: bytes_per_s,
-                update_bytes_per_s: bytes_per_s,
+                lookup: of_ids,
+                grouped_id_s: GROUPED_ID_BYTES / bytes_per_s,
+                update: of_ids,
+                pooled: of_ids,
+                unique: of_ids,
                 copy_bytes_per_s: bytes_per_s,
                 operation_s: 2e-6,
             },
@@ -102,29 +113,43 @@ impl Machine {
         most.max(sum / self.at_once.max(1) as f64)
     }
 
-    /// The same with the rates at which one rank alone did `dense` and `tables` in so many seconds.
+    /// The same with the rates of an experiment: of one rank that did `dense` and exchanged tables with itself in
+    /// these times, all at once and each id once, at these costs.
     #[must_use]
-    pub fn calibrated(mut self, dense: &DenseLoad, tables: &Cost, times: &OperationTimes) -> Self {
-        let rate = |amount: f64, seconds: f64, otherwise: f64| {
-            if amount > 0.0 && seconds > 0.0 {
-                amount / seconds
-            } else {
-                otherwise
-            }
+    pub fn calibrated(
+        mut self,
+        dense: &DenseLoad,
+        [pooled, unique]: [&Cost; 2],
+        [of_pooled, of_unique]: [&OperationTimes; 2],
+    ) -> Self {
+        let times = |found: f64, expected: f64| match found > 0.0 && expected > 0.0 {
+            true => found / expected,
+            false => 1.0,
         };
+        let looked_up = times(
+            of_pooled.lookup_s,
+            self.rates.lookup.seconds(pooled.looked_up),
+        );
+        let updated = times(of_pooled.update_s, pooled.update_s(&self));
         let rates = &mut self.rates;
-        rates.flops_per_s = rate(dense.flops, times.dense_s, rates.flops_per_s);
+        if dense.flops > 0.0 && of_pooled.dense_s > 0.0 {
+            rates.flops_per_s = dense.flops / of_pooled.dense_s;
+        }
         rates.operation_s = 0.0;
-        rates.lookup_bytes_per_s = rate(
-            tables.looked_up_bytes,
-            times.lookup_s,
-            rates.lookup_bytes_per_s,
-        );
-        rates.update_bytes_per_s = rate(
-            tables.updated_bytes,
-            times.update_s,
-            rates.update_bytes_per_s,
-        );
+        rates.lookup = rates.lookup.slower(looked_up);
+        rates.update = rates.update.slower(updated);
+        rates.grouped_id_s *= updated;
+        for (rate, work, times) in [
+            (&mut rates.pooled, pooled.pooled, of_pooled),
+            (&mut rates.unique, unique.unique, of_unique),
+        ] {
+            if work.rows > 0.0 && times.packed_s > 0.0 {
+                *rate = RowRate {
+                    row_s: times.ids_s / work.rows,
+                    bytes_per_s: work.bytes / times.packed_s,
+                };
+            }
+        }
         self
     }
 }
@@ -138,6 +163,10 @@ pub struct OperationTimes {
     pub lookup_s: f64,
     /// Tables' gradients and updates.
     pub update_s: f64,
+    /// Ids packed for an exchange and read out of it.
+    pub ids_s: f64,
+    /// Vectors and gradients likewise.
+    pub packed_s: f64,
 }
 
 impl OperationTimes {
@@ -149,6 +178,8 @@ impl OperationTimes {
             dense_s: mean(|own| own.dense_s),
             lookup_s: mean(|own| own.lookup_s),
             update_s: mean(|own| own.update_s),
+            ids_s: mean(|own| own.ids_s),
+            packed_s: mean(|own| own.packed_s),
         }
     }
 }

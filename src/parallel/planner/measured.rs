@@ -2,30 +2,40 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 use streamrec_kernels::{
-    Context, TensorMut, TensorRef,
+    Context, DType, Tensor, TensorMut, TensorRef,
+    embedding_bag::{self, BagSource, Bags, Groups, Lookup, Pooling},
     linear::{self, Activation},
+    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState},
 };
 
-use super::{Collectives, Line, Rates};
+use super::{Collectives, Line, Rates, RowRate, RowWork};
 use crate::comm::{CommError, Communicator, ReduceOp, Settings, SharedMemory};
 
 /// Threads of this process that measure collectives: more would not fit one machine's cores.
 const MOST_RANKS: usize = 8;
 /// Sizes of messages that give a line, in bytes: in a cache, and out of it.
 const SIZES: [usize; 2] = [32 << 10, 8 << 20];
-/// Rows of a table that no cache holds, 64 floats each.
-const TABLE_ROWS: usize = 1 << 20;
-const DIM: usize = 64;
+/// Rows of a table that no cache holds.
+const TABLE_ROWS: usize = 1 << 19;
+/// Rows that are read and updated in a run, none of them twice.
+const ROWS: usize = TABLE_ROWS / 8;
+/// Widths of rows that tell what a row costs and what its bytes do.
+const DIMS: [usize; 2] = [16, 64];
 
 impl Rates {
     /// Of a rank of so many threads, while `busy` threads of this process do the same.
     pub fn measured(threads: usize, busy: usize) -> Self {
         let one = Self::of_threads(busy.max(threads));
         let all = |rate: f64| threads as f64 * rate;
+        let rows = |rate: RowRate| rate.slower(1.0 / threads as f64);
         Self {
             flops_per_s: all(one.flops_per_s),
-            lookup_bytes_per_s: all(one.lookup_bytes_per_s),
-            update_bytes_per_s: all(one.update_bytes_per_s),
+            lookup: rows(one.lookup),
+            grouped_id_s: one.grouped_id_s / threads as f64,
+            update: rows(one.update),
+            // Messages are packed by one thread.
+            pooled: one.pooled,
+            unique: one.unique,
             copy_bytes_per_s: all(one.copy_bytes_per_s),
             operation_s: one.operation_s,
         }
@@ -43,12 +53,19 @@ impl Rates {
                 .collect()
         });
         let mean =
-            |rate: fn(&Self) -> f64| all.iter().map(rate).sum::<f64>() / all.len().max(1) as f64;
+            |rate: &dyn Fn(&Self) -> f64| all.iter().map(rate).sum::<f64>() / all.len() as f64;
+        let rows = |rate: fn(&Self) -> RowRate| RowRate {
+            row_s: mean(&|own| rate(own).row_s),
+            bytes_per_s: mean(&|own| rate(own).bytes_per_s),
+        };
         Self {
-            flops_per_s: mean(|own| own.flops_per_s),
-            lookup_bytes_per_s: mean(|own| own.lookup_bytes_per_s),
-            update_bytes_per_s: mean(|own| own.update_bytes_per_s),
-            copy_bytes_per_s: mean(|own| own.copy_bytes_per_s),
+            flops_per_s: mean(&|own| own.flops_per_s),
+            lookup: rows(|own| own.lookup),
+            grouped_id_s: mean(&|own| own.grouped_id_s),
+            update: rows(|own| own.update),
+            pooled: rows(|own| own.pooled),
+            unique: rows(|own| own.unique),
+            copy_bytes_per_s: mean(&|own| own.copy_bytes_per_s),
             operation_s: 0.0,
         }
     }
@@ -67,36 +84,107 @@ fn best_seconds(together: &Barrier, mut run: impl FnMut()) -> f64 {
 
 /// One thread's rates.
 fn one(together: &Barrier) -> Rates {
-    let mut table = vec![0.5f32; TABLE_ROWS * DIM];
-    let mut vectors = vec![0.0f32; (TABLE_ROWS / 8) * DIM];
-    // A full period over the rows of a power of two: no row comes twice, and none follows its neighbour.
-    let row = |index: usize| (index * 0x9e3b1 + 0x7f4a7) % TABLE_ROWS * DIM;
-    let moved = 2.0 * size_of_val(vectors.as_slice()) as f64;
-    let lookup_s = best_seconds(together, || {
-        for (index, vector) in vectors.chunks_exact_mut(DIM).enumerate() {
-            vector.copy_from_slice(&table[row(index)..][..DIM]);
-        }
-    });
-    let update_s = best_seconds(together, || {
-        for (index, vector) in vectors.chunks_exact(DIM).enumerate() {
-            let weights = &mut table[row(index)..][..DIM];
-            for (weight, gradient) in weights.iter_mut().zip(vector) {
-                *weight -= 1e-3 * gradient;
-            }
-        }
-    });
-    let copy_s = best_seconds(together, || {
-        vectors.copy_from_slice(std::hint::black_box(&table[..(TABLE_ROWS / 8) * DIM]));
-    });
-    std::hint::black_box(&vectors);
+    let [narrow, wide] = DIMS.map(|dim| rows_of(together, dim));
+    let lookup = RowRate::through(narrow.lookup, wide.lookup);
+    let copy_bytes_per_s = copy_bytes_per_s(together);
+    // Until an experiment has been measured, packing an id costs what finding its row does.
+    let packing = RowRate {
+        row_s: lookup.row_s,
+        bytes_per_s: copy_bytes_per_s,
+    };
     Rates {
         flops_per_s: flops_per_s(together),
-        lookup_bytes_per_s: moved / lookup_s,
-        // Reads the gradient and the row, and writes the row.
-        update_bytes_per_s: 1.5 * moved / update_s,
-        copy_bytes_per_s: moved / copy_s,
+        lookup,
+        grouped_id_s: wide.grouped_id_s,
+        update: RowRate::through(narrow.update, wide.update),
+        pooled: packing,
+        unique: packing,
+        copy_bytes_per_s,
         operation_s: 0.0,
     }
+}
+
+/// What rows of one width take: the work, and its seconds.
+struct OfRows {
+    lookup: (RowWork, f64),
+    update: (RowWork, f64),
+    grouped_id_s: f64,
+}
+
+/// Looks up rows of a table, each once, groups their ids and updates them.
+fn rows_of(together: &Barrier, dim: usize) -> OfRows {
+    // A kernel's errors are of shapes, which fit: a run that failed would take no time, and show.
+    let Ok(context) = Context::cpu(1, false) else {
+        return OfRows {
+            lookup: (RowWork::default(), 0.0),
+            update: (RowWork::default(), 0.0),
+            grouped_id_s: 0.0,
+        };
+    };
+    let mut table = Tensor::zeros(&context, DType::F32, &[TABLE_ROWS, dim]);
+    table.f32_mut().fill(0.5);
+    let mut vectors = vec![0.25f32; ROWS * dim];
+    // A full period over the rows of a power of two: no row comes twice, and none follows its neighbour.
+    let row = |index: usize| ((index * 0x9e3b1 + 0x7f4a7) % TABLE_ROWS) as i64;
+    let (ids, offsets): (Vec<i64>, Vec<i64>) =
+        ((0..ROWS).map(row).collect(), (0..=ROWS as i64).collect());
+    let bags = Bags {
+        ids: &ids,
+        offsets: &offsets,
+        weights: None,
+        batch: ROWS,
+        features: 1,
+    };
+    let (rows, bytes) = (ROWS as f64, (ROWS * dim * size_of::<f32>()) as f64);
+    let lookup_s = best_seconds(together, || {
+        let lookups = [Lookup {
+            feature: 0,
+            table: table.view(),
+            pooling: Pooling::Sum,
+            column: 0,
+        }];
+        let out = TensorMut::from_f32(&mut vectors, &[ROWS, dim]);
+        let _ = embedding_bag::forward(&context, &bags, &lookups, out);
+    });
+    let mut groups = Groups::default();
+    let group_s = best_seconds(together, || {
+        let _ = groups.build(&context, &bags, &[0], TABLE_ROWS);
+    });
+    let sources = [BagSource {
+        feature: 0,
+        pooling: Pooling::Sum,
+        column: 0,
+    }];
+    let rule = SparseRule::Sgd {
+        weight_decay: 0.0,
+        max_row_norm: None,
+    };
+    let mut state = SparseState::new(&context, &rule, TABLE_ROWS, dim);
+    let update_s = best_seconds(together, || {
+        let gradient = SparseGradient::Bags {
+            groups: &groups,
+            sources: &sources,
+            dout: TensorRef::from_f32(&vectors, &[ROWS, dim]),
+        };
+        let weights = table.view_mut();
+        let _ = sparse_optimizer::update(&context, &rule, 1e-3, 1, weights, &mut state, gradient);
+    });
+    OfRows {
+        lookup: (RowWork::new(rows, 2.0 * bytes), lookup_s),
+        // Reads the gradient and the row, and writes the row.
+        update: (RowWork::new(rows, 3.0 * bytes), update_s),
+        grouped_id_s: group_s / rows,
+    }
+}
+
+fn copy_bytes_per_s(together: &Barrier) -> f64 {
+    let from = vec![0.5f32; ROWS * DIMS[1]];
+    let mut to = vec![0.0f32; from.len()];
+    let seconds = best_seconds(together, || {
+        to.copy_from_slice(std::hint::black_box(&from));
+    });
+    std::hint::black_box(&to);
+    2.0 * size_of_val(from.as_slice()) as f64 / seconds
 }
 
 fn flops_per_s(together: &Barrier) -> f64 {
@@ -165,7 +253,7 @@ impl Collectives {
             let mut message = vec![1u8; bytes / others];
             median_seconds(comm, || {
                 let own = std::mem::take(&mut message);
-                let mut received = comm.all_gather_bytes(own).wait()?;
+                let mut received = comm.gather_now(own)?;
                 message = received.swap_remove(comm.rank());
                 Ok(())
             })
@@ -173,9 +261,7 @@ impl Collectives {
         let all_to_all = |bytes: usize| {
             let mut messages = vec![vec![1u8; bytes / others]; comm.size()];
             median_seconds(comm, || {
-                messages = comm
-                    .all_to_all_bytes(std::mem::take(&mut messages))
-                    .wait()?;
+                messages = comm.exchange_now(std::mem::take(&mut messages))?;
                 Ok(())
             })
         };

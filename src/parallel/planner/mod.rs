@@ -27,5 +27,5 @@ pub use cost::{BatchSplit, Cost};
 pub use dense::DenseLoad;
 pub use load::{Distinct, TableLoad};
 pub use machine::{Gpu, Machine, OperationTimes};
-pub use rates::Rates;
+pub use rates::{Rates, RowRate, RowWork};
 pub use step::StepEstimate;

@@ -68,13 +68,17 @@ impl StepEstimate {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Collectives, Line, Rates};
+    use super::super::{Collectives, Line, Rates, RowRate, RowWork};
     use super::*;
 
     fn machine(ranks: usize, at_once: usize) -> Machine {
         let line = Line {
             latency_s: 0.0,
             bytes_per_s: 100.0,
+        };
+        let by_bytes = RowRate {
+            row_s: 0.0,
+            bytes_per_s: 10.0,
         };
         let collectives = Collectives {
             all_reduce: line,
@@ -87,8 +91,11 @@ mod tests {
             memory_bytes: 0,
             rates: Rates {
                 flops_per_s: 10.0,
-                lookup_bytes_per_s: 10.0,
-                update_bytes_per_s: 10.0,
+                lookup: by_bytes,
+                grouped_id_s: 0.0,
+                update: by_bytes,
+                pooled: by_bytes,
+                unique: by_bytes,
                 copy_bytes_per_s: 10.0,
                 operation_s: 0.0,
             },
@@ -109,7 +116,7 @@ mod tests {
 
     fn updates(bytes: f64) -> Cost {
         Cost {
-            updated_bytes: bytes,
+            updated: RowWork::new(0.0, bytes),
             ..Cost::default()
         }
     }

@@ -9,11 +9,11 @@ use super::super::features::Features;
 use super::super::readers;
 use crate::comm::SingleRank;
 use crate::config::optimizer::DenseOptimizerConfig;
-use crate::config::{Experiment, Partition};
+use crate::config::{Exchange, Experiment, Partition};
 use crate::data::{Batch, Dataset};
 use crate::model::ModelError;
-use crate::parallel::TensorPlan;
 use crate::parallel::planner::{BatchSplit, DenseLoad, TableLoad};
+use crate::parallel::{TablePlan, TensorPlan};
 
 const FLOAT: f64 = 4.0;
 
@@ -66,6 +66,11 @@ impl Demand {
             _ => self.partitions(experiment),
         };
         DenseLoad::new(&self.graph, &self.shapes, &partitions, split)
+    }
+
+    /// Tables that a rank which is alone exchanges with itself.
+    pub(super) fn exchanged_alone(&self, exchange: Exchange) -> TablePlan {
+        TablePlan::exchanged_alone(&self.graph, &self.shapes, exchange)
     }
 
     fn partitions(&self, experiment: &Experiment) -> BTreeMap<String, Partition> {

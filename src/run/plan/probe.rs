@@ -8,8 +8,8 @@ use super::super::RunError;
 use super::super::features::Features;
 use super::super::trainee;
 use super::demand::{Demand, first_batches};
-use crate::config::{EmbeddingsConfig, Experiment};
-use crate::data::Dataset;
+use crate::config::{EmbeddingsConfig, Exchange, Experiment};
+use crate::data::{Batch, Dataset};
 use crate::parallel::planner::{BatchSplit, Cost, Machine, OperationTimes, TableLoad};
 use crate::train;
 
@@ -47,36 +47,64 @@ pub(super) fn calibrated(
         }
     }
     let demand = Demand::of_batch(&alone, graph, schema, &batches[0])?;
-    // Before they meet: who fails here fails all, and nobody waits.
-    let trainers = (0..machine.at_once).map(|_| {
-        let rows = batches.iter().map(|batch| batch.rows).max().unwrap_or(1);
-        let context = Context::cpu(threads, false)?;
-        trainee::alone(context, &alone, &demand.graph, &demand.schema, rows)
-    });
-    let trainers = trainers.collect::<Result<Vec<_>, RunError>>()?;
-    let together = Barrier::new(trainers.len());
-    let (graph, own, meet) = (&demand.graph, &batches, &together);
-    let times = std::thread::scope(|scope| {
-        let started = trainers.into_iter().map(|mut trainer| {
-            scope.spawn(move || train::operation_times(&mut trainer, graph, own, meet))
-        });
-        let started: Vec<_> = started.collect();
-        let joined = started.into_iter().map(|own| own.join());
-        joined
-            .map(|own| own.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect::<Result<Vec<_>, _>>()
-    })?;
+    let probes = Probes {
+        demand: &demand,
+        experiment: &alone,
+        batches: &batches,
+        threads,
+        at_once: machine.at_once,
+    };
+    let times = [Exchange::Pooled, Exchange::Unique].map(|exchange| probes.times(exchange));
+    let [pooled, unique] = times;
     let split = BatchSplit {
         batch: alone.train.global_batch,
         ranks: 1,
         tp: 1,
     };
-    let dense = demand.dense(&alone, &split);
+    let cost = |exchange| Cost::exchanged_alone(&demand.tables, exchange, &split);
     Ok(machine.calibrated(
-        &dense,
-        &Cost::alone(&demand.tables, &split),
-        &OperationTimes::mean(&times),
+        &demand.dense(&alone, &split),
+        [&cost(Exchange::Pooled), &cost(Exchange::Unique)],
+        [&pooled?, &unique?],
     ))
+}
+
+/// Ranks that train side by side, each alone.
+struct Probes<'a> {
+    demand: &'a Demand,
+    experiment: &'a Experiment,
+    batches: &'a [Batch],
+    threads: usize,
+    at_once: usize,
+}
+
+impl Probes<'_> {
+    /// Where each exchanges all tables with itself.
+    fn times(&self, exchange: Exchange) -> Result<OperationTimes, RunError> {
+        // Before they meet: who fails here fails all, and nobody waits.
+        let trainers = (0..self.at_once).map(|_| {
+            let rows = self.batches.iter().map(|batch| batch.rows).max();
+            let context = Context::cpu(self.threads, false)?;
+            let Demand { graph, schema, .. } = self.demand;
+            let tables = Some(self.demand.exchanged_alone(exchange));
+            let rows = rows.unwrap_or(1);
+            trainee::alone(context, self.experiment, graph, schema, rows, tables)
+        });
+        let trainers = trainers.collect::<Result<Vec<_>, RunError>>()?;
+        let together = &Barrier::new(trainers.len());
+        let times = std::thread::scope(|scope| {
+            let started = trainers.into_iter().map(|mut trainer| {
+                let (graph, batches) = (&self.demand.graph, self.batches);
+                scope.spawn(move || train::operation_times(&mut trainer, graph, batches, together))
+            });
+            let started: Vec<_> = started.collect();
+            let joined = started.into_iter().map(|own| own.join());
+            joined
+                .map(|own| own.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(OperationTimes::mean(&times))
+    }
 }
 
 /// The most rows that a table may have, so that all of them fit into so many bytes; `None` where they do.

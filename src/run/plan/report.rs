@@ -41,14 +41,16 @@ impl Report<'_> {
         let giga = |rate: f64| rate / 1e9;
         writeln!(
             f,
-            "{} ranks (dp {} x tp {tp}), global batch {}; a rank: {:.1} GiB, lookups {:.1} GB/s, updates \
-             {:.1} GB/s, products {:.0} GFLOP/s",
+            "{} ranks (dp {} x tp {tp}), global batch {}; a rank: {:.1} GiB, lookups {:.1} GB/s and {:.0} ns a \
+             row, updates {:.1} GB/s and {:.0} ns, products {:.0} GFLOP/s",
             machine.ranks,
             machine.ranks / tp,
             self.planner.batch,
             machine.memory_bytes as f64 / MIB / 1024.0,
-            giga(rates.lookup_bytes_per_s),
-            giga(rates.update_bytes_per_s),
+            giga(rates.lookup.bytes_per_s),
+            1e9 * rates.lookup.row_s,
+            giga(rates.update.bytes_per_s),
+            1e9 * rates.update.row_s,
             giga(rates.flops_per_s),
         )?;
         if machine.ranks > 1 {
