@@ -136,13 +136,14 @@ impl Launch {
         self
     }
 
-    /// Where each argument lies, as `cuLaunchKernel` takes it. Valid while `self` is borrowed.
-    pub fn arguments(&mut self) -> Vec<*mut c_void> {
-        let words = &mut self.words;
-        self.starts[..self.len]
-            .iter()
-            .map(|&start| std::ptr::from_mut(&mut words[usize::from(start)]).cast())
-            .collect()
+    /// Where each argument lies, as `cuLaunchKernel` takes it; null behind the last one. Valid while `self`
+    /// is borrowed.
+    pub fn arguments(&mut self) -> [*mut c_void; ARGUMENTS_MAX] {
+        let mut places = [std::ptr::null_mut(); ARGUMENTS_MAX];
+        for (place, &start) in places.iter_mut().zip(&self.starts[..self.len]) {
+            *place = std::ptr::from_mut(&mut self.words[usize::from(start)]).cast();
+        }
+        places
     }
 }
 

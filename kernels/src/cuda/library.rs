@@ -4,7 +4,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use cudarc::{driver, nvrtc};
+use cudarc::{cublaslt, driver, nvrtc};
 use libloading::Library;
 
 /// The environment variable that names a folder with CUDA's libraries, such as that of a Python
@@ -160,12 +160,8 @@ pub struct Gpu {
 /// The GPUs of this host; none without a driver.
 pub fn gpus() -> Vec<Gpu> {
     // cudarc ends the process's thread with a panic where the library is missing: look first.
-    if CudaLibrary::Driver.find().is_none() {
-        return Vec::new();
-    }
     use driver::{result, sys::CUdevice_attribute};
-    // SAFETY: the driver is loaded; reading its version and attributes changes nothing.
-    if !unsafe { driver::sys::is_culib_present() } || result::init().is_err() {
+    if !load_driver() || result::init().is_err() {
         return Vec::new();
     }
     let count = result::device::get_count().unwrap_or(0);
@@ -189,6 +185,18 @@ pub fn gpus() -> Vec<Gpu> {
             })
         })
         .collect()
+}
+
+/// Loads the driver; whether the bindings find it too.
+pub(super) fn load_driver() -> bool {
+    // SAFETY: NVIDIA's library may be loaded at any time.
+    CudaLibrary::Driver.find().is_some() && unsafe { driver::sys::is_culib_present() }
+}
+
+/// Loads cuBLASLt; whether the bindings find it too.
+pub(super) fn load_cublas_lt() -> bool {
+    // SAFETY: NVIDIA's library may be loaded at any time.
+    CudaLibrary::CublasLt.find().is_some() && unsafe { cublaslt::sys::is_culib_present() }
 }
 
 /// Loads NVRTC; whether the bindings find it too.

@@ -1,9 +1,10 @@
 //! CUDA launches: for each operation the kernels of its `.cu` file, with checked shapes, grids and
 //! arguments.
 //!
-//! A [`Launch`] only describes what is to run. A GPU runs it on a stream; tests run the same
-//! sources and the same launches on a CPU under emulation (`emulate/`), and hold their results
-//! against the operations of this crate. Formulas are those of the operation of the same name.
+//! A [`Launch`] only describes what is to run, as a [`Product`](product::Product) does for dense
+//! products. An [`Executor`] runs both: a GPU's stream ([`gpu`]), or in tests the emulation of the
+//! same sources and launches on a CPU (`emulate/`), whose results are held against the operations
+//! of this crate. Formulas are those of the operation of the same name.
 //!
 //! Nothing here waits for the device, allocates on it, or reads from it: scratch memory is an
 //! operand, and each operation tells how much it needs.
@@ -16,17 +17,21 @@ pub mod cross;
 pub mod dense_optimizer;
 pub mod dot_interaction;
 pub mod embedding_bag;
+mod executor;
 pub mod factorization_machine;
+pub mod gpu;
 pub mod groups;
 mod launch;
 mod library;
 pub mod linear;
+pub mod product;
 pub mod radix_sort;
 mod source;
 pub mod sparse_optimizer;
 pub mod step;
 
 pub use compiler::{CompileError, Compiled, compile, compile_cached};
+pub use executor::{DeviceError, Executor};
 pub use launch::{Address, Kernel, Launch, Matrix};
 pub use library::{CudaLibrary, FoundLibrary, Gpu, LIBRARIES_VARIABLE, gpus};
 pub use source::{HEADER, HEADER_NAME, SOURCES, Source};

@@ -14,6 +14,8 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, m
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{Address, Launch, Matrix, SOURCES};
 
+use crate::executor::Work;
+
 const PAGE: usize = 4096;
 
 /// As `emulate::Buffer` in `emulate/emulate.hpp`.
@@ -109,6 +111,8 @@ pub struct Emulator {
     buffers: Vec<Buffer>,
     /// In which order blocks and threads run: 0 ascending, 1 descending, others at random.
     pub seed: u64,
+    /// What is asked for while a step is recorded.
+    pub recording: Option<Vec<Work>>,
 }
 
 /// Orders in which a kernel must give the same result.
@@ -117,8 +121,8 @@ pub const SEEDS: [u64; 3] = [0, 1, 77];
 impl Emulator {
     pub fn new(seed: u64) -> Self {
         Self {
-            buffers: Vec::new(),
             seed,
+            ..Self::default()
         }
     }
 
@@ -172,6 +176,24 @@ impl Emulator {
             .find(|buffer| buffer.start as u64 == address.0);
         let bytes = buffer.expect("an address of a buffer").slice();
         super::values::read(bytes)
+    }
+
+    /// Where `len` bytes lie.
+    ///
+    /// # Panics
+    /// When they are not all in one buffer.
+    pub fn place(&self, address: Address, len: usize) -> *mut u8 {
+        let inside = |buffer: &&Buffer| {
+            let (start, end) = (buffer.start as u64, (buffer.start + buffer.bytes) as u64);
+            start <= address.0 && address.0 + len as u64 <= end
+        };
+        let found = self.buffers.iter().find(inside);
+        assert!(
+            found.is_some(),
+            "{len} bytes at {:#x} are in no buffer",
+            address.0
+        );
+        address.0 as *mut u8
     }
 
     /// The elements of a matrix, widened, after checking that what lies between rows is untouched.

@@ -9,11 +9,13 @@ mod dot_interaction;
 mod embedding_bag;
 mod emulation;
 mod emulator;
+mod executor;
 mod factorization_machine;
 mod groups;
 mod linear;
 mod nvrtc;
 mod on_device;
+mod product;
 #[path = "../random/mod.rs"]
 mod random;
 mod sparse_optimizer;

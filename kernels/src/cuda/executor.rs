@@ -1,0 +1,143 @@
+use super::{
+    launch::{Address, Launch},
+    library::CudaLibrary,
+    product::Product,
+};
+use crate::cuda::CompileError;
+
+/// What runs launches and products, each after the one before: a stream of a GPU, or in tests the
+/// emulation. Code of a step is written against this, so that all of it runs without a GPU too.
+///
+/// Addresses are this executor's. Launches are trusted: the operations of [`cuda`](super) check shapes when
+/// they describe them, and whoever gives them addresses answers for the memory behind.
+pub trait Executor {
+    /// Work that was recorded once, to be run again and again with the same arguments.
+    type Graph;
+
+    /// Memory of its own, aligned to 256 bytes, of arbitrary content; it lives as long as the executor. Not
+    /// for the steady state.
+    ///
+    /// # Errors
+    /// When there is not so much left.
+    fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError>;
+
+    /// Runs a kernel.
+    ///
+    /// # Errors
+    /// When it cannot be started. What it does wrong later is told by a call that waits.
+    fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError>;
+
+    /// Multiplies.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch), and [`DeviceError::Product`] where the library has no such product.
+    fn multiply(&mut self, product: &Product) -> Result<(), DeviceError>;
+
+    /// Sets each of `bytes` bytes to zero.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    fn zero(&mut self, at: Address, bytes: usize) -> Result<(), DeviceError>;
+
+    /// Copies to the device; `from` may change once this returns.
+    ///
+    /// # Errors
+    /// As [`synchronize`](Self::synchronize).
+    fn upload(&mut self, from: &[u8], to: Address) -> Result<(), DeviceError>;
+
+    /// Copies from the device, after all that was asked for before.
+    ///
+    /// # Errors
+    /// As [`synchronize`](Self::synchronize).
+    fn download(&mut self, from: Address, to: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Waits until all is done.
+    ///
+    /// # Errors
+    /// When something that was asked for failed.
+    fn synchronize(&mut self) -> Result<(), DeviceError>;
+
+    /// Records what `work` asks for, without running it.
+    ///
+    /// # Errors
+    /// What `work` returns, or when it asked for something that waits or allocates.
+    fn record(
+        &mut self,
+        work: &mut dyn FnMut(&mut Self) -> Result<(), DeviceError>,
+    ) -> Result<Self::Graph, DeviceError>;
+
+    /// Runs what was recorded.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    fn replay(&mut self, graph: &Self::Graph) -> Result<(), DeviceError>;
+}
+
+/// Why a device did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// A library is missing.
+    #[error("{} is not found; {}", .0.name(), .0.remedy())]
+    Missing(CudaLibrary),
+    /// There is no such GPU.
+    #[error(
+        "there is no GPU {ordinal}: this process sees {count}; check CUDA_VISIBLE_DEVICES and `nvidia-smi`"
+    )]
+    NoGpu {
+        /// The GPU asked for.
+        ordinal: usize,
+        /// The GPUs there are.
+        count: usize,
+    },
+    /// The memory of the GPU is full.
+    #[error(
+        "no room for {bytes} bytes on the GPU, {free_bytes} of {total_bytes} bytes are free; lower the batch, or shard tables over more GPUs"
+    )]
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+        /// What is free.
+        free_bytes: usize,
+        /// What there is.
+        total_bytes: usize,
+    },
+    /// A call of the driver failed, perhaps for something that was asked for earlier.
+    #[error(
+        "CUDA: {call} failed: {message}; run `streamrec doctor`, and look for earlier errors of this GPU"
+    )]
+    Driver {
+        /// What was asked for.
+        call: &'static str,
+        /// The driver's words.
+        message: String,
+    },
+    /// Kernels could not be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// cuBLASLt has no such product, or refuses it.
+    #[error(
+        "cuBLASLt: {call} failed with {status} for a product of {rows} x {depth} x {columns}; use another version of cuBLASLt"
+    )]
+    Product {
+        /// The call that failed.
+        call: &'static str,
+        /// The library's status.
+        status: String,
+        /// Rows of the column-major result.
+        rows: usize,
+        /// Columns of the column-major result.
+        columns: usize,
+        /// The depth.
+        depth: usize,
+    },
+    /// Something was asked for that cannot be recorded.
+    #[error("{call} cannot be part of a recorded step; do it before or after")]
+    Recording {
+        /// What was asked for.
+        call: &'static str,
+    },
+    /// A kernel did something that is undefined; emulations tell.
+    #[error("{0}")]
+    Undefined(String),
+}

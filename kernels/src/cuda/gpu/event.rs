@@ -1,0 +1,75 @@
+use cudarc::driver::{result, sys};
+
+use super::{Gpu, Stream, failed};
+use crate::cuda::executor::DeviceError;
+
+/// A mark in a stream.
+#[derive(Debug)]
+pub struct Event {
+    gpu: Gpu,
+    handle: sys::CUevent,
+}
+
+// SAFETY: the handle is a name of the driver's object, whose functions may be called from any thread.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.gpu.bind().is_ok() {
+            // SAFETY: created once, destroyed once. A failure leaks it.
+            let _ = unsafe { result::event::destroy(self.handle) };
+        }
+    }
+}
+
+impl Event {
+    /// A mark that is in no stream yet: nobody waits for it.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn new(gpu: &Gpu) -> Result<Self, DeviceError> {
+        gpu.bind()?;
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        let handle = result::event::create(flags).map_err(failed("creating an event"))?;
+        let gpu = gpu.clone();
+        Ok(Self { gpu, handle })
+    }
+
+    pub(super) fn handle(&self) -> sys::CUevent {
+        self.handle
+    }
+
+    /// Puts the mark behind all that is queued in `stream`.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn record(&self, stream: &Stream) -> Result<(), DeviceError> {
+        // SAFETY: both live.
+        unsafe { result::event::record(self.handle, stream.handle()) }
+            .map_err(failed("recording an event"))
+    }
+
+    /// Whether its stream has come to it.
+    ///
+    /// # Errors
+    /// When something before it failed.
+    pub fn is_done(&self) -> Result<bool, DeviceError> {
+        // SAFETY: the event lives.
+        match unsafe { result::event::query(self.handle) } {
+            Ok(()) => Ok(true),
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            Err(error) => Err(failed("work before an event")(error)),
+        }
+    }
+
+    /// Waits until its stream has come to it.
+    ///
+    /// # Errors
+    /// When something before it failed.
+    pub fn wait(&self) -> Result<(), DeviceError> {
+        // SAFETY: the event lives.
+        unsafe { result::event::synchronize(self.handle) }.map_err(failed("work before an event"))
+    }
+}

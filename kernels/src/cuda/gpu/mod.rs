@@ -1,0 +1,39 @@
+//! A GPU: what runs launches and products of a step.
+//!
+//! ```text
+//! Gpu          one device's context, shared by its streams; compiles and holds the kernels
+//! GpuExecutor  one stream with memory and a product library of its own
+//! Graph        a step recorded on a stream
+//! Pinned       host memory that copies run from and to beside other work; in a Copying meanwhile
+//! Event        a mark in a stream that another stream, or the host, waits for
+//! ```
+//!
+//! No GPU has run this yet: every step runs over the emulation in tests, through the same trait.
+
+mod context;
+mod event;
+mod executor;
+mod graph;
+mod memory;
+mod modules;
+mod pinned;
+mod products;
+mod stream;
+
+pub use context::Gpu;
+pub use event::Event;
+pub use executor::GpuExecutor;
+pub use graph::Graph;
+pub use pinned::{Copying, Pinned};
+pub use stream::Stream;
+
+use super::executor::DeviceError;
+use cudarc::driver::result::DriverError;
+
+/// Names the call that a failure belongs to.
+fn failed(call: &'static str) -> impl FnOnce(DriverError) -> DeviceError {
+    move |error| DeviceError::Driver {
+        call,
+        message: error.to_string(),
+    }
+}

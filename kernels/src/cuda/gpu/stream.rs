@@ -1,0 +1,77 @@
+use std::sync::Arc;
+
+use cudarc::driver::{result, sys};
+
+use super::{Event, Gpu, failed};
+use crate::cuda::executor::DeviceError;
+
+/// A queue of work on a GPU. Clones are the same queue.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    own: Arc<Own>,
+}
+
+#[derive(Debug)]
+struct Own {
+    gpu: Gpu,
+    handle: sys::CUstream,
+}
+
+// SAFETY: the handle is a name of the driver's object, whose functions may be called from any thread.
+unsafe impl Send for Own {}
+// SAFETY: as above.
+unsafe impl Sync for Own {}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if self.gpu.bind().is_ok() {
+            // SAFETY: created once, destroyed once; the driver finishes what is queued. A failure leaks it.
+            let _ = unsafe { result::stream::destroy(self.handle) };
+        }
+    }
+}
+
+impl Stream {
+    /// A stream that waits for no other one.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn new(gpu: &Gpu) -> Result<Self, DeviceError> {
+        gpu.bind()?;
+        let handle = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(failed("creating a stream"))?;
+        let gpu = gpu.clone();
+        let own = Arc::new(Own { gpu, handle });
+        Ok(Self { own })
+    }
+
+    /// The GPU it belongs to.
+    pub fn gpu(&self) -> &Gpu {
+        &self.own.gpu
+    }
+
+    pub(super) fn handle(&self) -> sys::CUstream {
+        self.own.handle
+    }
+
+    /// Lets what is queued from now on wait until the stream of `event` has come to it.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn wait_for(&self, event: &Event) -> Result<(), DeviceError> {
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: both live.
+        unsafe { result::stream::wait_event(self.handle(), event.handle(), flags) }
+            .map_err(failed("waiting for an event"))
+    }
+
+    /// Waits until all that is queued is done.
+    ///
+    /// # Errors
+    /// When some of it failed.
+    pub fn synchronize(&self) -> Result<(), DeviceError> {
+        self.gpu().bind()?;
+        // SAFETY: the stream lives.
+        unsafe { result::stream::synchronize(self.handle()) }.map_err(failed("work of a stream"))
+    }
+}
