@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use streamrec::data::import::{FileFormat, InputRows, InputSettings, SourceSchema};
+use streamrec::data::import::{FileFormat, InputSettings, SourceSchema};
 use streamrec::data::{ColumnKind, SourceType};
 use streamrec::validation::drift::{DriftLimits, compare, profile};
 use streamrec::validation::expectations::{Suite, Table, validate};
@@ -60,7 +60,7 @@ fn inputs(file: &Path) -> Result<Vec<InputColumn>> {
 fn profiled(file: &Path) -> Result<Profile> {
     let inputs = inputs(file)?;
     let builder = ProfileBuilder::new(&inputs, &[]).with_sketches_only();
-    let rows = InputRows::open(InputSettings {
+    let settings = InputSettings {
         files: vec![file.to_owned()],
         source: SourceSchema {
             format: FileFormat::Parquet,
@@ -70,8 +70,8 @@ fn profiled(file: &Path) -> Result<Profile> {
         inputs,
         keys: Vec::new(),
         piece_rows: profile::PART_ROWS,
-    })?;
-    Ok(profile::of_files(rows, &builder)?)
+    };
+    Ok(profile::of_files(settings, &builder)?)
 }
 
 fn drift(folder: &Path) -> Result<Value> {

@@ -7,7 +7,7 @@ use crate::key::{MISSING_KEY, MISSING_TIME};
 use crate::key_map::KeyMap;
 use crate::moments::Moments;
 use crate::raw::RawColumn;
-use crate::sketch::{CardinalitySketch, FrequentKeys, QuantileSketch, SketchError};
+use crate::sketch::{CardinalitySketch, FrequentKeys, Number, QuantileSketch, SketchError};
 
 /// What the values of one input look like. Two of the same input can be merged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,9 +67,9 @@ pub(crate) fn is_number(input: &InputColumn) -> bool {
 
 impl NumberSketch {
     /// Adds the finite ones of `values`.
-    pub fn add(&mut self, values: &[f64]) {
+    pub fn add<T: Number>(&mut self, values: &[T]) {
         self.moments.add(values);
-        values.iter().for_each(|&value| self.quantiles.add(value));
+        self.quantiles.add_all(values);
     }
 
     /// Adds all that `other` has seen.
@@ -106,17 +106,13 @@ impl InputSketch {
         self.rows += column.rows() as u64;
         self.missing += column.missing_rows();
         self.out_of_range += column.count_out_of_range(input);
-        if let Some(numbers) = &mut self.numbers {
-            let values: Vec<f64> = match column {
-                RawColumn::Dense(values) => values.iter().map(|&value| f64::from(value)).collect(),
-                RawColumn::Time(times) => times
-                    .iter()
-                    .filter(|&&time| time != MISSING_TIME)
-                    .map(|&time| time as f64)
-                    .collect(),
-                RawColumn::Key(_) | RawColumn::KeyList { .. } => Vec::new(),
-            };
-            numbers.add(&values);
+        match (&mut self.numbers, column) {
+            (Some(numbers), RawColumn::Dense(values)) => numbers.add(values),
+            (Some(numbers), RawColumn::Time(times)) => {
+                let times = times.iter().filter(|&&time| time != MISSING_TIME);
+                numbers.add(&times.map(|&time| time as f64).collect::<Vec<f64>>());
+            }
+            _ => {}
         }
         if let (Some(sketch), RawColumn::Key(keys) | RawColumn::KeyList { keys, .. }) =
             (&mut self.keys, column)

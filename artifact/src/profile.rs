@@ -3,6 +3,7 @@
 //! Summaries are for people. Sketches are what drift is computed from: they merge, so days, ranks and hours of
 //! traffic can be added up, and compared with no row at hand.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -187,7 +188,7 @@ pub struct ProfileBuilder {
 
 /// For each input, the keys that have a row of their own in some table; none where keys are hashed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct KnownKeys(Vec<Option<KeyMap<bool>>>);
+pub(crate) struct KnownKeys(Vec<Option<Arc<KeyMap<bool>>>>);
 
 impl KnownKeys {
     fn new(schema: &FeatureSchema, vocabularies: &Vocabularies) -> Self {
@@ -199,14 +200,18 @@ impl KnownKeys {
             for &key in vocabulary.keys() {
                 *known.entry(key) = true;
             }
-            Some(known)
+            Some(Arc::new(known))
         };
         Self(schema.inputs.iter().map(of_input).collect())
     }
 
+    fn of_inputs(&self, places: Range<usize>) -> Self {
+        Self(self.0.get(places).unwrap_or_default().to_vec())
+    }
+
     /// Those of input `index`.
     pub(crate) fn of(&self, index: usize) -> Option<&KeyMap<bool>> {
-        self.0.get(index)?.as_ref()
+        self.0.get(index)?.as_deref()
     }
 }
 
@@ -264,6 +269,20 @@ impl ProfileBuilder {
     pub fn with_segments(mut self, names: &[String]) -> Result<Self, String> {
         self.segments = SegmentBuilder::new(&self.inputs, self.labels.len(), names)?;
         Ok(self)
+    }
+
+    /// An empty profile of some inputs alone, without labels and segments.
+    #[must_use]
+    pub fn of_inputs(&self, places: Range<usize>) -> Self {
+        let mut part = Self::new(&self.inputs[places.clone()], &[]);
+        part.sketches_only = self.sketches_only;
+        part.known = Arc::new(self.known.of_inputs(places));
+        part
+    }
+
+    /// Whether rows are profiled by segments, too.
+    pub fn has_segments(&self) -> bool {
+        !self.segments.is_empty()
     }
 
     /// The inputs that it is of.

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use crate::profile::{NumberProfile, Profile};
+use crate::profile::{InputProfile, NumberProfile, Profile};
 use crate::segments::{SEGMENTS_MAX, SegmentProfile};
 use crate::sketch::SketchError;
 
@@ -28,13 +28,7 @@ impl Profile {
         }
         self.rows += other.rows;
         for (input, theirs) in self.inputs.iter_mut().zip(&other.inputs) {
-            input.missing += theirs.missing;
-            input.out_of_range += theirs.out_of_range;
-            (input.numbers, input.keys) = (None, None);
-            match (&mut input.sketch, &theirs.sketch) {
-                (Some(sketch), Some(theirs)) => sketch.merge(theirs)?,
-                (sketch, _) => *sketch = None,
-            }
+            input.merge(theirs)?;
         }
         for (score, theirs) in self.scores.iter_mut().zip(&other.scores) {
             match (&mut score.sketch, &theirs.sketch) {
@@ -84,6 +78,23 @@ impl Profile {
             kept += 1;
             kept <= SEGMENTS_MAX
         });
+        Ok(())
+    }
+}
+
+impl InputProfile {
+    /// Adds all that `other`, of the same input, has seen. Summaries for people do not merge and go.
+    ///
+    /// # Errors
+    /// The two have sketches that cannot be merged.
+    pub fn merge(&mut self, other: &Self) -> Result<(), SketchError> {
+        self.missing += other.missing;
+        self.out_of_range += other.out_of_range;
+        (self.numbers, self.keys) = (None, None);
+        match (&mut self.sketch, &other.sketch) {
+            (Some(sketch), Some(theirs)) => sketch.merge(theirs)?,
+            (sketch, _) => *sketch = None,
+        }
         Ok(())
     }
 }

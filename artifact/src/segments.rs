@@ -78,6 +78,11 @@ impl SegmentBuilder {
         })
     }
 
+    /// Whether no input makes segments.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by.is_empty()
+    }
+
     /// Adds rows that were checked against the inputs.
     pub(crate) fn observe(&mut self, raw: &RawBatch, known: &KnownKeys) {
         for by in &mut self.by {

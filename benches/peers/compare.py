@@ -14,7 +14,6 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 DOCUMENT, PLOT = Path("docs/benchmarks.md"), Path("docs/benchmarks.svg")
-BEGIN, END = "<!-- scripts/bench begin -->", "<!-- scripts/bench end -->"
 PYTHONS = {"python": ("STREAMREC_PEERS_PYTHON", "benches/peers/.venv/bin/python"),
            "input_python": ("STREAMREC_INPUT_PYTHON", "benches/peers/.venv-input/bin/python"),
            "expectations_python": ("STREAMREC_EXPECTATIONS_PYTHON", "benches/peers/.venv-expectations/bin/python"),
@@ -156,6 +155,14 @@ def plot(results):
     return "\n".join([*parts, "</svg>", ""])
 
 
+def write(block, text):
+    """Puts a table between the markers of its block, the main one without a name."""
+    begin, end = (f"<!-- {' '.join(filter(None, ('scripts/bench', block, word)))} -->" for word in ("begin", "end"))
+    document = DOCUMENT.read_text()
+    before, rest = document.split(begin)
+    DOCUMENT.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+
+
 def cpu():
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -170,6 +177,9 @@ def main():
     parser.add_argument("--print", action="store_true", help="print the table, and write nothing")
     args = parser.parse_args()
     comparisons = tomllib.loads(Path("benches/comparisons.toml").read_text())["comparison"]
+    blocks = {}
+    for comparison in comparisons:
+        blocks.setdefault(comparison.get("block", ""), []).append(comparison["name"])
     comparisons = [c for c in comparisons if not args.only or args.only in c["name"]]
     if not comparisons:
         sys.exit(f"--only {args.only}: no comparison has such a name")
@@ -191,14 +201,16 @@ def main():
     head = (f"`scripts/bench --rounds {args.rounds}`"
             f"{f' --only {args.only!r}' if args.only else ''}, commit {commit}, "
             f"{datetime.date.today()}, {cpu()}, {threads} threads; {', '.join(versions)}.")
-    text = table(results, head)
-    print(text)
-    if args.print or args.only:
+    print(table(results, head))
+    if args.print:
         return
-    document = DOCUMENT.read_text()
-    before, rest = document.split(BEGIN)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-    PLOT.write_text(plot(results))
+    # A block is written when all of it was run.
+    for block, names in blocks.items():
+        own = [result for result in results if result["name"] in names]
+        if len(own) == len(names):
+            write(block, table(own, head))
+            if not block:
+                PLOT.write_text(plot(own))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@
 //! draws from the machine: equal values in equal order give equal sketches. JSON of one is checked as it is
 //! read, so that a sketch of a hostile file is refused and never trusted.
 
+mod ascending;
 mod cardinality;
 mod frequent_keys;
 mod quantiles;
 
+pub use ascending::Number;
 pub use cardinality::{CardinalitySketch, DEFAULT_PRECISION};
 pub use frequent_keys::{DEFAULT_COUNTERS, FrequentKey, FrequentKeys};
 pub use quantiles::{DEFAULT_ACCURACY, QuantileSketch};

@@ -2,6 +2,7 @@
 //! inputs, missing values as an import treats them, and columns that are passed through.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,8 +69,8 @@ enum Values {
 }
 
 /// The inputs, and how each is read.
-struct Selection {
-    settings: InputSettings,
+pub(super) struct Selection {
+    pub(super) settings: InputSettings,
     conversions: Vec<Conversion>,
 }
 
@@ -97,13 +98,7 @@ impl InputRows {
     /// # Errors
     /// Files that cannot be read or lack columns; all that are missing from one at once.
     pub fn open(settings: InputSettings) -> Result<Self, ImportError> {
-        let conversion = |input: &InputColumn| {
-            Conversion::input(input, &settings.list_separator, &settings.source.null)
-        };
-        let selection = Arc::new(Selection {
-            conversions: settings.inputs.iter().map(conversion).collect(),
-            settings,
-        });
+        let selection = Arc::new(Selection::new(settings));
         let files = &selection.settings.files;
         let (mut key_fields, mut rows) = (None, Some(0));
         for path in files {
@@ -182,7 +177,7 @@ impl InputPiece {
                 first_row,
                 path,
                 selection,
-            } => selection.convert(batch, *first_row, path, raw)?,
+            } => selection.convert(batch, *first_row, path, 0..raw.columns.len(), raw)?,
         }
         Ok(())
     }
@@ -201,13 +196,23 @@ impl InputPiece {
                 first_row,
                 path,
                 selection,
-            } => selection.convert(batch, *first_row, path, raw)?,
+            } => selection.convert(batch, *first_row, path, 0..raw.columns.len(), raw)?,
         }
         Ok(())
     }
 }
 
 impl Selection {
+    pub(super) fn new(settings: InputSettings) -> Self {
+        let conversion = |input: &InputColumn| {
+            Conversion::input(input, &settings.list_separator, &settings.source.null)
+        };
+        Self {
+            conversions: settings.inputs.iter().map(conversion).collect(),
+            settings,
+        }
+    }
+
     /// The names that are looked for, inputs first.
     fn names(&self) -> impl Iterator<Item = &String> {
         let inputs = self.settings.inputs.iter().map(|input| &input.name);
@@ -215,7 +220,7 @@ impl Selection {
     }
 
     /// The places among `found` of the inputs, then of the keys.
-    fn places(&self, path: &Path, found: &[String]) -> Result<Vec<usize>, ImportError> {
+    pub(super) fn places(&self, path: &Path, found: &[String]) -> Result<Vec<usize>, ImportError> {
         let place = |name: &String| found.iter().position(|field| field == name);
         let missing: Vec<_> = self.names().filter(|name| place(name).is_none()).collect();
         if missing.is_empty() {
@@ -229,7 +234,7 @@ impl Selection {
     }
 
     /// The columns that are passed through, and the rows where the file tells.
-    fn look_into(&self, path: &Path) -> Result<(Vec<Field>, Option<u64>), ImportError> {
+    pub(super) fn look_into(&self, path: &Path) -> Result<(Vec<Field>, Option<u64>), ImportError> {
         if self.settings.source.format == FileFormat::Csv {
             let rows = TextRows::open(path, &self.settings.source, &Meter::default())?;
             self.places(path, rows.names())?;
@@ -294,17 +299,19 @@ impl Selection {
         }))
     }
 
-    /// Column by column.
-    fn convert(
+    /// Column by column, the inputs at some places.
+    pub(super) fn convert(
         &self,
         batch: &RecordBatch,
         first_row: u64,
         path: &Path,
+        places: Range<usize>,
         raw: &mut RawBatch,
     ) -> Result<(), ImportError> {
         raw.clear();
         raw.rows = batch.num_rows();
-        let inputs = self.settings.inputs.iter().zip(&self.conversions);
+        let inputs = self.settings.inputs[places.clone()].iter();
+        let inputs = inputs.zip(&self.conversions[places]);
         for ((input, conversion), to) in inputs.zip(&mut raw.columns) {
             // The projection holds it, and its type was looked at.
             let Some(found) = batch.column_by_name(&input.name) else {
@@ -312,6 +319,9 @@ impl Selection {
             };
             let plain = plain_type(found.data_type()).unwrap_or(DataType::Utf8);
             let column = Column::cast(found, &plain).map_err(|error| failed(path, error))?;
+            if conversion.push_column(&column, to) {
+                continue;
+            }
             for row in 0..batch.num_rows() {
                 let cell = column.cell(row);
                 conversion

@@ -18,6 +18,7 @@ mod error;
 mod files;
 pub mod formats;
 mod gather;
+mod input_parts;
 mod input_rows;
 mod line_chunks;
 mod line_parser;
@@ -38,11 +39,13 @@ mod sources;
 mod split;
 mod text;
 mod value;
+mod whole_column;
 mod work_folder;
 mod writing;
 
 pub use engine::import;
 pub use error::ImportError;
+pub use input_parts::{InputPart, InputParts};
 pub use input_rows::{InputPiece, InputRows, InputSettings};
 pub use schema::{
     ColumnSchema, ElapsedUnit, FileFormat, ImportSchema, LabelSchema, SourceSchema, TableSchema,

@@ -53,11 +53,11 @@ pub(super) struct ParquetRows {
 
 /// One column of a batch, and where its plain type could not hold what the file has.
 pub(super) struct Column {
-    values: Values,
+    pub(super) values: Values,
     out_of_range: Option<BooleanBuffer>,
 }
 
-enum Values {
+pub(super) enum Values {
     Integers(Int64Array),
     Unsigneds(UInt64Array),
     Floats(Float64Array),
@@ -226,6 +226,11 @@ impl Column {
             values: Values::of(&array, found.data_type()),
             out_of_range,
         })
+    }
+
+    /// Whether every value of the file is held.
+    pub(super) fn holds_all(&self) -> bool {
+        self.out_of_range.is_none()
     }
 
     pub(super) fn cell(&self, row: usize) -> Cell<'_> {

@@ -19,19 +19,19 @@ use crate::data::Role;
 /// Turns cells of one field into values of one column.
 #[derive(Debug, Clone)]
 pub(super) struct Conversion {
-    rule: Rule,
+    pub(super) rule: Rule,
     /// What stands for a missing value.
-    nulls: Vec<Null>,
+    pub(super) nulls: Vec<Null>,
     /// Whether the column itself says so, and not its source for all columns.
     own_nulls: bool,
     /// Whether a missing value makes the line malformed.
-    required: bool,
+    pub(super) required: bool,
     /// What ends the first element of a text, where only that is a key.
-    first_until: Option<Vec<u8>>,
+    pub(super) first_until: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone)]
-enum Rule {
+pub(super) enum Rule {
     DenseInteger,
     DenseFloat,
     DenseBoolean,
@@ -49,7 +49,7 @@ enum Rule {
 }
 
 #[derive(Debug, Clone)]
-struct TimeRule {
+pub(super) struct TimeRule {
     format: TimestampFormat,
     zone: Option<TimeZone>,
     /// Text that is no number may be ISO 8601.

@@ -3,7 +3,7 @@
 use streamrec_artifact::{Artifact, FeatureSchema, Outcome, Profile, ProfileBuilder};
 
 use crate::data::Dataset;
-use crate::data::import::{FileFormat, InputRows, InputSettings, SourceSchema};
+use crate::data::import::{FileFormat, InputSettings, SourceSchema};
 use crate::run::cli::ValidateDriftArgs;
 use crate::run::{RunError, folder};
 use crate::validation::drift::{
@@ -88,7 +88,7 @@ fn current(
             )));
         }
     };
-    let rows = InputRows::open(InputSettings {
+    let settings = InputSettings {
         files: vec![args.data.clone()],
         source: SourceSchema {
             format,
@@ -98,8 +98,8 @@ fn current(
         inputs: schema.inputs.clone(),
         keys: Vec::new(),
         piece_rows: profile::PART_ROWS,
-    })?;
-    Ok(Some(profile::of_files(rows, builder)?))
+    };
+    Ok(Some(profile::of_files(settings, builder)?))
 }
 
 fn print(report: &DriftReport) {

@@ -7,6 +7,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
+use rayon::prelude::*;
+
 use super::row_set::RowSet;
 
 const PARTS: usize = 256;
@@ -50,17 +52,16 @@ impl Duplicates {
 
     /// The rows.
     pub(super) fn finish(self) -> io::Result<RowSet> {
+        let parts: Vec<Vec<u64>> = self
+            .parts
+            .into_par_iter()
+            .map(Part::duplicates)
+            .collect::<io::Result<_>>()?;
         let mut found = RowSet::default();
-        for part in self.parts {
-            let mut entries = part.all()?;
-            entries.sort_unstable();
-            for equal in entries
-                .chunk_by(|a, b| a.0 == b.0)
-                .filter(|equal| equal.len() > 1)
-            {
-                equal.iter().for_each(|&(_, row)| found.insert(row));
-            }
-        }
+        parts
+            .into_iter()
+            .flatten()
+            .for_each(|row| found.insert(row));
         Ok(found)
     }
 }
@@ -82,6 +83,15 @@ impl Part {
             Some(file) => file.write_all(&bytes),
             None => Ok(()),
         }
+    }
+
+    /// The rows that are not the only one with their values.
+    fn duplicates(self) -> io::Result<Vec<u64>> {
+        let mut entries = self.all()?;
+        entries.sort_unstable();
+        let equal = entries.chunk_by(|a, b| a.0 == b.0);
+        let repeated = equal.filter(|equal| equal.len() > 1).flatten();
+        Ok(repeated.map(|&(_, row)| row).collect())
     }
 
     fn all(mut self) -> io::Result<Vec<(u128, u64)>> {

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 
 use super::ExpectationError;
-use super::aggregate::ExactQuantiles;
+use super::exact_quantiles::ExactQuantiles;
 use super::judge::{SHOWN, Tally, Views, shown};
 
 use super::plan::Plan;

@@ -173,9 +173,7 @@ impl DayColumn {
                     .filter_map(|row| view.number(row))
                     .collect();
                 self.moments.add(&numbers);
-                numbers
-                    .iter()
-                    .for_each(|&number| self.quantiles.add(number));
+                self.quantiles.add_all(&numbers);
             }
             _ => {}
         }

@@ -13,6 +13,7 @@
 mod aggregate;
 mod condition;
 mod duplicates;
+mod exact_quantiles;
 mod failing_rows;
 mod history;
 mod judge;
@@ -43,8 +44,9 @@ pub use source::Table;
 pub use suggest::{SuggestSettings, suggest};
 pub use suite::{Expectation, Severity, Suite, WrittenExpectation, WrittenSuite};
 
-use aggregate::{Aggregate, ExactQuantiles, quantiles_held};
+use aggregate::Aggregate;
 use duplicates::Duplicates;
+use exact_quantiles::{ExactQuantiles, quantiles_held};
 use failing_rows::{FailingRowsWriter, Member, SecondScan};
 use judge::{Judge, PartTally, SHOWN, Tally};
 use plan::Plan;
@@ -244,7 +246,10 @@ fn second_scan(
         bundles: if writes {
             vec![all]
         } else {
-            plan.bundles.clone()
+            plan.bundles_of(|index| {
+                let repeated = duplicates[index].as_ref();
+                sought[index].is_some() || repeated.is_some_and(|rows| !rows.is_empty())
+            })
         },
         quantiles: sought,
         duplicates,

@@ -69,6 +69,19 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The bundles with one of the expectations that are wanted.
+    pub(super) fn bundles_of(&self, is_wanted: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
+        let has_one = |groups: &&Vec<Group>| {
+            let mut members = groups.iter().flat_map(|group| &group.members);
+            members.any(|(index, _)| is_wanted(*index))
+        };
+        let bundles = self.bundles.iter().zip(&self.groups);
+        let wanted = bundles.filter(|(_, groups)| has_one(groups));
+        wanted.map(|(columns, _)| columns.clone()).collect()
+    }
+}
+
 fn add(groups: &mut Vec<Group>, suite: &Suite, index: usize, mut columns: Vec<usize>) {
     let condition = suite.expectations[index].condition.clone();
     // The column of the condition came last.
@@ -97,22 +110,18 @@ fn join(clusters: &mut Vec<Vec<usize>>, columns: &[usize]) {
     clusters.push(joined);
 }
 
-/// Clusters, some together: as many bundles as keep all cores busy, of like size.
+/// Where columns are read apart, each cluster: what is read and unpacked of one stays in a core's own cache. Else all
+/// together.
 fn bundles(mut clusters: Vec<Vec<usize>>, table: &Table) -> Vec<Vec<usize>> {
-    let wanted = if table.reads_columns_apart() {
-        4 * rayon::current_num_threads()
-    } else {
-        1
-    };
-    clusters.sort_by_key(|cluster| (std::cmp::Reverse(cluster.len()), cluster.first().copied()));
-    let mut bundles: Vec<Vec<usize>> = Vec::new();
-    for cluster in clusters {
-        if bundles.len() < wanted {
-            bundles.push(cluster);
-        } else if let Some(smallest) = bundles.iter_mut().min_by_key(|bundle| bundle.len()) {
-            smallest.extend(cluster);
-        }
+    if !table.reads_columns_apart() {
+        let mut all: Vec<usize> = clusters.into_iter().flatten().collect();
+        all.sort_unstable();
+        return if all.is_empty() {
+            Vec::new()
+        } else {
+            vec![all]
+        };
     }
-    bundles.iter_mut().for_each(|bundle| bundle.sort_unstable());
-    bundles
+    clusters.sort_unstable();
+    clusters
 }

@@ -109,40 +109,23 @@ fn between(bounds: &Bounds, view: &View, key_of: KeyOf) -> Result<RowsChecked, S
     if key_of == KeyOf::Text {
         return Err("packed data holds hashes of these texts, which have no order".into());
     }
-    let inside = |[low, high]: [f64; 2], value: f64| {
-        (if bounds.strict_min {
-            value > low
-        } else {
-            value >= low
-        }) && (if bounds.strict_max {
-            value < high
-        } else {
-            value <= high
-        })
-    };
     let mut trouble = None;
     let good = match &view.values {
         Values::Numbers(values) => {
-            let limits = bounds.numbers()?;
-            collect(values, |value| inside(limits, value))
+            let [low, high] = closed(bounds)?;
+            collect(values, |value| (value >= low) & (value <= high))
         }
         Values::Integers(values) if fits_in_double(bounds) => {
-            let limits = bounds.numbers()?;
-            collect(values, |value| inside(limits, value as f64))
+            let [low, high] = closed(bounds)?;
+            collect(values, |value| {
+                (value as f64 >= low) & (value as f64 <= high)
+            })
         }
         Values::Times(values) => {
             let [low, high] = bounds.micros()?;
-            collect(values, |value| {
-                (if bounds.strict_min {
-                    value > low
-                } else {
-                    value >= low
-                }) && (if bounds.strict_max {
-                    value < high
-                } else {
-                    value <= high
-                })
-            })
+            let above = |value| value > low || (value == low && !bounds.strict_min);
+            let below = |value| value < high || (value == high && !bounds.strict_max);
+            collect(values, |value| above(value) && below(value))
         }
         Values::Opaque => return Err("the values have no order".into()),
         values => {
@@ -156,6 +139,23 @@ fn between(bounds: &Bounds, view: &View, key_of: KeyOf) -> Result<RowsChecked, S
         }
     };
     Ok(of_valid(view, &good, trouble))
+}
+
+/// The least and the greatest number inside; NaN where there is none.
+fn closed(bounds: &Bounds) -> Result<[f64; 2], String> {
+    let [low, high] = bounds.numbers()?;
+    Ok([
+        match low {
+            f64::INFINITY if bounds.strict_min => f64::NAN,
+            low if bounds.strict_min => low.next_up(),
+            low => low,
+        },
+        match high {
+            f64::NEG_INFINITY if bounds.strict_max => f64::NAN,
+            high if bounds.strict_max => high.next_down(),
+            high => high,
+        },
+    ])
 }
 
 /// Whether all limits are so small that integers beyond them stay beyond as doubles.

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray};
-use arrow::buffer::{BooleanBuffer, ScalarBuffer};
+use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType, UInt64Type,
@@ -77,20 +77,20 @@ impl View {
             }
             _ => Values::Opaque,
         };
-        let mut valid = match array.logical_nulls() {
-            Some(nulls) => nulls.inner().clone(),
-            None => BooleanBuffer::new_set(array.len()),
+        let nulls = array.logical_nulls().filter(|nulls| nulls.null_count() > 0);
+        let there = match &values {
+            Values::Numbers(numbers) => Some(collect(numbers, |number| !number.is_nan())),
+            Values::Texts(texts, true) => Some(BooleanBuffer::collect_bool(array.len(), |row| {
+                !CSV_MISSING.contains(&texts.value(row))
+            })),
+            _ => None,
         };
-        match &values {
-            Values::Numbers(numbers) => {
-                valid = &valid & &collect(numbers, |number| !number.is_nan());
-            }
-            Values::Texts(texts, true) => {
-                let there = |row| texts.is_valid(row) && !CSV_MISSING.contains(&texts.value(row));
-                valid = BooleanBuffer::collect_bool(array.len(), there);
-            }
-            _ => {}
-        }
+        let valid = match (nulls, there) {
+            (Some(nulls), Some(there)) => nulls.inner() & &there,
+            (Some(nulls), None) => nulls.into_inner(),
+            (None, Some(there)) => there,
+            (None, None) => BooleanBuffer::new_set(array.len()),
+        };
         let valid_count = valid.count_set_bits();
         Ok(Self {
             values,
@@ -233,6 +233,24 @@ pub(super) fn number_of(text: &str) -> Option<f64> {
 }
 
 /// A bit for each value.
-pub(super) fn collect<T: Copy>(values: &[T], mut holds: impl FnMut(T) -> bool) -> BooleanBuffer {
-    BooleanBuffer::collect_bool(values.len(), |row| holds(values[row]))
+pub(super) fn collect<T: Copy>(values: &[T], holds: impl Fn(T) -> bool) -> BooleanBuffer {
+    let (whole, rest) = values.as_chunks::<64>();
+    let mut words = Vec::with_capacity(values.len().div_ceil(64));
+    for values in whole {
+        // Most values are as they should be, and this has no branch for each.
+        let all = values.iter().fold(true, |all, &value| all & holds(value));
+        words.push(if all { u64::MAX } else { bits(values, &holds) });
+    }
+    if !rest.is_empty() {
+        words.push(bits(rest, &holds));
+    }
+    BooleanBuffer::new(Buffer::from_vec(words), 0, values.len())
+}
+
+/// A bit for each of up to 64 values, the lowest of the first.
+fn bits<T: Copy>(values: &[T], holds: impl Fn(T) -> bool) -> u64 {
+    let bits = values.iter().enumerate();
+    bits.fold(0, |bits, (place, &value)| {
+        bits | u64::from(holds(value)) << place
+    })
 }

@@ -20,7 +20,7 @@ use super::row_set::{RowSet, Rows};
 use crate::data::Split;
 
 /// Rows of a batch: enough to keep a core busy, few enough to stay in its cache.
-pub(super) const BATCH_ROWS: usize = 1 << 15;
+pub(super) const BATCH_ROWS: usize = 1 << 14;
 
 /// A table in files.
 #[derive(Debug)]
@@ -161,10 +161,11 @@ impl Table {
         mut merge: impl FnMut(usize, S::State) -> Result<(), ExpectationError>,
     ) -> Result<u64, ExpectationError> {
         let mut jobs = self.jobs(bundles)?;
-        let at_once = if parallel {
-            3 * rayon::current_num_threads()
-        } else {
-            1
+        let at_once = match jobs {
+            _ if !parallel => 1,
+            // What waits is in memory.
+            Jobs::Csv(_) => 3 * rayon::current_num_threads(),
+            Jobs::Known { .. } => 16 * rayon::current_num_threads(),
         };
         loop {
             let some: Vec<Job> = jobs.by_ref().take(at_once).collect::<Result<_, _>>()?;
