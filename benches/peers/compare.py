@@ -90,23 +90,24 @@ def ratio(result, sides):
 
 
 def rows_of(result):
-    """(what, our median, best peer, its median, ratio) of the comparison and what is told beside."""
-    fields = [(result["name"], result["windows"])]
-    fields += [(f"{result['name'].rsplit(',', 1)[0]}, {field.split('_')[0]}", sides)
+    """(what, unit, each side's figures, best peer, ratio) of the comparison and what is told beside."""
+    fields = [(result["name"], result["unit"], result["windows"])]
+    fields += [(f"{result['name'].rsplit(',', 1)[0]}, {field.split('_')[0]}",
+                "MiB" if field.endswith("_mib") else result["unit"], sides)
                for field, sides in result["others"].items()]
-    for what, sides in fields:
+    for what, unit, sides in fields:
         best, times = ratio(result, sides)
         if best:
-            yield what, sides, best, times
+            yield what, unit, sides, best, times
 
 
 def table(results, head):
     lines = [head, "", "| work | unit | StreamRec | best peer | its figure | ratio | asked |",
              "|---|---|---|---|---|---|---|"]
     for result in results:
-        for what, sides, best, times in rows_of(result):
+        for what, unit, sides, best, times in rows_of(result):
             ours, theirs = (statistics.median(sides[name]) for name in ("StreamRec", best))
-            lines.append(f"| {what} | {result['unit']} | {ours:,.0f} | {best} | {theirs:,.0f} "
+            lines.append(f"| {what} | {unit} | {ours:,.0f} | {best} | {theirs:,.0f} "
                          f"| **{times:.2f}** | {result['need']:g} |")
     lines += ["", "Medians of all windows (least to greatest):", ""]
     for result in results:
@@ -122,7 +123,7 @@ def table(results, head):
 def plot(results):
     """Bars of the ratios on a scale of logarithms; readable on light and dark pages."""
     bars = [(what, times, result["need"], best)
-            for result in results for what, _, best, times in rows_of(result)]
+            for result in results for what, _, _, best, times in rows_of(result)]
     height, left, width = 34 * len(bars) + 56, 330, 380
     from math import log2
     low, high = -2, max(3, max((log2(times) for _, times, _, _ in bars), default=0) + 0.5)
@@ -198,8 +199,8 @@ def main():
                             text=True).stdout.strip()
     versions = sorted({f"{name} {version}" for result in results
                        for name, version in result["versions"].items()})
-    head = (f"`scripts/bench --rounds {args.rounds}`"
-            f"{f' --only {args.only!r}' if args.only else ''}, commit {commit}, "
+    only = f' --only "{args.only}"' if args.only else ""
+    head = (f"`scripts/bench --rounds {args.rounds}{only}`, commit {commit}, "
             f"{datetime.date.today()}, {cpu()}, {threads} threads; {', '.join(versions)}.")
     print(table(results, head))
     if args.print:
