@@ -1,24 +1,26 @@
 use super::{LANES, Level};
-use crate::tensor::{DType, TensorRef};
 
 /// Transposes `x: [rows, columns]` into `out: [columns, stride]`, of which the first `rows`
 /// columns, rounded up to whole vectors, are written: those past `rows` with zeros.
 ///
 /// # Panics
 /// When `out` is shorter, or `stride` is no multiple of [`LANES`] of at least `rows`.
-pub(crate) fn transpose(x: TensorRef<'_>, out: &mut [f32], stride: usize) {
-    let [rows, columns] = x.shape();
+pub(crate) fn transpose(x: &[f32], rows: usize, columns: usize, out: &mut [f32], stride: usize) {
     assert!(stride.is_multiple_of(LANES) && stride >= rows);
-    assert!(x.dtype() == DType::F32 && out.len() >= columns * stride);
+    assert!(x.len() == rows * columns && out.len() >= columns * stride);
     match Level::detect() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level has been detected, and the lengths are as asserted.
-        Level::Avx512 => unsafe { avx512::transpose(x, out, stride) },
+        Level::Avx512 => unsafe { avx512::transpose(x, rows, columns, out, stride) },
         _ => {
             for (column, out) in out.chunks_exact_mut(stride).take(columns).enumerate() {
                 let padded = rows.next_multiple_of(LANES);
                 for (row, out) in out[..padded].iter_mut().enumerate() {
-                    *out = if row < rows { x.row(row)[column] } else { 0.0 };
+                    *out = if row < rows {
+                        x[row * columns + column]
+                    } else {
+                        0.0
+                    };
                 }
             }
         }
@@ -33,24 +35,29 @@ mod avx512 {
         _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
-    use super::{LANES, TensorRef};
+    use super::LANES;
 
     /// # Safety
-    /// `x: [rows, columns]` holds float32 and `out` at least `columns * stride` floats; `stride` is a
+    /// `x` holds `rows * columns` floats and `out` at least `columns * stride`; `stride` is a
     /// multiple of 16 of at least `rows`.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn transpose(x: TensorRef<'_>, out: &mut [f32], stride: usize) {
-        let ([rows, columns], row_stride) = (x.shape(), x.row_stride());
+    pub(super) unsafe fn transpose(
+        x: &[f32],
+        rows: usize,
+        columns: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         for row in (0..rows).step_by(LANES) {
             for column in (0..columns).step_by(LANES) {
                 let (height, width) = (LANES.min(rows - row), LANES.min(columns - column));
                 let mask = (u32::MAX >> (32 - width)) as u16;
-                let start = x.as_ptr().wrapping_add(row * row_stride + column);
+                let start = x.as_ptr().wrapping_add(row * columns + column);
                 // Fixed bounds keep the block in registers; an empty mask reads nothing.
                 let block: [__m512; LANES] = std::array::from_fn(|index| {
                     let mask = if index < height { mask } else { 0 };
                     // SAFETY: the mask covers `width` floats of row `row + index`, inside `x`.
-                    unsafe { _mm512_maskz_loadu_ps(mask, start.wrapping_add(index * row_stride)) }
+                    unsafe { _mm512_maskz_loadu_ps(mask, start.wrapping_add(index * columns)) }
                 });
                 let block = transpose_block(block);
                 let start = out.as_mut_ptr().wrapping_add(column * stride + row);
@@ -111,8 +118,7 @@ mod tests {
             let x: Vec<f32> = (0..rows * columns).map(|i| i as f32 + 1.0).collect();
             let stride = rows.next_multiple_of(LANES);
             let mut out = vec![-1.0; columns * stride];
-            let view = TensorRef::from_f32(&x, &[rows, columns]);
-            transpose(view, &mut out, stride);
+            transpose(&x, rows, columns, &mut out, stride);
             for column in 0..columns {
                 for row in 0..stride {
                     let expected = if row < rows {

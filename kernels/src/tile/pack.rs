@@ -51,9 +51,10 @@ pub(super) fn right_transposed(rows: TensorRef<'_>, floats: &mut [f32], to: &mut
             let pairs = &mut padded[row * tiles * TILE..][..tiles * TILE];
             pad_row(rows.row_of(column + row), pairs);
         }
-        let rows = &padded[..width * tiles * TILE];
         transpose(
-            TensorRef::from_f32(rows, &[width, tiles * TILE]),
+            &padded[..width * tiles * TILE],
+            width,
+            tiles * TILE,
             turned,
             TILE,
         );

@@ -135,11 +135,7 @@ pub(crate) fn multiply_transposed(
     let mut paired = context.scratch(pairs * rows);
     with_halves(context, left, |left| pair_rows(left, &mut paired));
     let mut turned = context.scratch(padded_rows * stride);
-    transpose(
-        TensorRef::from_f32(&paired, &[pairs, rows]),
-        &mut turned,
-        stride,
-    );
+    transpose(&paired, pairs, rows, &mut turned, stride);
     let depth = 2 * pairs;
     let halves: &[bf16] = bytemuck::cast_slice(&turned[..rows * stride]);
     let left = TensorRef::from_elements(halves, &[rows, depth]);

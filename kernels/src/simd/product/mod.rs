@@ -91,7 +91,7 @@ impl<'a> Packed<'a> {
             let stride = vectors * LANES;
             let to = &mut floats[depth * column..][..depth * stride];
             let rows = &elements[column * depth..][..width * depth];
-            transpose(TensorRef::from_f32(rows, &[width, depth]), to, stride);
+            transpose(rows, width, depth, to, stride);
         }
     }
 

@@ -1,0 +1,368 @@
+//! Pairwise dot products of a sample's feature vectors (DLRM, <https://arxiv.org/abs/1906.00091>).
+//!
+//! With the vectors `x[0..features]` of a sample, `y = [x[0], z]`, where `z` holds the dot products
+//! `x[i] . x[j]` for `i > j`, the strict lower triangle row by row: pair `(i, j)` is at
+//! `i * (i - 1) / 2 + j`. `x[0]` is the vector of the dense features.
+
+use super::{
+    operand::expect_float as expect,
+    wide::{Wide, WideMut},
+};
+use crate::{
+    device::{Context, Device},
+    error::Result,
+    simd::{LANES, Simd, lanes, lanes_mut, multiversion, prefetch_row, transpose},
+    tensor::{TensorMut, TensorRef},
+};
+
+/// Samples of one parallel task.
+const PANEL_ROWS: usize = 32;
+
+/// Columns of the output for `features` vectors of `dim` floats.
+pub fn output_columns(features: usize, dim: usize) -> usize {
+    dim + pairs(features)
+}
+
+fn pairs(features: usize) -> usize {
+    features * features.saturating_sub(1) / 2
+}
+
+/// Writes each sample's first vector and its pairwise dot products.
+///
+/// `x: [batch, features * dim]`, `y: [batch, dim + features * (features - 1) / 2]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn forward(
+    context: &Context,
+    x: TensorRef<'_>,
+    features: usize,
+    dim: usize,
+    y: TensorMut<'_>,
+) -> Result<()> {
+    const OPERATION: &str = "dot_interaction::forward";
+    let batch = x.shape()[0];
+    expect(OPERATION, "x", &x, [batch, features * dim])?;
+    expect(OPERATION, "y", &y, [batch, output_columns(features, dim)])?;
+    match context.device() {
+        Device::Cpu => context.for_each_panel(batch, PANEL_ROWS, |rows| {
+            let x = Wide::new(context, x.rows(rows.clone()));
+            // SAFETY: panels are disjoint ranges of rows, one call each.
+            let mut y = WideMut::new(context, unsafe { y.alias_rows(rows) });
+            let mut scratch = context.scratch(ForwardScratch::floats(features, dim));
+            forward_panel(x.view(), features, dim, y.view(), &mut scratch);
+            y.store();
+        }),
+    }
+    Ok(())
+}
+
+/// Working memory of the forward pass of one sample.
+struct ForwardScratch<'a> {
+    /// The sample's vectors transposed, `[dim, padded features]`.
+    transposed: &'a mut [f32],
+    /// Some rows of products, `[MAX_ROWS, padded features]`.
+    products: &'a mut [f32],
+    /// The triangle, with room for the last row's whole vectors.
+    triangle: &'a mut [f32],
+}
+
+/// Rows of the triangle computed together.
+const MAX_ROWS: usize = 8;
+
+impl<'a> ForwardScratch<'a> {
+    fn floats(features: usize, dim: usize) -> usize {
+        let padded = features.next_multiple_of(LANES);
+        dim * padded + MAX_ROWS * padded + pairs(features) + padded
+    }
+
+    #[inline(always)]
+    fn new(floats: &'a mut [f32], features: usize, dim: usize) -> Self {
+        let padded = features.next_multiple_of(LANES);
+        let (transposed, rest) = floats.split_at_mut(dim * padded);
+        let (products, triangle) = rest.split_at_mut(MAX_ROWS * padded);
+        Self {
+            transposed,
+            products,
+            triangle,
+        }
+    }
+}
+
+multiversion! {
+    fn forward_panel(
+        x: TensorRef<'_>,
+        features: usize,
+        dim: usize,
+        y: TensorMut<'_>,
+        scratch: &mut [f32],
+    ) {
+        let mut y = y;
+        let (padded, stride) = (features.next_multiple_of(LANES), x.row_stride());
+        let mut scratch = ForwardScratch::new(scratch, features, dim);
+        for sample in 0..x.shape()[0] {
+            let x = x.row(sample);
+            let (copy, z) = y.row_mut(sample).split_at_mut(dim);
+            if features == 0 {
+                copy.fill(0.0);
+                continue;
+            }
+            copy.copy_from_slice(&x[..dim]);
+            transpose(x, features, dim, scratch.transposed, padded);
+            let mut row = 1;
+            while row < features {
+                // Meanwhile the next sample's vectors come into cache, a few at a time: all at
+                // once they would stall on the memory's latency.
+                prefetch_row(x.as_ptr().wrapping_add(stride + row * dim), MAX_ROWS * dim);
+                row += match features - row {
+                    1 => triangle_rows::<S, 1>(row, x, features, dim, &mut scratch),
+                    2 | 3 => triangle_rows::<S, 2>(row, x, features, dim, &mut scratch),
+                    4..MAX_ROWS => triangle_rows::<S, 4>(row, x, features, dim, &mut scratch),
+                    _ => triangle_rows::<S, MAX_ROWS>(row, x, features, dim, &mut scratch),
+                };
+            }
+            z.copy_from_slice(&scratch.triangle[..pairs(features)]);
+        }
+    }
+}
+
+/// Computes `ROWS` rows of the triangle from `first` on and returns `ROWS`.
+#[inline(always)]
+fn triangle_rows<S: Simd, const ROWS: usize>(
+    first: usize,
+    x: &[f32],
+    features: usize,
+    dim: usize,
+    scratch: &mut ForwardScratch<'_>,
+) -> usize {
+    let padded = features.next_multiple_of(LANES);
+    let x: [&[f32]; ROWS] = std::array::from_fn(|row| &x[(first + row) * dim..][..dim]);
+    // The last of these rows needs the columns before its own number.
+    let columns = (first + ROWS - 1).next_multiple_of(LANES);
+    let mut column = 0;
+    while column < columns {
+        column += if columns - column >= 2 * LANES {
+            products::<S, ROWS, 2>(&x, scratch.transposed, padded, column, scratch.products)
+        } else {
+            products::<S, ROWS, 1>(&x, scratch.transposed, padded, column, scratch.products)
+        };
+    }
+    // Each row is written in whole vectors; the next row overwrites what spills over.
+    for row in 0..ROWS {
+        let products = &scratch.products[row * padded..][..padded];
+        let triangle = &mut scratch.triangle[pairs(first + row)..];
+        for column in (0..first + row).step_by(LANES) {
+            triangle[column..][..LANES].copy_from_slice(&products[column..][..LANES]);
+        }
+    }
+    ROWS
+}
+
+/// Dot products of `ROWS` vectors with `BLOCKS * LANES` others; returns how many others.
+#[inline(always)]
+fn products<S: Simd, const ROWS: usize, const BLOCKS: usize>(
+    x: &[&[f32]; ROWS],
+    transposed: &[f32],
+    padded: usize,
+    column: usize,
+    products: &mut [f32],
+) -> usize {
+    let mut sums = [[S::splat(0.0); BLOCKS]; ROWS];
+    let dim = x[0].len();
+    assert!(x.iter().all(|x| x.len() == dim));
+    for (d, others) in transposed.chunks_exact(padded).take(dim).enumerate() {
+        let others = &others[column..][..BLOCKS * LANES];
+        let others: [S::Vector; BLOCKS] =
+            std::array::from_fn(|block| S::load(lanes(&others[block * LANES..])));
+        for row in 0..ROWS {
+            // SAFETY: each of the vectors has `dim` floats, and `d` is below.
+            let own = S::splat(unsafe { *x[row].get_unchecked(d) });
+            for block in 0..BLOCKS {
+                sums[row][block] = S::multiply_add(own, others[block], sums[row][block]);
+            }
+        }
+    }
+    for (row, sums) in sums.iter().enumerate() {
+        for (block, sum) in sums.iter().enumerate() {
+            S::store(
+                *sum,
+                lanes_mut(&mut products[row * padded + column + block * LANES..]),
+            );
+        }
+    }
+    BLOCKS * LANES
+}
+
+/// Adds up the gradients of both parts of the output.
+///
+/// `x, dx: [batch, features * dim]`, `dy: [batch, dim + features * (features - 1) / 2]`. With
+/// `accumulate`, adds to `dx` instead of overwriting it.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn backward(
+    context: &Context,
+    x: TensorRef<'_>,
+    features: usize,
+    dim: usize,
+    dy: TensorRef<'_>,
+    dx: TensorMut<'_>,
+    accumulate: bool,
+) -> Result<()> {
+    const OPERATION: &str = "dot_interaction::backward";
+    let batch = x.shape()[0];
+    expect(OPERATION, "x", &x, [batch, features * dim])?;
+    expect(OPERATION, "dy", &dy, [batch, output_columns(features, dim)])?;
+    expect(OPERATION, "dx", &dx, [batch, features * dim])?;
+    match context.device() {
+        Device::Cpu => context.for_each_panel(batch, PANEL_ROWS, |rows| {
+            let [x, dy] = [x, dy].map(|view| Wide::new(context, view.rows(rows.clone())));
+            // SAFETY: panels are disjoint ranges of rows, one call each.
+            let own = unsafe { dx.alias_rows(rows) };
+            let mut dx = WideMut::keeping(context, own, accumulate);
+            backward_panel(x.view(), features, dim, dy.view(), dx.view(), accumulate);
+            dx.store();
+        }),
+    }
+    Ok(())
+}
+
+multiversion! {
+    fn backward_panel(
+        x: TensorRef<'_>,
+        features: usize,
+        dim: usize,
+        dy: TensorRef<'_>,
+        dx: TensorMut<'_>,
+        accumulate: bool,
+    ) {
+        let mut dx = dx;
+        if features * dim == 0 {
+            return;
+        }
+        for sample in 0..x.shape()[0] {
+            let (d_copy, dz) = dy.row(sample).split_at(dim);
+            let operands = (x.row(sample), dz);
+            let dx = dx.row_mut(sample);
+            let mut row = 0;
+            while row < features {
+                row += match features - row {
+                    1 => gradient_rows::<S, 1>(row, operands, features, dim, dx, accumulate),
+                    2 => gradient_rows::<S, 2>(row, operands, features, dim, dx, accumulate),
+                    3..6 => gradient_rows::<S, 3>(row, operands, features, dim, dx, accumulate),
+                    _ => gradient_rows::<S, 6>(row, operands, features, dim, dx, accumulate),
+                };
+            }
+            dx[..dim].iter_mut().zip(d_copy).for_each(|(dx, d)| *dx += d);
+        }
+    }
+}
+
+/// Computes `ROWS` rows of the gradient from `first` on, `dx[i] = sum over j != i of
+/// dz[i, j] * x[j]`, and returns `ROWS`.
+#[inline(always)]
+fn gradient_rows<S: Simd, const ROWS: usize>(
+    first: usize,
+    operands: (&[f32], &[f32]),
+    features: usize,
+    dim: usize,
+    dx: &mut [f32],
+    accumulate: bool,
+) -> usize {
+    let mut d = 0;
+    while dim - d >= 4 * LANES {
+        gradient_block::<S, ROWS, 4>(first, operands, features, dim, d, dx, accumulate);
+        d += 4 * LANES;
+    }
+    while dim - d >= LANES {
+        gradient_block::<S, ROWS, 1>(first, operands, features, dim, d, dx, accumulate);
+        d += LANES;
+    }
+    let (x, dz) = operands;
+    for d in d..dim {
+        for row in first..first + ROWS {
+            let mut sum = 0.0;
+            for other in (0..features).filter(|&other| other != row) {
+                let weight = dz[pair(row.max(other), row.min(other))];
+                sum = S::multiply_add_scalar(weight, x[other * dim + d], sum);
+            }
+            let dx = &mut dx[row * dim + d];
+            *dx = if accumulate { *dx + sum } else { sum };
+        }
+    }
+    ROWS
+}
+
+/// Where the product of vectors `i > j` is in the triangle.
+#[inline(always)]
+fn pair(i: usize, j: usize) -> usize {
+    pairs(i) + j
+}
+
+/// As [`gradient_rows`], for `BLOCKS * LANES` columns from `d` on.
+#[inline(always)]
+fn gradient_block<S: Simd, const ROWS: usize, const BLOCKS: usize>(
+    first: usize,
+    (x, dz): (&[f32], &[f32]),
+    features: usize,
+    dim: usize,
+    d: usize,
+    dx: &mut [f32],
+    accumulate: bool,
+) {
+    let mut sums = [[S::splat(0.0); BLOCKS]; ROWS];
+    let column = |other: usize| -> [S::Vector; BLOCKS] {
+        let x = &x[other * dim + d..][..BLOCKS * LANES];
+        std::array::from_fn(|block| S::load(lanes(&x[block * LANES..])))
+    };
+    // Before these rows, the weights of one row are adjacent; after them, those of one other
+    // vector are. Both are read where they lie.
+    let before: [&[f32]; ROWS] =
+        std::array::from_fn(|row| &dz[pair(first + row, 0)..][..first + row]);
+    #[allow(clippy::needless_range_loop)] // It indexes several slices.
+    for other in 0..first {
+        let weights = std::array::from_fn(|row| before[row][other]);
+        add_weighted::<S, ROWS, BLOCKS>(&mut sums, &weights, &column(other));
+    }
+    for other in first..first + ROWS {
+        let weights = std::array::from_fn(|row| {
+            let row = first + row;
+            if row == other {
+                0.0
+            } else {
+                dz[pair(row.max(other), row.min(other))]
+            }
+        });
+        add_weighted::<S, ROWS, BLOCKS>(&mut sums, &weights, &column(other));
+    }
+    for other in first + ROWS..features {
+        let after = &dz[pair(other, first)..][..ROWS];
+        let weights = std::array::from_fn(|row| after[row]);
+        add_weighted::<S, ROWS, BLOCKS>(&mut sums, &weights, &column(other));
+    }
+    for (row, sums) in sums.iter().enumerate() {
+        for (block, sum) in sums.iter().enumerate() {
+            let dx = lanes_mut(&mut dx[(first + row) * dim + d + block * LANES..]);
+            let sum = if accumulate {
+                S::add(S::load(dx), *sum)
+            } else {
+                *sum
+            };
+            S::store(sum, dx);
+        }
+    }
+}
+
+#[inline(always)]
+fn add_weighted<S: Simd, const ROWS: usize, const BLOCKS: usize>(
+    sums: &mut [[S::Vector; BLOCKS]; ROWS],
+    weights: &[f32; ROWS],
+    x: &[S::Vector; BLOCKS],
+) {
+    for row in 0..ROWS {
+        let weight = S::splat(weights[row]);
+        for block in 0..BLOCKS {
+            sums[row][block] = S::multiply_add(weight, x[block], sums[row][block]);
+        }
+    }
+}
