@@ -1,6 +1,6 @@
 use streamrec_kernels::{
-    Error, TensorMut, TensorRef,
-    linear::{Activation, LinearBackward, backward, forward},
+    DType, Error, Tensor, TensorMut, TensorRef, add,
+    linear::{Activation, LinearBackward, backward, backward_input, forward},
 };
 
 use crate::oracle::{Operation, Random, Strided, assert_close, context, plus};
@@ -242,6 +242,61 @@ fn gradients(
     };
     backward(&context, operands).unwrap();
     (y, dw, db)
+}
+
+#[test]
+fn a_backward_pass_in_two_halves_has_the_bits_of_one() {
+    let context = context();
+    for dtype in [DType::F32, DType::Bf16, DType::F16] {
+        for activation in [Activation::None, Activation::Relu] {
+            // The last two: threads share rows or columns of the gradient.
+            for [batch, inputs, outputs] in
+                [[3, 5, 2], [700, 40, 33], [1030, 130, 150], [300, 400, 43]]
+            {
+                let mut random = Random(5);
+                let mut matrix = |shape: [usize; 2]| {
+                    let mut tensor = Tensor::zeros(&context, dtype, &shape);
+                    let floats = random.floats(shape[0] * shape[1]);
+                    let floats = TensorRef::from_f32(&floats, &shape);
+                    add::copy(&context, floats, tensor.view_mut()).unwrap();
+                    tensor
+                };
+                let [x, w] = [[batch, inputs], [outputs, inputs]].map(&mut matrix);
+                let [y, dy] = [[batch, outputs]; 2].map(&mut matrix);
+                let run = |halves: bool| {
+                    let mut dz = Tensor::zeros(&context, dtype, &[batch, outputs]);
+                    add::copy(&context, dy.view(), dz.view_mut()).unwrap();
+                    let mut dw = vec![0.5; outputs * inputs];
+                    let mut db = vec![0.5; outputs];
+                    let mut dx = vec![0.5; batch * inputs];
+                    let to = TensorMut::from_f32(&mut dx, &[batch, inputs]);
+                    let mut operands = LinearBackward {
+                        x: x.view(),
+                        w: w.view(),
+                        y: y.view(),
+                        activation,
+                        dy: dz.view_mut(),
+                        dw: TensorMut::from_f32(&mut dw, &[outputs, inputs]),
+                        db: Some(TensorMut::from_f32(&mut db, &[outputs])),
+                        accumulate_weights: true,
+                        dx: None,
+                        accumulate_dx: false,
+                    };
+                    if halves {
+                        backward_input(&context, &mut operands, to).unwrap();
+                    } else {
+                        operands.dx = Some(to);
+                    }
+                    backward(&context, operands).unwrap();
+                    (dx, dw, db)
+                };
+                assert!(
+                    run(true) == run(false),
+                    "{dtype}, {activation:?}, {batch} x {inputs} x {outputs}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -73,12 +73,7 @@ impl Layer for ColumnParallel {
                 pass.d_output.columns(gathered.own_columns()),
             ),
         };
-        let d_input = pass.d_inputs.get(0);
-        let dx = match d_input {
-            Some(_) => Some(self.d_input.summand(rows)?),
-            None => None,
-        };
-        let operands = LinearBackward {
+        let mut operands = LinearBackward {
             x,
             w: weights.get(self.parameters[0]),
             y,
@@ -87,13 +82,17 @@ impl Layer for ColumnParallel {
             dw,
             db,
             accumulate_weights: pass.accumulate,
-            dx,
+            dx: None,
             accumulate_dx: false,
         };
+        let Some(gradient) = pass.d_inputs.get(0) else {
+            return Ok(linear::backward(context, operands)?);
+        };
+        let sums = &mut self.d_input;
+        linear::backward_input(context, &mut operands, sums.summand(rows)?)?;
+        // The sum travels while the gradients of the weights are computed.
+        let sum = sums.start()?;
         linear::backward(context, operands)?;
-        match d_input {
-            Some(gradient) => gradient.receive(context, self.d_input.sum(rows)?),
-            None => Ok(()),
-        }
+        gradient.receive(context, sums.finish(sum, rows)?)
     }
 }

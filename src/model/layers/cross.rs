@@ -129,9 +129,15 @@ impl Layer for Cross {
             };
             own.y = own.y.columns(projection.own_columns());
             own.dy = own.dy.columns(projection.own_columns());
-            (own.dx, own.accumulate_dx) = (Some(sum.summand(rows)?), false);
+            linear::backward_input(context, &mut own, sum.summand(rows)?)?;
+            // The sum travels while the gradients of the weights are computed.
+            let event = sum.start()?;
             linear::backward(context, own)?;
-            Ok(add::accumulate(context, sum.sum(rows)?, d_x.view)?)
+            Ok(add::accumulate(
+                context,
+                sum.finish(event, rows)?,
+                d_x.view,
+            )?)
         })
     }
 }

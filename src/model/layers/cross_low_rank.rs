@@ -139,9 +139,11 @@ impl Layer for CrossLowRank {
                 first.dx = Some(d_x.view);
                 return Ok(linear::backward(context, first)?);
             };
-            (first.dx, first.accumulate_dx) = (Some(sums.summand(rows)?), false);
+            linear::backward_input(context, &mut first, sums.summand(rows)?)?;
+            // The sum travels while the gradients of the weights are computed.
+            let sum = sums.start()?;
             linear::backward(context, first)?;
-            Ok(add::accumulate(context, sums.sum(rows)?, d_x.view)?)
+            Ok(add::accumulate(context, sums.finish(sum, rows)?, d_x.view)?)
         })
     }
 }

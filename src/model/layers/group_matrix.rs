@@ -4,7 +4,7 @@ use streamrec_kernels::{Context, TensorMut, TensorRef};
 use tracing::trace_span;
 
 use super::{InputGradient, ModelError, PassError};
-use crate::comm::{CommBuffer, CommError, Communicator, ReduceOp};
+use crate::comm::{CommBuffer, CommError, Communicator, Event, ReduceOp};
 
 /// A matrix that the ranks of a tensor-parallel group add up: `[batch, width]` on each.
 pub(super) struct SummedMatrix {
@@ -40,9 +40,23 @@ impl SummedMatrix {
 
     /// Adds up the summands of all ranks. Collective in the group.
     pub(super) fn sum(&mut self, rows: usize) -> Result<TensorRef<'_>, ModelError> {
+        let sum = self.start()?;
+        self.finish(sum, rows)
+    }
+
+    /// Begins to add up the summands: compute something else before [`finish`](Self::finish). Collective in the group.
+    pub(super) fn start(&mut self) -> Result<Event<CommBuffer>, ModelError> {
         let buffer = self.buffer.take().ok_or(lost())?;
-        let event = self.comm.all_reduce(buffer, ReduceOp::Sum);
-        let buffer = trace_span!("wait for a layer's sum").in_scope(|| event.wait())?;
+        Ok(self.comm.all_reduce(buffer, ReduceOp::Sum))
+    }
+
+    /// The sum that was begun.
+    pub(super) fn finish(
+        &mut self,
+        sum: Event<CommBuffer>,
+        rows: usize,
+    ) -> Result<TensorRef<'_>, ModelError> {
+        let buffer = trace_span!("wait for a layer's sum").in_scope(|| sum.wait())?;
         let buffer = self.buffer.insert(buffer);
         Ok(TensorRef::from_f32(
             &buffer[..rows * self.width],
@@ -100,13 +114,29 @@ impl GatheredMatrix {
     pub(super) fn gather(
         &mut self,
         context: &Context,
+        whole: TensorMut<'_>,
+        accumulate: bool,
+    ) -> Result<(), PassError> {
+        let columns = self.start()?;
+        self.finish(columns, context, whole, accumulate)
+    }
+
+    /// Begins to gather: compute something else before [`finish`](Self::finish). Collective in the group.
+    pub(super) fn start(&mut self) -> Result<Event<CommBuffer>, ModelError> {
+        let buffer = self.buffer.take().ok_or(lost())?;
+        Ok(self.comm.all_gather(buffer))
+    }
+
+    /// Writes the columns that were begun to be gathered into `whole`, or adds them to it.
+    pub(super) fn finish(
+        &mut self,
+        columns: Event<CommBuffer>,
+        context: &Context,
         mut whole: TensorMut<'_>,
         accumulate: bool,
     ) -> Result<(), PassError> {
-        let buffer = self.buffer.take().ok_or(lost())?;
-        let event = self.comm.all_gather(buffer);
         let buffer = trace_span!("wait for a layer's columns")
-            .in_scope(|| event.wait())
+            .in_scope(|| columns.wait())
             .map_err(ModelError::Comm)?;
         let buffer = self.buffer.insert(buffer);
         let (rows, width) = (whole.shape()[0], self.own_width);

@@ -77,17 +77,7 @@ impl Layer for RowParallel {
         }
         let (weights, gradients) = pass.parameters.weights_and_gradients();
         let (dw, db) = gradients.weight_and_bias_mut(&self.parameters)?;
-        let mut d_input = pass.d_inputs.get(0);
-        let mut accumulate_dx = false;
-        let dx = match (&mut self.cut, &mut d_input) {
-            (_, None) => None,
-            (None, Some(gradient)) => {
-                accumulate_dx = gradient.accumulate;
-                Some(gradient.view.reborrow())
-            }
-            (Some((_, gathered)), Some(_)) => Some(gathered.own(rows)?),
-        };
-        let operands = LinearBackward {
+        let mut operands = LinearBackward {
             x,
             w: weights.get(self.parameters[0]),
             y: pass.output,
@@ -96,13 +86,22 @@ impl Layer for RowParallel {
             dw,
             db,
             accumulate_weights: pass.accumulate,
-            dx,
-            accumulate_dx,
+            dx: None,
+            accumulate_dx: false,
         };
-        linear::backward(context, operands)?;
-        if let (Some((_, gathered)), Some(gradient)) = (&mut self.cut, d_input) {
-            gathered.gather(context, gradient.view, gradient.accumulate)?;
+        match (&mut self.cut, pass.d_inputs.get(0)) {
+            (Some((_, gathered)), Some(gradient)) => {
+                linear::backward_input(context, &mut operands, gathered.own(rows)?)?;
+                // Columns travel while the gradients of the weights are computed.
+                let columns = gathered.start()?;
+                linear::backward(context, operands)?;
+                gathered.finish(columns, context, gradient.view, gradient.accumulate)
+            }
+            (_, d_input) => {
+                operands.accumulate_dx = d_input.as_ref().is_some_and(|own| own.accumulate);
+                operands.dx = d_input.map(|own| own.view);
+                Ok(linear::backward(context, operands)?)
+            }
         }
-        Ok(())
     }
 }

@@ -63,6 +63,43 @@ pub fn backward(context: &Context, operands: LinearBackward<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The first half of [`backward`], for a gradient of the input that somebody waits for: writes it to `dx`. What is
+/// left for `backward` is in `operands` afterwards: their `dy` is the gradient of the sums before the activation, and
+/// they name no activation. Both together give the bits of one call.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn backward_input(
+    context: &Context,
+    operands: &mut LinearBackward<'_>,
+    dx: TensorMut<'_>,
+) -> Result<()> {
+    check_backward(operands)?;
+    let [batch, inputs] = [operands.dy.shape()[0], operands.w.shape()[1]];
+    expect_float("linear::backward_input", "dx", &dx, [batch, inputs])?;
+    match context.device() {
+        Device::Cpu => {
+            let pieces = Pieces::new(batch);
+            let pass = Pass {
+                context,
+                x: operands.x,
+                y: (operands.activation == Activation::Relu).then_some(operands.y),
+                dy: operands.dy.reborrow(),
+                dx: Some(dx),
+                accumulate_dx: false,
+                right: Some(Right::new(context, operands.w, batch)),
+                dtype: operands.w.dtype(),
+                sums: None,
+            };
+            context.for_each_panel(pieces.panels(), 1, |panel| {
+                pass.panel(panel.start, pieces.panel(panel.start));
+            });
+        }
+    }
+    operands.activation = Activation::None;
+    Ok(())
+}
+
 fn check_backward(operands: &LinearBackward<'_>) -> Result<()> {
     const OPERATION: &str = "linear::backward";
     let [batch, outputs] = operands.dy.shape();

@@ -6,7 +6,7 @@
 
 mod backward;
 
-pub use backward::{LinearBackward, backward};
+pub use backward::{LinearBackward, backward, backward_input};
 
 use super::{
     matrix_product::{Epilogue, Right, add_bias_and_activate},
