@@ -170,16 +170,33 @@ pub struct OperationTimes {
 }
 
 impl OperationTimes {
+    /// All of them, in the order of the fields.
+    pub fn seconds(&self) -> [f64; 5] {
+        [
+            self.dense_s,
+            self.lookup_s,
+            self.update_s,
+            self.ids_s,
+            self.packed_s,
+        ]
+    }
+
+    /// From all of them, likewise.
+    pub fn of_seconds([dense_s, lookup_s, update_s, ids_s, packed_s]: [f64; 5]) -> Self {
+        Self {
+            dense_s,
+            lookup_s,
+            update_s,
+            ids_s,
+            packed_s,
+        }
+    }
+
     /// Of ranks that did the same.
     pub fn mean(ranks: &[Self]) -> Self {
+        let all = ranks.iter().map(Self::seconds);
         let mean =
-            |of: fn(&Self) -> f64| ranks.iter().map(of).sum::<f64>() / ranks.len().max(1) as f64;
-        Self {
-            dense_s: mean(|own| own.dense_s),
-            lookup_s: mean(|own| own.lookup_s),
-            update_s: mean(|own| own.update_s),
-            ids_s: mean(|own| own.ids_s),
-            packed_s: mean(|own| own.packed_s),
-        }
+            |part: usize| all.clone().map(|own| own[part]).sum::<f64>() / ranks.len().max(1) as f64;
+        Self::of_seconds(std::array::from_fn(mean))
     }
 }

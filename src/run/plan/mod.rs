@@ -22,6 +22,7 @@ use crate::parallel::planner::{BatchSplit, Collectives, Gpu, Machine, Planner, R
 
 use super::bytes::parse_bytes;
 use demand::{Demand, first_batches};
+use probe::{Host, Probe};
 use report::Report;
 
 pub(super) fn run(args: &PlanArgs) -> Result<(), RunError> {
@@ -83,11 +84,18 @@ fn of_data(
     let graph = trainee::built_in(&experiment.model, &schema)?;
     let demand = Demand::of_batch(experiment, graph, schema, &batches[0])?;
     let machine = machine(args, split)?;
-    let machine = match gpu(args) {
-        Some(_) => machine,
-        None => probe::calibrated(machine, experiment, &dataset, &features, threads(split))?,
+    if gpu(args).is_some() {
+        return Ok((demand, machine));
+    }
+    let (dp, graph) = (split.ranks / split.tp, &demand.graph);
+    let host = Host {
+        threads: threads(split),
+        side_by_side: machine.at_once,
+        ranks: machine.at_once,
     };
-    Ok((demand, machine))
+    let probe = Probe::new(experiment, &dataset, &features, graph, dp, host)?;
+    let times = probe.times()?;
+    Ok((demand, probe.calibrated(machine, &times)))
 }
 
 /// The GPU that the arguments speak of.

@@ -13,10 +13,11 @@ use super::super::folder;
 use super::super::rank::Rank;
 use super::demand::{Demand, dense_bytes, first_batches};
 use super::pasted;
-use crate::comm::{SingleRank, broadcast_bytes};
+use super::probe::{Host, Probe};
+use crate::comm::{SingleRank, all_reduce_f64, broadcast_bytes};
 use crate::config::{Experiment, TableConfig};
 use crate::data::Dataset;
-use crate::parallel::planner::{BatchSplit, Collectives, Machine, Planner, Rates};
+use crate::parallel::planner::{BatchSplit, Collectives, Machine, OperationTimes, Planner, Rates};
 
 /// The share of the memory that is free now which the ranks of a host may fill.
 const OF_FREE_MEMORY: f64 = 0.7;
@@ -58,6 +59,7 @@ pub(in crate::run) fn planned<'a>(
     };
     if !rank.agree_with_first(earlier.map(&mut keep))? {
         let machine = measured(rank, parallel.tp)?;
+        let machine = calibrated(rank, machine, experiment, dataset, features, graph)?;
         let fresh = match rank.is_first() {
             true => choose(machine, experiment, dataset, features, graph, path),
             false => Ok(Vec::new()),
@@ -89,6 +91,42 @@ fn measured(rank: &Rank, tp: usize) -> Result<Machine, RunError> {
         })?,
         hides: false,
     })
+}
+
+/// The machine with the rates that its ranks reach in this experiment: each trains alone for some steps, while all do.
+/// Collective.
+fn calibrated(
+    rank: &Rank,
+    machine: Machine,
+    experiment: &Experiment,
+    dataset: &Dataset,
+    features: &Features,
+    graph: &Graph,
+) -> Result<Machine, RunError> {
+    let world = rank.mesh.world.as_ref();
+    let host = Host {
+        threads: rank.threads,
+        side_by_side: 1,
+        ranks: rank.environment.local_world_size,
+    };
+    let dp = rank.mesh.dp.size();
+    let mut probe = None;
+    let made = Probe::new(experiment, dataset, features, graph, dp, host);
+    rank.agree(made.map(|made| probe = Some(made)))?;
+    let mut times = None;
+    let found = probe
+        .as_ref()
+        .map_or(Ok(None), |probe| probe.times().map(Some));
+    rank.agree(found.map(|found| times = found))?;
+    let (Some(probe), Some(times)) = (probe, times) else {
+        return Ok(machine);
+    };
+    let mut sums: Vec<f64> = times.iter().flat_map(OperationTimes::seconds).collect();
+    all_reduce_f64(world, &mut sums)?;
+    let ranks = world.size() as f64;
+    let mean = |own: &[f64]| OperationTimes::of_seconds(std::array::from_fn(|i| own[i] / ranks));
+    let (pooled, unique) = sums.split_at(sums.len() / 2);
+    Ok(probe.calibrated(machine, &[mean(pooled), mean(unique)]))
 }
 
 /// Of this host; as good as unlimited where the system does not tell.

@@ -2,6 +2,7 @@
 
 use std::sync::Barrier;
 
+use streamrec_artifact::Graph;
 use streamrec_kernels::Context;
 
 use super::super::RunError;
@@ -17,84 +18,88 @@ use crate::train;
 const TABLE_BYTES: f64 = 4e9;
 const BATCHES: usize = 4;
 
-/// The machine with the rates that it reaches in this experiment, with a rank's share of its batch: as many
-/// single ranks as compute at once train for some steps, side by side, on the experiment's data.
-pub(super) fn calibrated(
-    machine: Machine,
-    experiment: &Experiment,
-    dataset: &Dataset,
-    features: &Features,
+/// Ranks that train alone, side by side, for some steps of an experiment: with a rank's share of its batch, on its data.
+pub(super) struct Probe {
+    demand: Demand,
+    /// As a rank that is alone has it.
+    experiment: Experiment,
+    batches: Vec<Batch>,
+    /// Threads of a rank.
     threads: usize,
-) -> Result<Machine, RunError> {
-    let mut alone = experiment.clone();
-    let dp = machine.ranks / experiment.parallel.tp;
-    alone.train.global_batch = experiment.train.global_batch.div_ceil(dp);
-    alone.parallel.tp = 1;
-    alone.parallel.embeddings = EmbeddingsConfig::default();
-    let mut batches = first_batches(&alone, dataset, features, BATCHES)?;
-    let mut schema = features.fitted.schema.clone();
-    let graph = trainee::built_in(&alone.model, &schema)?;
-    let whole = Demand::of_batch(&alone, graph.clone(), schema.clone(), &batches[0])?;
-    if let Some(rows) = cut(&whole.tables, TABLE_BYTES / machine.at_once as f64) {
-        tracing::info!(
-            "tables are measured with {rows} rows at the most, so that they fit this machine"
-        );
-        for table in &mut schema.tables {
-            table.rows = table.rows.min(rows);
+    /// Ranks of this process.
+    side_by_side: usize,
+}
+
+/// What computes on a host while a probe does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Host {
+    /// Threads of a rank.
+    pub(super) threads: usize,
+    /// Ranks that probe in this process.
+    pub(super) side_by_side: usize,
+    /// Ranks that probe on this host, in all processes.
+    pub(super) ranks: usize,
+}
+
+impl Probe {
+    /// For one of `dp` data-parallel parts.
+    pub(super) fn new(
+        experiment: &Experiment,
+        dataset: &Dataset,
+        features: &Features,
+        graph: &Graph,
+        dp: usize,
+        host: Host,
+    ) -> Result<Self, RunError> {
+        let mut alone = experiment.clone();
+        alone.train.global_batch = experiment.train.global_batch.div_ceil(dp);
+        alone.parallel.tp = 1;
+        alone.parallel.embeddings = EmbeddingsConfig::default();
+        let mut batches = first_batches(&alone, dataset, features, BATCHES)?;
+        let mut schema = features.fitted.schema.clone();
+        let whole = Demand::of_batch(&alone, graph.clone(), schema.clone(), &batches[0])?;
+        if let Some(rows) = cut(&whole.tables, TABLE_BYTES / host.ranks as f64) {
+            tracing::info!(
+                "tables are measured with {rows} rows at the most, so that they fit this machine"
+            );
+            for table in &mut schema.tables {
+                table.rows = table.rows.min(rows);
+            }
+            for id in batches.iter_mut().flat_map(|batch| &mut batch.encoded.ids) {
+                *id %= rows as i64;
+            }
         }
-        for id in batches.iter_mut().flat_map(|batch| &mut batch.encoded.ids) {
-            *id %= rows as i64;
-        }
+        Ok(Self {
+            demand: Demand::of_batch(&alone, graph.clone(), schema, &batches[0])?,
+            experiment: alone,
+            batches,
+            threads: host.threads,
+            side_by_side: host.side_by_side,
+        })
     }
-    let demand = Demand::of_batch(&alone, graph, schema, &batches[0])?;
-    let probes = Probes {
-        demand: &demand,
-        experiment: &alone,
-        batches: &batches,
-        threads,
-        at_once: machine.at_once,
-    };
-    let times = [Exchange::Pooled, Exchange::Unique].map(|exchange| probes.times(exchange));
-    let [pooled, unique] = times;
-    let split = BatchSplit {
-        batch: alone.train.global_batch,
-        ranks: 1,
-        tp: 1,
-    };
-    let cost = |exchange| Cost::exchanged_alone(&demand.tables, exchange, &split);
-    Ok(machine.calibrated(
-        &demand.dense(&alone, &split),
-        [&cost(Exchange::Pooled), &cost(Exchange::Unique)],
-        [&pooled?, &unique?],
-    ))
-}
 
-/// Ranks that train side by side, each alone.
-struct Probes<'a> {
-    demand: &'a Demand,
-    experiment: &'a Experiment,
-    batches: &'a [Batch],
-    threads: usize,
-    at_once: usize,
-}
+    /// Where each rank exchanges all tables with itself, pooled vectors and then unique ids.
+    pub(super) fn times(&self) -> Result<[OperationTimes; 2], RunError> {
+        let [pooled, unique] =
+            [Exchange::Pooled, Exchange::Unique].map(|exchange| self.times_of(exchange));
+        Ok([pooled?, unique?])
+    }
 
-impl Probes<'_> {
-    /// Where each exchanges all tables with itself.
-    fn times(&self, exchange: Exchange) -> Result<OperationTimes, RunError> {
+    fn times_of(&self, exchange: Exchange) -> Result<OperationTimes, RunError> {
         // Before they meet: who fails here fails all, and nobody waits.
-        let trainers = (0..self.at_once).map(|_| {
+        let trainers = (0..self.side_by_side).map(|_| {
             let rows = self.batches.iter().map(|batch| batch.rows).max();
             let context = Context::cpu(self.threads, false)?;
-            let Demand { graph, schema, .. } = self.demand;
+            let Demand { graph, schema, .. } = &self.demand;
             let tables = Some(self.demand.exchanged_alone(exchange));
             let rows = rows.unwrap_or(1);
-            trainee::alone(context, self.experiment, graph, schema, rows, tables)
+            trainee::alone(context, &self.experiment, graph, schema, rows, tables)
         });
         let trainers = trainers.collect::<Result<Vec<_>, RunError>>()?;
         let together = &Barrier::new(trainers.len());
         let times = std::thread::scope(|scope| {
             let started = trainers.into_iter().map(|mut trainer| {
-                let (graph, batches) = (&self.demand.graph, self.batches);
+                let (graph, batches) = (&self.demand.graph, &self.batches);
                 scope.spawn(move || train::operation_times(&mut trainer, graph, batches, together))
             });
             let started: Vec<_> = started.collect();
@@ -104,6 +109,22 @@ impl Probes<'_> {
                 .collect::<Result<Vec<_>, _>>()
         })?;
         Ok(OperationTimes::mean(&times))
+    }
+
+    /// The machine with the rates that gave these [`times`](Self::times).
+    pub(super) fn calibrated(&self, machine: Machine, times: &[OperationTimes; 2]) -> Machine {
+        let split = BatchSplit {
+            batch: self.experiment.train.global_batch,
+            ranks: 1,
+            tp: 1,
+        };
+        let cost = |exchange| Cost::exchanged_alone(&self.demand.tables, exchange, &split);
+        let [pooled, unique] = times;
+        machine.calibrated(
+            &self.demand.dense(&self.experiment, &split),
+            [&cost(Exchange::Pooled), &cost(Exchange::Unique)],
+            [pooled, unique],
+        )
     }
 }
 
