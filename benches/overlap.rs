@@ -1,9 +1,13 @@
 //! How much of the communication a step hides: `cargo bench --bench overlap`.
 //!
-//! Two ranks of one thread each, in this process, joined by a link that is slowed down (`Delayed`). The model is a
-//! DCN-v2 whose dense gradients are what travels: small tables, wide layers. For each speed of the link it prints the
-//! time `L` that the link takes for a step's bytes, the time `T` of a step, `T / max(C, L)`, where `C` is the time of a
-//! step without delay, and `T / max(C, F + L)`: gradients exist only after the forward pass and the loss, which take `F`.
+//! Two ranks of one thread each, in this process, joined by a link that is slowed down (`Delayed`), train two models: a
+//! DCN-v2 whose dense gradients are what travels, and a DLRM whose tables lie on either rank, so that ids, vectors and
+//! their gradients travel too. With `C` the time of a step without delay and `M` the time that the link takes for all
+//! that a step sends, it prints the time `T` of a step for a grid of `M / C`.
+//!
+//! A step takes at least `max(C, M + S)`: while `S` goes by there is nothing that could be sent, from the last that a step
+//! sends to the first gradients of the next (docs/scaling.md derives it). `S` is of the step without delay too, which is
+//! measured right before each step with a delay.
 
 mod clicks;
 
@@ -11,15 +15,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use streamrec::comm::{CommError, Communicator, Delayed, LinkSpeed, Settings, SharedMemory};
-use streamrec::config::model::{DcnV2Config, ModelConfig, Structure};
+use streamrec::comm::{
+    Carried, CommError, Communicator, Delayed, LinkSpeed, Settings, SharedMemory,
+};
+use streamrec::config::model::{DcnV2Config, DlrmConfig, ModelConfig, Structure};
 use streamrec::config::optimizer::{
     DenseOptimizerConfig, OptimizerConfig, ScheduleConfig, SparseOptimizerConfig,
 };
-use streamrec::config::{LossScaleConfig, Precision, Reduction};
+use streamrec::config::{EmbeddingsConfig, LossScaleConfig, Placement, Precision, Reduction};
 use streamrec::data::Batch;
 use streamrec::model::{BucketSettings, models};
-use streamrec::parallel::Mesh;
+use streamrec::parallel::{Mesh, TablePlan};
 use streamrec::train::{Profile, ProfileReport, Recorder, Trainer, TrainerSettings};
 use streamrec_kernels::Context;
 use tracing_subscriber::filter::filter_fn;
@@ -27,31 +33,81 @@ use tracing_subscriber::prelude::*;
 
 use clicks::Clicks;
 
-const CLICKS: Clicks = Clicks {
-    dense: 64,
-    tables: &[100; 8],
-    zipf_exponent: 1.05,
-};
 const RANKS: usize = 2;
 /// Samples of a rank.
 const BATCH: usize = 1024;
-const STEPS: u64 = 25;
+const WARM_UP_STEPS: u64 = 5;
+const STEPS: u64 = 20;
 const LATENCY: Duration = Duration::from_micros(50);
-/// Times that the link takes for a step's gradients, of the time of a step without delay.
-const SHARES: [f64; 6] = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0];
+/// `M / C`.
+const RATIOS: [f64; 7] = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0];
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-fn model() -> ModelConfig {
-    ModelConfig::DcnV2(DcnV2Config {
-        embedding_dim: 16,
-        dims: BTreeMap::new(),
-        bottom: Vec::new(),
-        cross_layers: 3,
-        cross_rank: 0,
-        deep: vec![512; 6],
-        structure: Structure::default(),
-    })
+/// A model, and what of its step no exchange can hide behind.
+struct Case {
+    name: &'static str,
+    clicks: Clicks,
+    model: ModelConfig,
+    placement: Placement,
+    /// The operations between the last exchange of a step and the first of the next step's gradients.
+    alone: &'static [&'static str],
+}
+
+fn cases() -> [Case; 2] {
+    [
+        Case {
+            name: "DCN-v2, tables on every rank",
+            clicks: Clicks {
+                dense: 64,
+                tables: &[100; 8],
+                zipf_exponent: 1.05,
+            },
+            model: ModelConfig::DcnV2(DcnV2Config {
+                embedding_dim: 16,
+                dims: BTreeMap::new(),
+                bottom: Vec::new(),
+                cross_layers: 3,
+                cross_rank: 0,
+                deep: vec![512; 6],
+                structure: Structure::default(),
+            }),
+            placement: Placement::Replicated,
+            // Every weight waits for the last gradient, since their norm is of all.
+            alone: &[
+                "update dense weights",
+                "forward",
+                "loss",
+                "backward logits",
+                "backward deep.5",
+            ],
+        },
+        Case {
+            name: "DLRM, each table on one rank",
+            clicks: Clicks {
+                dense: 64,
+                tables: &[20_000; 16],
+                zipf_exponent: 1.05,
+            },
+            model: ModelConfig::Dlrm(DlrmConfig {
+                embedding_dim: 64,
+                dims: BTreeMap::new(),
+                bottom: vec![512, 512, 64],
+                top: vec![1024, 512, 256],
+            }),
+            placement: Placement::TableWise,
+            // The vectors go last, and the layers below them meanwhile.
+            alone: &[
+                "forward embeddings",
+                "forward interaction",
+                "forward top",
+                "forward logits",
+                "loss",
+                "backward logits",
+                "backward top.2",
+            ],
+        },
+    ]
 }
 
 fn optimizer() -> OptimizerConfig {
@@ -73,20 +129,32 @@ fn optimizer() -> OptimizerConfig {
     }
 }
 
-fn trainer(comm: Arc<dyn Communicator>) -> Result<Trainer> {
-    let schema = CLICKS.schema();
-    let graph = models::build(&model(), &schema)?;
+fn trainer(case: &Case, comm: Arc<dyn Communicator>) -> Result<Trainer> {
+    let schema = case.clicks.schema();
+    let graph = models::build(&case.model, &schema)?;
+    let shapes = graph.validate(&schema)?;
+    let embeddings = EmbeddingsConfig {
+        placement: case.placement,
+        ..EmbeddingsConfig::default()
+    };
+    let reduction = Reduction::Fast;
     let settings = TrainerSettings {
         seed: 1,
         batch_rows: BATCH,
         global_batch: BATCH * RANKS,
         accumulate: 1,
-        reduction: Reduction::Fast,
+        reduction,
         precision: Precision::Fp32,
         loss_scale: LossScaleConfig::default(),
         label_weights: vec![1.0],
         partitions: BTreeMap::new(),
-        tables: None,
+        tables: Some(TablePlan::new(
+            &graph,
+            &shapes,
+            &embeddings,
+            reduction,
+            RANKS,
+        )?),
         buckets: BucketSettings {
             first_bucket_bytes: 256 << 10,
             bucket_bytes: 1 << 20,
@@ -103,37 +171,37 @@ fn trainer(comm: Arc<dyn Communicator>) -> Result<Trainer> {
     )?)
 }
 
-/// The median seconds of a step, and the bytes of the dense gradients.
-fn measure(comm: Arc<dyn Communicator>, batches: &[Batch]) -> Result<(f64, f64)> {
-    let mut trainer = trainer(comm)?;
+/// The median seconds of a step.
+fn measure(case: &Case, comm: Arc<dyn Communicator>, batches: &[Batch]) -> Result<f64> {
+    let mut trainer = trainer(case, comm)?;
     let mut seconds = Vec::new();
-    for step in 1..=STEPS + 5 {
+    for step in 1..=WARM_UP_STEPS + STEPS {
+        let batch = |step: u64| &batches[step as usize % batches.len()];
         let began = Instant::now();
-        let batch = &batches[step as usize % batches.len()];
-        trainer.step(batch, None, step, false)?;
-        if step > 5 {
+        trainer.step(batch(step), Some(batch(step + 1)), step, false)?;
+        if step > WARM_UP_STEPS {
             seconds.push(began.elapsed().as_secs_f64());
         }
     }
     seconds.sort_by(f64::total_cmp);
-    let layout = trainer.parameters().layout();
-    let floats: usize = layout.buckets().iter().map(std::ops::Range::len).sum();
-    Ok((seconds[seconds.len() / 2], 4.0 * floats as f64))
+    Ok(seconds[seconds.len() / 2])
 }
 
-/// Two ranks train; a link joins them where one is given.
-fn train(speed: Option<LinkSpeed>, batches: &[Batch]) -> Result<(f64, f64)> {
+/// Two ranks train; a link joins them where one is given. The time of the slower one's steps, and what the link of a rank
+/// carried in a step.
+fn train(case: &Case, speed: Option<LinkSpeed>, batches: &[Batch]) -> Result<(f64, Carried)> {
+    let run = |rank: SharedMemory| -> Result<(f64, Carried)> {
+        let Some(speed) = speed else {
+            return Ok((measure(case, Arc::new(rank), batches)?, Carried::default()));
+        };
+        let link = Arc::new(Delayed::new(Arc::new(rank), speed)?);
+        let seconds = measure(case, Arc::clone(&link) as _, batches)?;
+        Ok((seconds, link.carried()))
+    };
     let ranks = SharedMemory::connect_threads(RANKS, &Settings::default())?;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = ranks
-            .into_iter()
-            .map(|rank| {
-                scope.spawn(move || match speed {
-                    None => measure(Arc::new(rank), batches),
-                    Some(speed) => measure(Arc::new(Delayed::new(Arc::new(rank), speed)?), batches),
-                })
-            })
-            .collect();
+        let spawn = |rank| scope.spawn(move || run(rank));
+        let threads: Vec<_> = ranks.into_iter().map(spawn).collect();
         let joined = threads.into_iter().map(|thread| thread.join());
         let found = joined.map(|result| result.unwrap_or(Err(CommError::Abandoned.into())));
         let found = found.collect::<Result<Vec<_>>>()?;
@@ -142,49 +210,63 @@ fn train(speed: Option<LinkSpeed>, batches: &[Batch]) -> Result<(f64, f64)> {
     })
 }
 
-/// The share of a step that goes by before there is any gradient.
-fn share_of_forward(report: &ProfileReport) -> f64 {
+/// The share of a step that some operations take, of the time that the profiled threads were at work.
+fn share(report: &ProfileReport, prefixes: &[&str]) -> f64 {
     let sum = |prefixes: &[&str]| -> f64 {
         let operations = report.operations.iter();
         let wanted = operations.filter(|(name, _)| prefixes.iter().any(|p| name.starts_with(p)));
         wanted.map(|(_, ms)| ms).sum()
     };
-    sum(&["forward", "loss"]) / sum(&[""])
+    sum(prefixes) / sum(&[""])
+}
+
+/// Prints a row for each ratio.
+fn compare(case: &Case, profile: &Profile) -> Result<()> {
+    let batches = case.clicks.batches(BATCH, 4);
+    let fast = LinkSpeed {
+        latency: Duration::ZERO,
+        bytes_per_s: 1e12,
+    };
+    let (_, carried) = train(case, Some(fast), &batches)?;
+    let steps = (WARM_UP_STEPS + STEPS) as f64;
+    let (bytes, collectives) = (carried.bytes / steps, carried.collectives as f64 / steps);
+    println!(
+        "{}: {RANKS} ranks, {BATCH} samples each, send {:.1} MB a step in {collectives:.0} collectives",
+        case.name,
+        bytes / 1e6,
+    );
+    println!(
+        "{:>6} {:>8} {:>8} {:>8} {:>8} {:>12} {:>14}",
+        "M/C", "C ms", "M ms", "S ms", "T ms", "T/max(C,M)", "T/max(C,M+S)"
+    );
+    for ratio in RATIOS {
+        profile.start();
+        let (compute, _) = train(case, None, &batches)?;
+        let alone = compute * share(&profile.finish(STEPS), case.alone);
+        let send = ratio * compute;
+        let latencies = collectives * LATENCY.as_secs_f64();
+        let speed = LinkSpeed {
+            latency: LATENCY,
+            bytes_per_s: bytes / (send - latencies).max(1e-6),
+        };
+        let (step, _) = train(case, Some(speed), &batches)?;
+        let ms = [compute, send, alone, step].map(|seconds| format!("{:.2}", seconds * 1e3));
+        let [compute_ms, send_ms, alone_ms, step_ms] = ms;
+        println!(
+            "{ratio:>6.2} {compute_ms:>8} {send_ms:>8} {alone_ms:>8} {step_ms:>8} {:>12.3} {:>14.3}",
+            step / compute.max(send),
+            step / compute.max(send + alone)
+        );
+    }
+    Ok(())
 }
 
 fn main() -> Result<()> {
     let profile = Profile::new();
     let recorder = profile.recorder().with_filter(filter_fn(Recorder::wants));
     tracing_subscriber::registry().with(recorder).init();
-    let batches = CLICKS.batches(BATCH, 4);
-    profile.start();
-    let (alone, bytes) = train(None, &batches)?;
-    let forward = alone * share_of_forward(&profile.finish(STEPS));
-    println!(
-        "{RANKS} ranks, {BATCH} samples each; {:.1} MB of dense gradients; C = {:.2} ms, F = {:.2} ms",
-        bytes / 1e6,
-        alone * 1e3,
-        forward * 1e3
-    );
-    println!(
-        "{:>10} {:>10} {:>10} {:>12} {:>14}",
-        "link MB/s", "L ms", "T ms", "T/max(C,L)", "T/max(C,F+L)"
-    );
-    for share in SHARES {
-        // An all-reduce of two ranks sends each byte once.
-        let speed = LinkSpeed {
-            latency: LATENCY,
-            bytes_per_s: bytes / (alone * share),
-        };
-        let (seconds, _) = train(Some(speed), &batches)?;
-        println!(
-            "{:>10.0} {:>10.2} {:>10.2} {:>12.3} {:>14.3}",
-            speed.bytes_per_s / 1e6,
-            alone * share * 1e3,
-            seconds * 1e3,
-            seconds / alone.max(alone * share),
-            seconds / alone.max(forward + alone * share)
-        );
+    for case in cases() {
+        compare(&case, &profile)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A communicator behind a link that is slower than the machine's memory.
 
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,16 +31,38 @@ pub struct Delayed {
 
 struct Link {
     speed: LinkSpeed,
-    free: Mutex<Instant>,
+    traffic: Mutex<Traffic>,
+}
+
+struct Traffic {
+    /// From when on it is free.
+    free: Instant,
+    carried: Carried,
+}
+
+/// What a link has carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Carried {
+    /// Collectives, each with its latency.
+    pub collectives: u64,
+    /// Bytes.
+    pub bytes: f64,
 }
 
 impl Link {
     /// Takes the link for so many bytes; returns when they have arrived.
     fn carry(&self, bytes: f64) -> Instant {
         let time = self.speed.latency + Duration::from_secs_f64(bytes / self.speed.bytes_per_s);
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        *free = (*free).max(Instant::now()) + time;
-        *free
+        let mut traffic = self.lock();
+        traffic.carried.collectives += 1;
+        traffic.carried.bytes += bytes;
+        traffic.free = traffic.free.max(Instant::now()) + time;
+        traffic.free
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Traffic> {
+        // Numbers are valid whatever their last holder did.
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -56,8 +78,16 @@ impl Delayed {
                 problem: format!("expected a link of at least 1 byte a second, got {speed:?}"),
             });
         }
-        let free = Mutex::new(Instant::now());
-        Self::over(inner, Arc::new(Link { speed, free }))
+        let traffic = Mutex::new(Traffic {
+            free: Instant::now(),
+            carried: Carried::default(),
+        });
+        Self::over(inner, Arc::new(Link { speed, traffic }))
+    }
+
+    /// What the link has carried so far, for this rank and the groups split from it.
+    pub fn carried(&self) -> Carried {
+        self.link.lock().carried
     }
 
     fn over(inner: Arc<dyn Communicator>, link: Arc<Link>) -> Result<Self, CommError> {
@@ -183,6 +213,8 @@ mod tests {
                     assert_eq!(received.wait().unwrap()[1], vec![1; 80_000]);
                     // Then 80 kB: 10 ms and 20 ms.
                     assert!(began.elapsed() >= Duration::from_millis(50));
+                    let carried = comm.carried();
+                    assert_eq!((carried.collectives, carried.bytes), (2, 120_000.0));
                 });
             }
         });

@@ -40,7 +40,7 @@ use std::sync::Arc;
 
 pub use bootstrap::{Bootstrap, BootstrapError, InProcessBootstrap};
 pub use buffer::CommBuffer;
-pub use delayed::{Delayed, LinkSpeed};
+pub use delayed::{Carried, Delayed, LinkSpeed};
 pub use error::CommError;
 pub use event::{Event, Promise};
 #[cfg(feature = "mpi")]

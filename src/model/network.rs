@@ -1,16 +1,15 @@
 //! Executes a graph: forward to logits, backward to gradients.
 
+mod backward;
+
 use streamrec_artifact::{FeatureSchema, Graph, Op};
-use streamrec_kernels::{Context, DType, TensorRef, add};
+use streamrec_kernels::{Context, DType, TensorRef};
 use tracing::trace_span;
 
 use super::{
     BatchInput, Gradients, ModelError, ParamId, ParameterStore, RemoteLookup, TableGradients,
     TensorParallel,
-    layers::{
-        self, Backward, Forward, GradientBuffers, InputGradients, Inputs, Layer, LayerContext,
-        PassError, TableBag, value,
-    },
+    layers::{self, Forward, GradientBuffers, Inputs, Layer, LayerContext, PassError, TableBag},
     plan::{self, GradientPlan, Places, PlannedNode},
     planned_buffer::PlannedBuffer,
 };
@@ -60,6 +59,10 @@ pub struct Network {
     workspace: PlannedBuffer,
     tables: TableGradients,
     pub(super) remote: Vec<RemoteLookup>,
+    /// Nodes whose values depend on no embedding, then the others, each in the graph's order.
+    forward_order: [Vec<usize>; 2],
+    /// The first node that reads embeddings: once it has gone backward, their gradients are final.
+    first_reader: usize,
     batch: usize,
     dense: usize,
     bags: usize,
@@ -134,6 +137,8 @@ impl Network {
                 .collect(),
             gradients: gradient_buffers(&plan, buffer),
             workspace: PlannedBuffer::new(context, dtype, batch * workspace),
+            forward_order: plan::by_embeddings(&nodes),
+            first_reader: plan::first_reader_of_embeddings(&nodes),
             nodes,
             places,
             plan,
@@ -166,16 +171,56 @@ impl Network {
         parameters: &ParameterStore,
         batch: &BatchInput<'_>,
     ) -> Result<TensorRef<'_>, ModelError> {
+        self.begin_forward(context, parameters, batch)?;
+        self.finish_forward(context, parameters, batch)
+    }
+
+    /// The first half of [`forward`](Self::forward): all that depends on no embedding, while vectors of sharded tables
+    /// are on their way.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn begin_forward(
+        &mut self,
+        context: &Context,
+        parameters: &ParameterStore,
+        batch: &BatchInput<'_>,
+    ) -> Result<(), ModelError> {
         self.check_batch(batch)?;
         self.rows = batch.rows();
+        self.forward_nodes(0, context, parameters, batch)
+    }
+
+    /// The second half of [`forward`](Self::forward), of the batch whose first half was last, with its vectors.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn finish_forward(
+        &mut self,
+        context: &Context,
+        parameters: &ParameterStore,
+        batch: &BatchInput<'_>,
+    ) -> Result<TensorRef<'_>, ModelError> {
+        self.check_same_rows(batch)?;
+        self.forward_nodes(1, context, parameters, batch)?;
+        Ok(self.logits())
+    }
+
+    fn forward_nodes(
+        &mut self,
+        half: usize,
+        context: &Context,
+        parameters: &ParameterStore,
+        batch: &BatchInput<'_>,
+    ) -> Result<(), ModelError> {
         context.install(|| {
-            (0..self.nodes.len()).try_for_each(|node| {
+            (0..self.forward_order[half].len()).try_for_each(|index| {
+                let node = self.forward_order[half][index];
                 let _span = trace_span!("forward", node = self.names[node]).entered();
                 self.forward_node(node, context, parameters, batch)
                     .map_err(|error| self.node_error(node, "forward", error))
             })
-        })?;
-        Ok(self.logits())
+        })
     }
 
     /// The logits of the last forward pass, `[rows, heads]`.
@@ -213,44 +258,6 @@ impl Network {
             *probability = super::loss::sigmoid(logit);
         }
         Ok(())
-    }
-
-    /// Computes all gradients from those of the logits, `[rows, heads]`, for the batch of the last
-    /// forward pass, and tells `sink` of each dense one. With `accumulate`, dense gradients are
-    /// added to those that are there. Tables' gradients wait in
-    /// [`table_gradients`](Self::table_gradients) until the next pass.
-    ///
-    /// # Errors
-    /// When `d_logits` has another shape, a gradient is in flight, or the sink fails.
-    pub fn backward(
-        &mut self,
-        context: &Context,
-        parameters: &mut ParameterStore,
-        batch: &BatchInput<'_>,
-        d_logits: TensorRef<'_>,
-        accumulate: bool,
-        sink: &mut dyn GradientSink,
-    ) -> Result<(), ModelError> {
-        if batch.rows() != self.rows {
-            return Err(ModelError::Batch {
-                what: "the number of samples",
-                expected: format!("{}, those of the forward pass", self.rows),
-                got: batch.rows().to_string(),
-            });
-        }
-        context.install(|| {
-            self.seed_gradient(context, d_logits)?;
-            for node in (0..self.nodes.len()).rev() {
-                let _span = trace_span!("backward", node = self.names[node]).entered();
-                self.backward_node(node, context, parameters, batch, accumulate)
-                    .map_err(|error| self.node_error(node, "backward", error))?;
-                for &parameter in self.layers[node].parameters().iter().rev() {
-                    sink.ready(parameters.gradients_mut(), parameter)?;
-                }
-            }
-            let _span = trace_span!("group ids by row").entered();
-            self.tables.group(context, &batch.bags)
-        })
     }
 
     /// The gradients of the tables, after a backward pass.
@@ -305,6 +312,17 @@ impl Network {
         )
     }
 
+    fn check_same_rows(&self, batch: &BatchInput<'_>) -> Result<(), ModelError> {
+        match batch.rows() == self.rows {
+            true => Ok(()),
+            false => Err(ModelError::Batch {
+                what: "the number of samples",
+                expected: format!("{}, those of the forward pass", self.rows),
+                got: batch.rows().to_string(),
+            }),
+        }
+    }
+
     fn forward_node(
         &mut self,
         node: usize,
@@ -331,61 +349,6 @@ impl Network {
         };
         let result = self.layers[node].forward(pass);
         self.values[buffer] = Some(whole);
-        result
-    }
-
-    fn seed_gradient(
-        &mut self,
-        context: &Context,
-        d_logits: TensorRef<'_>,
-    ) -> Result<(), ModelError> {
-        // A valid graph ends in its output; where that is the batch itself, nothing has a gradient.
-        let Some(Some(place)) = self.plan.places.last() else {
-            return Ok(());
-        };
-        let own = self.gradients.slots[place.slot].as_mut();
-        let own = own.expect("gradients are in place between layers");
-        add::copy(context, d_logits, own.view_mut(self.rows, place.width))
-            .map_err(ModelError::kernel("the gradient of the logits"))
-    }
-
-    fn backward_node(
-        &mut self,
-        node: usize,
-        context: &Context,
-        parameters: &mut ParameterStore,
-        batch: &BatchInput<'_>,
-        accumulate: bool,
-    ) -> Result<(), PassError> {
-        let Some(place) = &self.plan.places[node] else {
-            return Ok(());
-        };
-        let taken = self.gradients.slots[place.slot].take();
-        let mut whole = taken.expect("gradients are in place between layers");
-        let rows = batch.rows();
-        let d_output = whole.view_mut(rows, place.width);
-        let inputs = inputs(&self.nodes, &self.places, &self.values, batch, node);
-        let pass = Backward {
-            context,
-            parameters,
-            accumulate,
-            output: value(
-                batch,
-                &self.values,
-                &self.places.widths,
-                &self.places.nodes[node],
-            ),
-            inputs,
-            d_output: d_output.columns(place.columns.clone()),
-            d_inputs: InputGradients {
-                buffers: &mut self.gradients,
-                writes: &self.plan.writes[node],
-                rows,
-            },
-            workspace: self.workspace.view_mut(rows, self.layers[node].workspace()),
-        };
-        let result = self.layers[node].backward(pass);
-        self.gradients.slots[place.slot] = Some(whole);
         result
     }
 

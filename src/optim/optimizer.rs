@@ -61,7 +61,7 @@ impl Optimizer {
     /// clipping.
     ///
     /// # Errors
-    /// When a gradient is in flight or not finite; nothing is updated then.
+    /// When a gradient is in flight or not finite; no dense parameter is updated then.
     pub fn update_dense(
         &mut self,
         context: &Context,

@@ -26,7 +26,7 @@ mod table_plan;
 mod tensor_plan;
 
 pub use buckets::GradientBuckets;
-pub use embedding_exchange::{EmbeddingExchange, PendingIds};
+pub use embedding_exchange::{EmbeddingExchange, PendingIds, PendingVectors};
 pub use mesh::{Mesh, MeshError};
 pub use micro_shards::{GradientTree, InvariantRanksError, MICRO_SHARDS, MicroShards};
 pub use sparse_sync::SparseSync;

@@ -90,7 +90,13 @@ fn split(report: &ProfileReport, graph: &Graph) -> OperationTimes {
     };
     let copied_s = if exchanged { of_nodes } else { 0.0 };
     let ids_s = sum(&|name| ["send ids", "read ids"].contains(&name));
-    let packed_s = copied_s + sum(&|name| ["fetch vectors", "send gradients"].contains(&name));
+    let packing = [
+        "send vectors",
+        "fetch vectors",
+        "send gradients",
+        "read gradients",
+    ];
+    let packed_s = copied_s + sum(&|name| packing.contains(&name));
     let update_s = sum(&|name| {
         let tables = ["group ids by row", "sum table gradients", "update tables"];
         tables.contains(&name) || of_lookups(name, "backward ")
@@ -149,8 +155,10 @@ mod tests {
             ("send ids", 0.5),
             ("read ids", 0.5),
             ("look up ids of all ranks", 6.0),
-            ("fetch vectors", 3.0),
-            ("send gradients", 4.0),
+            ("send vectors", 1.0),
+            ("fetch vectors", 2.0),
+            ("send gradients", 3.0),
+            ("read gradients", 1.0),
         ];
         exchanged.step_ms += 14.0;
         let of_exchange = of_exchange.map(|(name, ms)| (name.to_owned(), ms));

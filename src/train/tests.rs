@@ -1,11 +1,11 @@
-//! Steps of whole ranks in half precision.
+//! Steps of whole ranks: in half precision, and with what travels ahead.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use streamrec_artifact::{Encoded, FeatureSchema, Graph};
 use streamrec_kernels::Context;
 
-use super::{StepOutcome, TrainError, Trainer, TrainerSettings};
+use super::{Predict, StepOutcome, TrainError, Trainer, TrainerSettings};
 use crate::comm::{Communicator, Settings, SharedMemory, SingleRank};
 use crate::config::{EmbeddingsConfig, LossScaleConfig, Placement, Precision, Reduction};
 use crate::data::Batch;
@@ -263,4 +263,52 @@ fn a_loss_that_leaves_fp16_at_every_scale_ends_the_run_with_advice() {
         panic!("{error:?}");
     };
     assert!(error.to_string().contains("bf16"), "{error}");
+}
+
+#[test]
+fn vectors_that_travel_ahead_and_predictions_meanwhile_change_nothing() {
+    let run = |comm: SharedMemory, plan: Plan, ahead: bool| {
+        let mut trainer = plan.trainer(Arc::new(comm));
+        let dp = trainer.mesh().dp.rank();
+        let batch = |step: u64| batch(100 * step + dp as u64);
+        let mut found = Vec::new();
+        for step in 1..=4 {
+            let next = batch(step + 1);
+            let next = ahead.then_some(&next);
+            let outcome = trainer.step(&batch(step), next, step, false).unwrap();
+            let mut probabilities = Vec::new();
+            trainer.predict(&batch(9), &mut probabilities).unwrap();
+            let loss = outcome.loss.to_bits();
+            found.push((loss, probabilities, tensors(&trainer)));
+        }
+        found
+    };
+    for (ranks, tp, placement, precision) in [
+        (2, 1, Placement::TableWise, Precision::Fp32),
+        (2, 1, Placement::RowWise, Precision::Bf16),
+        (2, 1, Placement::ColumnWise, Precision::Fp32),
+        (2, 1, Placement::RowWise, Precision::Fp16),
+        (4, 2, Placement::TableWise, Precision::Fp32),
+    ] {
+        let plan = Plan {
+            tp,
+            placement,
+            precision,
+            growth_steps: 2_000,
+            dense_frozen: false,
+        };
+        let of_ranks = |ahead| {
+            let comms = SharedMemory::connect_threads(ranks, &Settings::default()).unwrap();
+            std::thread::scope(|scope| {
+                let spawn = |comm| scope.spawn(move || run(comm, plan, ahead));
+                let threads: Vec<_> = comms.into_iter().map(spawn).collect();
+                let joined = threads.into_iter().map(|thread| thread.join().unwrap());
+                joined.collect::<Vec<_>>()
+            })
+        };
+        assert!(
+            of_ranks(true) == of_ranks(false),
+            "{placement}, {precision}"
+        );
+    }
 }

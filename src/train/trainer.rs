@@ -1,5 +1,8 @@
 //! One rank's training step and its predictions.
 
+mod ahead;
+mod update;
+
 use std::collections::BTreeMap;
 use std::mem;
 use std::ops::Range;
@@ -11,8 +14,9 @@ use tracing::trace_span;
 
 use streamrec_kernels::Context;
 
+use self::ahead::Ahead;
 use super::{Predict, TrainError};
-use crate::comm::{CommBuffer, Event, ReduceOp, all_reduce_f64};
+use crate::comm::{CommBuffer, Event, ReduceOp};
 use crate::config::{LossScaleConfig, OptimizerConfig, Partition, Precision, Reduction};
 use crate::data::Batch;
 use crate::model::{
@@ -21,8 +25,7 @@ use crate::model::{
 };
 use crate::optim::{LossScaler, LossScalerState, Optimizer};
 use crate::parallel::{
-    EmbeddingExchange, GradientBuckets, GradientTree, Mesh, MicroShards, PendingIds, SparseSync,
-    TablePlan,
+    EmbeddingExchange, GradientBuckets, GradientTree, Mesh, MicroShards, SparseSync, TablePlan,
 };
 
 /// What decides how a [`Trainer`] trains.
@@ -56,10 +59,13 @@ pub struct TrainerSettings {
 ///
 /// ```text
 /// forward ▸ loss ──────► status in flight ──────────────────────────────► loss of all ranks, stop
-///           backward ──► buckets in flight ──► dense update
+///           backward ──► buckets in flight ─────────────────────────────► dense update
 ///           tables ────► (row, gradient) in flight ──► each touched row once
-///           sharded ───► gradients to the owners ────► each touched row once
+///           sharded ───► gradients to the owners ────► each touched row once ──► vectors of the next batch in flight
 /// ```
+///
+/// Gradients of tables are final, and leave, before the layers below the embeddings go backward. What is updated first is
+/// what others wait for: tables, whose vectors for the next batch travel while dense gradients are waited for (ADR 45).
 pub struct Trainer {
     context: Context,
     mesh: Mesh,
@@ -70,8 +76,7 @@ pub struct Trainer {
     tables: SparseSync,
     /// Of sharded tables, where there are any.
     exchange: Option<EmbeddingExchange>,
-    /// The ids of the next batch.
-    ahead: Option<PendingIds>,
+    ahead: Ahead,
     optimizer: Optimizer,
     /// With fp16.
     scaler: Option<LossScaler>,
@@ -160,7 +165,7 @@ impl Trainer {
             optimizer,
             scaler,
             exchange,
-            ahead: None,
+            ahead: Ahead::default(),
             micro_batch: MicroBatch::default(),
             predicted: 0..0,
             pieces,
@@ -190,7 +195,7 @@ impl Trainer {
         &self.parameters
     }
 
-    /// The weights, to load into.
+    /// The weights, to load into before the first step: later, vectors of the next batch may be on their way.
     pub fn parameters_mut(&mut self) -> &mut ParameterStore {
         &mut self.parameters
     }
@@ -266,9 +271,7 @@ impl Trainer {
             waited += self.backward(&input, piece)?;
         }
         self.micro_batch = cut;
-        self.tables.start();
-        waited += self.buckets.finish(self.parameters.gradients_mut())?;
-        // The status went first, so it is there by now.
+        // The status went first, so it is there before any gradient.
         let (loss, stop) = match status {
             Some(event) => {
                 let buffer = event.wait()?;
@@ -281,7 +284,7 @@ impl Trainer {
         if !loss.is_finite() && self.scaler.is_none() {
             return Err(TrainError::NotFinite { step, loss });
         }
-        let (updated, waited_for_tables) = match self.scaler {
+        let (updated, waited_for_gradients) = match self.scaler {
             None => self.update(step).map(|(norm, waited)| (Some(norm), waited)),
             Some(scaler) => self.update_if_finite(scaler, loss, step),
         }?;
@@ -290,7 +293,7 @@ impl Trainer {
             stop,
             gradient_norm: updated.unwrap_or(f64::NAN),
             skipped: updated.is_none(),
-            waited: waited + waited_for_tables,
+            waited: waited + waited_for_gradients,
         })
     }
 
@@ -303,26 +306,25 @@ impl Trainer {
         rows: Range<usize>,
         after: Option<(&Batch, usize)>,
     ) -> Result<(f64, Duration), TrainError> {
-        let mut input = *input;
+        let (context, parameters) = (&self.context, &self.parameters);
         let mut waited = Duration::ZERO;
-        if let Some(exchange) = &mut self.exchange {
-            let ids = match self.ahead.take() {
-                Some(ids) => ids,
-                None => exchange.send_ids(&input)?,
-            };
-            if let Some((batch, piece)) = after {
-                let mut cut = MicroBatch::default();
-                let rows = self.pieces.rows(piece, batch.rows, batch.filled);
-                let after = piece_of(batch, self.features, rows, &mut cut);
-                self.ahead = Some(exchange.send_ids(&after)?);
+        let logits = match &mut self.exchange {
+            None => self.network.forward(context, parameters, input)?,
+            Some(exchange) => {
+                let vectors = self.ahead.take(exchange, context, parameters, input)?;
+                if let Some((batch, piece)) = after {
+                    let mut cut = MicroBatch::default();
+                    let rows = self.pieces.rows(piece, batch.rows, batch.filled);
+                    let after = piece_of(batch, self.features, rows, &mut cut);
+                    self.ahead.send_ids(exchange, &after)?;
+                }
+                self.network.begin_forward(context, parameters, input)?;
+                let vectors = exchange.receive(context, vectors)?;
+                waited = vectors.1;
+                let input = input.with_remote(vectors.0);
+                self.network.finish_forward(context, parameters, &input)?
             }
-            let vectors;
-            (vectors, waited) = exchange.fetch(&self.context, &self.parameters, ids)?;
-            input = input.with_remote(vectors);
-        }
-        let logits = self
-            .network
-            .forward(&self.context, &self.parameters, &input)?;
+        };
         let _span = trace_span!("loss").entered();
         let loss = self.loss.compute(
             &self.context,
@@ -358,14 +360,20 @@ impl Trainer {
             true => &mut self.buckets,
             false => &mut keep,
         };
-        self.network.backward(
-            &self.context,
-            &mut self.parameters,
-            input,
-            self.loss.d_logits(),
-            piece > 0 && !invariant,
-            sink,
-        )?;
+        let (context, parameters) = (&self.context, &mut self.parameters);
+        let (network, accumulate) = (&mut self.network, piece > 0 && !invariant);
+        let d_logits = self.loss.d_logits();
+        network.begin_backward(context, parameters, input, d_logits, accumulate, sink)?;
+        // Gradients of tables travel while the layers before the embeddings go backward.
+        trace_span!("sum table gradients")
+            .in_scope(|| self.tables.collect(context, parameters, network, last))?;
+        if last {
+            self.tables.start();
+        }
+        if let Some(exchange) = &mut self.exchange {
+            exchange.send_gradients(context, network)?;
+        }
+        network.finish_backward(context, parameters, input, accumulate, sink)?;
         if invariant {
             let gradients = self.parameters.gradients_mut();
             self.tree.add(piece, last, gradients)?;
@@ -373,83 +381,15 @@ impl Trainer {
                 self.buckets.start(gradients)?;
             }
         }
-        let _span = trace_span!("sum table gradients").entered();
-        self.tables
-            .collect(&self.context, &self.parameters, &self.network, last)?;
-        Ok(match &mut self.exchange {
-            Some(exchange) => exchange.collect(&self.context, &self.network, last)?,
-            None => Duration::ZERO,
-        })
-    }
-
-    /// Returns the norm of the dense gradients, and how long it waited for those of tables.
-    fn update(&mut self, step: u64) -> Result<(f64, Duration), TrainError> {
-        let (context, parameters) = (&self.context, &mut self.parameters);
-        let norm = trace_span!("update dense weights")
-            .in_scope(|| self.optimizer.update_dense(context, parameters, step))?;
-        let waited = self.tables.finish(context)?;
-        self.update_tables(step)?;
-        Ok((norm, waited))
-    }
-
-    /// Updates everything with gradients that were scaled, if all of all ranks are finite: no weight and
-    /// no row changes before every rank knows. Returns the norm of the dense gradients, `None` where
-    /// nothing was updated, and how long it waited for gradients of tables. Collective.
-    fn update_if_finite(
-        &mut self,
-        mut scaler: LossScaler,
-        loss: f64,
-        step: u64,
-    ) -> Result<(Option<f64>, Duration), TrainError> {
-        let (context, inverse) = (&self.context, scaler.inverse());
-        let waited = self.tables.finish(context)?;
-        let scaled_norm = self.optimizer.dense_norm(context, &self.parameters)?;
-        let mut finite = loss.is_finite() && scaled_norm.is_finite();
-        finite &= self.tables.scale_if_finite(context, inverse as f32);
-        if let Some(exchange) = &mut self.exchange {
-            finite &= exchange.scale_if_finite(context, inverse as f32);
-        }
-        let mut overflows = [f64::from(u8::from(!finite))];
-        all_reduce_f64(self.mesh.world.as_ref(), &mut overflows)?;
-        let overflow = overflows[0] > 0.0;
-        scaler.note(overflow);
-        self.scaler = Some(scaler);
-        if overflow {
-            let LossScalerState {
-                scale,
-                skipped_steps,
-                ..
-            } = scaler.state();
-            self.optimizer.set_skipped_steps(skipped_steps);
-            return match scale < 1.0 {
-                true => Err(TrainError::LossScale { step, loss }),
-                false => Ok((None, waited)),
-            };
-        }
-        let norm = scaled_norm * inverse;
-        let parameters = &mut self.parameters;
-        trace_span!("update dense weights").in_scope(|| {
-            self.optimizer
-                .update_scaled_dense(context, parameters, [norm, inverse], step)
-        })?;
-        self.update_tables(step)?;
-        Ok((Some(norm), waited))
-    }
-
-    fn update_tables(&mut self, step: u64) -> Result<(), TrainError> {
-        let (context, parameters) = (&self.context, &mut self.parameters);
-        let (tables, network, exchange) = (&self.tables, &self.network, &self.exchange);
-        let gradient = |table| {
-            let sharded = exchange
-                .as_ref()
-                .and_then(|exchange| exchange.gradient(table));
-            sharded.unwrap_or_else(|| tables.gradient(network, table))
+        let Some(exchange) = &mut self.exchange else {
+            return Ok(Duration::ZERO);
         };
-        trace_span!("update tables").in_scope(|| {
-            self.optimizer
-                .update_tables(context, parameters, step, gradient)
-        })?;
-        Ok(())
+        let waited = exchange.collect(context, last)?;
+        if !last {
+            // No table changes before the next piece.
+            self.ahead.fetch(exchange, context, &self.parameters)?;
+        }
+        Ok(waited)
     }
 
     /// The probabilities that the last step's forward pass gave, `[rows, heads]`, and the rows of its

@@ -69,5 +69,25 @@ pub(super) fn nodes(graph: &Graph, shapes: &Shapes, shared: &TensorParallel) -> 
     graph.nodes.iter().enumerate().map(node).collect()
 }
 
+/// The nodes whose values depend on no embedding, and the others, each in their order.
+pub(super) fn by_embeddings(nodes: &[PlannedNode]) -> [Vec<usize>; 2] {
+    let mut depends = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let of_inputs = node.inputs.iter().any(|&input| depends[input]);
+        depends.push(node.role == Role::Embeddings || of_inputs);
+    }
+    let (others, free) = (0..nodes.len()).partition(|&node| depends[node]);
+    [free, others]
+}
+
+/// The first node that reads the value of an embedding node; the number of nodes where none does.
+pub(super) fn first_reader_of_embeddings(nodes: &[PlannedNode]) -> usize {
+    let reads = |node: &PlannedNode| {
+        let mut inputs = node.inputs.iter();
+        inputs.any(|&input| nodes[input].role == Role::Embeddings)
+    };
+    nodes.iter().position(reads).unwrap_or(nodes.len())
+}
+
 #[cfg(test)]
 mod tests;

@@ -161,6 +161,22 @@ fn two_gradients_in_one_buffer_go_through_the_temporary() {
 }
 
 #[test]
+fn what_depends_on_no_embedding_goes_forward_first() {
+    let nodes = [
+        node(Role::Embeddings, 4, &[]),
+        node(Role::Dense, 3, &[]),
+        node(Role::Linear, 4, &[1]),
+        node(Role::Concat, 8, &[2, 0]),
+        node(Role::Linear, 2, &[1]),
+        node(Role::Linear, 1, &[3]),
+    ];
+    assert_eq!(by_embeddings(&nodes), [vec![1, 2, 4], vec![0, 3, 5]]);
+    assert_eq!(first_reader_of_embeddings(&nodes), 3);
+    let dense = [node(Role::Dense, 3, &[]), node(Role::Linear, 4, &[0])];
+    assert_eq!(first_reader_of_embeddings(&dense), 2);
+}
+
+#[test]
 fn gradients_that_are_never_alive_together_share_memory() {
     let mut nodes = vec![node(Role::Embeddings, 4, &[])];
     nodes.extend((0..6).map(|index| node(Role::Linear, 10, &[index])));

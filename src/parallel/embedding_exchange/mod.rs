@@ -2,11 +2,16 @@
 //!
 //! ```text
 //!            every rank                              owner of a shard
-//! send_ids   lengths and ids, or each id once  ──►   bags, or ids, of all ranks
-//! fetch      vectors of its samples            ◄──   pooled vectors, or rows
-//!            (pooled here where rows came)
-//! collect    gradients of vectors, or of rows  ──►   summed by row, each row updated once
+//! send_ids        lengths and ids, or each id once  ──►   bags, or ids, of all ranks
+//! send_vectors    vectors of its samples            ◄──   pooled vectors, or rows
+//! receive         (pooled here where rows came)
+//! send_gradients  gradients of vectors, or of rows  ──►
+//! collect                                                 summed by row, each row updated once
 //! ```
+//!
+//! Each of the three exchanges is sent by one call and waited for by a later one, so that something else is computed
+//! meanwhile: ids for a whole batch; vectors while dense weights are updated and layers without embeddings go forward;
+//! gradients while those layers go backward.
 //!
 //! Of the samples that a tensor-parallel group shares each rank looks up its own part, and the group
 //! gathers the vectors; backward, each rank sends the gradient of its part. Ids of the next batch travel
@@ -25,6 +30,7 @@ mod vectors;
 mod wire;
 
 use std::{
+    mem,
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
@@ -52,6 +58,17 @@ pub struct PendingIds {
     event: Event<Vec<Vec<u8>>>,
 }
 
+/// The vectors of a batch on their way from the owners, as the weights were when they were sent.
+#[must_use = "vectors that were sent must be received, on every rank"]
+pub struct PendingVectors {
+    requested: RequestedIds,
+    owned: OwnedIds,
+    rows: usize,
+    event: Event<Vec<Vec<u8>>>,
+    /// How long the ids were waited for.
+    waited: Duration,
+}
+
 /// One rank's part in the lookups of sharded tables. Every call is collective, in the world.
 pub struct EmbeddingExchange {
     layout: Layout,
@@ -63,8 +80,12 @@ pub struct EmbeddingExchange {
     tp: Arc<dyn Communicator>,
     /// Samples of a rank's share of its group's batch.
     share: usize,
+    /// Of the batch whose vectors were received last.
     requested: RequestedIds,
     owned: OwnedIds,
+    /// The memory of the batch before.
+    spare_owned: Option<OwnedIds>,
+    gradients: Option<Event<Vec<Vec<u8>>>>,
     /// `[tp, share, columns]`, in place between fetches.
     vectors: Option<CommBuffer>,
     /// As an owner: the pooled vectors of all ranks, then their gradients, `[samples, width]`.
@@ -137,6 +158,8 @@ impl EmbeddingExchange {
             tp: Arc::clone(&mesh.tp),
             share,
             requested: RequestedIds::default(),
+            spare_owned: None,
+            gradients: None,
             pooled: Vec::new(),
             rows: Vec::new(),
             spare: Vec::new(),
@@ -191,16 +214,55 @@ impl EmbeddingExchange {
         parameters: &ParameterStore,
         pending: PendingIds,
     ) -> Result<(TensorRef<'_>, Duration), ModelError> {
-        let _span = trace_span!("fetch vectors").entered();
+        let vectors = self.send_vectors(context, parameters, pending)?;
+        self.receive(context, vectors)
+    }
+
+    /// As an owner: sends the vectors that all ranks asked for, with the weights as they are now. Returns at once when
+    /// the ids are there: do something else before [`receive`](Self::receive).
+    ///
+    /// # Errors
+    /// When ranks cannot communicate, or a message contradicts itself.
+    pub fn send_vectors(
+        &mut self,
+        context: &Context,
+        parameters: &ParameterStore,
+        pending: PendingIds,
+    ) -> Result<PendingVectors, ModelError> {
+        let _span = trace_span!("send vectors").entered();
         let start = Instant::now();
         let messages = trace_span!("wait for ids").in_scope(|| pending.event.wait())?;
-        let mut waited = start.elapsed();
-        self.requested = pending.requested;
-        trace_span!("read ids").in_scope(|| self.owned.read(&self.layout, &messages))?;
-        let answers = self.answers(context, parameters)?;
+        let waited = start.elapsed();
+        let spare = self.spare_owned.take();
+        let mut owned = spare.unwrap_or_else(|| OwnedIds::new(&self.layout));
+        trace_span!("read ids").in_scope(|| owned.read(&self.layout, &messages))?;
+        let answers = self.answers(context, parameters, &owned)?;
         let [payload, _] = self.payloads;
-        let (answers, time) = self.send(answers, payload)?;
-        waited += time;
+        Ok(PendingVectors {
+            requested: pending.requested,
+            owned,
+            rows: pending.rows,
+            event: self.send(answers, payload),
+            waited,
+        })
+    }
+
+    /// The vectors of a batch. Returns how long it waited for ids and vectors. The next
+    /// [`send_gradients`](Self::send_gradients) is of this batch.
+    ///
+    /// # Errors
+    /// When ranks cannot communicate, or a message contradicts itself.
+    pub fn receive(
+        &mut self,
+        context: &Context,
+        pending: PendingVectors,
+    ) -> Result<(TensorRef<'_>, Duration), ModelError> {
+        let _span = trace_span!("fetch vectors").entered();
+        let [payload, _] = self.payloads;
+        let (answers, time) = received(pending.event, payload)?;
+        let mut waited = pending.waited + time;
+        self.requested = pending.requested;
+        self.spare_owned = Some(mem::replace(&mut self.owned, pending.owned));
         let mut vectors = self.vectors.take().ok_or(CommError::Abandoned)?;
         let own = self.own_place();
         self.assemble(context, &answers, &mut vectors[own])?;
@@ -215,22 +277,11 @@ impl EmbeddingExchange {
         Ok((vectors, waited))
     }
 
-    /// Exchanges messages of float32; tells how long it waited.
-    fn send(
-        &self,
-        messages: Vec<Vec<u8>>,
-        payload: Payload,
-    ) -> Result<(Vec<Vec<u8>>, Duration), ModelError> {
+    /// Begins to exchange messages of float32.
+    fn send(&self, messages: Vec<Vec<u8>>, payload: Payload) -> Event<Vec<Vec<u8>>> {
         let messages = messages.into_iter();
         let messages = messages.map(|message| payload::narrow(message, payload));
-        let messages = messages.collect();
-        let start = Instant::now();
-        let received =
-            trace_span!("wait for an exchange").in_scope(|| self.world.exchange_now(messages))?;
-        let waited = start.elapsed();
-        let received = received.into_iter().enumerate();
-        let received = received.map(|(rank, message)| payload::widen(rank, message, payload));
-        Ok((received.collect::<Result<_, _>>()?, waited))
+        self.world.all_to_all_bytes(messages.collect())
     }
 
     /// Where this rank's vectors lie among those of its group.
@@ -239,21 +290,34 @@ impl EmbeddingExchange {
         first..first + self.requested.samples.len() * self.layout.columns
     }
 
-    /// Sends the gradients of a backward pass to the owners of their rows, and sums them there; `last`
-    /// tells that no other micro-batch follows before the update. Returns how long it waited.
+    /// Sends the gradients of a backward pass to the owners of their rows. Returns at once: do something else before
+    /// [`collect`](Self::collect).
     ///
     /// # Errors
-    /// When ranks cannot communicate, or a message contradicts itself.
-    pub fn collect(
+    /// When shapes do not fit, which a planned network rules out.
+    pub fn send_gradients(
         &mut self,
         context: &Context,
         network: &Network,
-        last: bool,
-    ) -> Result<Duration, ModelError> {
+    ) -> Result<(), ModelError> {
         let _span = trace_span!("send gradients").entered();
         let messages = self.gradient_messages(context, network)?;
         let [_, payload] = self.payloads;
-        let (messages, waited) = self.send(messages, payload)?;
+        self.gradients = Some(self.send(messages, payload));
+        Ok(())
+    }
+
+    /// As an owner: sums the gradients that were sent; `last` tells that no other micro-batch follows before the
+    /// update. Returns how long it waited.
+    ///
+    /// # Errors
+    /// When ranks cannot communicate, or a message contradicts itself.
+    pub fn collect(&mut self, context: &Context, last: bool) -> Result<Duration, ModelError> {
+        let _span = trace_span!("read gradients").entered();
+        trace_span!("group ids by row").in_scope(|| self.owned.group(context))?;
+        let event = self.gradients.take().ok_or(CommError::Abandoned)?;
+        let [_, payload] = self.payloads;
+        let (messages, waited) = received(event, payload)?;
         let width = self.layout.own().width;
         let mut readers = Vec::with_capacity(messages.len());
         self.pooled.clear();
@@ -263,7 +327,6 @@ impl EmbeddingExchange {
             self.pooled.extend_from_slice(matrix);
             readers.push(words);
         }
-        trace_span!("group ids by row").in_scope(|| self.owned.group(context))?;
         trace_span!("sum table gradients").in_scope(|| {
             self.sum_pooled(context, last)?;
             self.sum_rows(context, last, &mut readers)
@@ -292,4 +355,17 @@ impl EmbeddingExchange {
             dout: TensorRef::from_f32(&self.pooled, &[samples, width]),
         })
     }
+}
+
+/// Waits for messages of float32; tells how long.
+fn received(
+    event: Event<Vec<Vec<u8>>>,
+    payload: Payload,
+) -> Result<(Vec<Vec<u8>>, Duration), ModelError> {
+    let start = Instant::now();
+    let received = trace_span!("wait for an exchange").in_scope(|| event.wait())?;
+    let waited = start.elapsed();
+    let received = received.into_iter().enumerate();
+    let received = received.map(|(rank, message)| payload::widen(rank, message, payload));
+    Ok((received.collect::<Result<_, _>>()?, waited))
 }

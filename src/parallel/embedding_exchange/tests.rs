@@ -119,7 +119,8 @@ fn sharded(
         let found = network.forward(&context, &parameters, &input).unwrap();
         logits[index] = found.f32().unwrap().to_vec();
         backward(&context, &mut parameters, &mut network, &batch.input());
-        exchange.collect(&context, &network, index == 1).unwrap();
+        exchange.send_gradients(&context, &network).unwrap();
+        exchange.collect(&context, index == 1).unwrap();
     }
     let gradient = |(id, table): (TableId, &crate::model::Table)| {
         let Some(SparseGradient::Rows(sum)) = exchange.gradient(id) else {

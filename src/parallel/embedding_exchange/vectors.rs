@@ -9,6 +9,7 @@ use tracing::trace_span;
 use super::{
     EmbeddingExchange,
     layout::OwnerLayout,
+    owned_ids::OwnedIds,
     wire::{Words, put},
 };
 use crate::{
@@ -22,8 +23,9 @@ impl EmbeddingExchange {
         &mut self,
         context: &Context,
         parameters: &ParameterStore,
+        owned: &OwnedIds,
     ) -> Result<Vec<Vec<u8>>, ModelError> {
-        let (own, bags) = (self.layout.own(), self.owned.bags());
+        let (own, bags) = (self.layout.own(), owned.bags());
         self.pooled.resize(bags.batch * own.width, 0.0);
         let lookups = own.pooled.iter().enumerate().map(|(feature, part)| Lookup {
             feature,
@@ -37,15 +39,15 @@ impl EmbeddingExchange {
             .in_scope(|| embedding_bag::forward(context, &bags, &lookups, out))
             .map_err(ModelError::kernel("the lookup of other ranks' ids"))?;
         let mut first = 0;
-        let mut answers = Vec::with_capacity(self.owned.samples.len());
-        for (rank, &samples) in self.owned.samples.iter().enumerate() {
+        let mut answers = Vec::with_capacity(owned.samples.len());
+        for (rank, &samples) in owned.samples.iter().enumerate() {
             let mut answer = self.spare.pop().unwrap_or_default();
             answer.clear();
             let end = first + samples * own.width;
             put(&mut answer, &self.pooled[first..end]);
             first = end;
             let _span = trace_span!("look up ids of all ranks").entered();
-            for (part, of_ranks) in own.unique.iter().zip(&self.owned.unique) {
+            for (part, of_ranks) in own.unique.iter().zip(&owned.unique) {
                 let table = parameters.table(self.layout.tables[part.table].id).view();
                 for &id in &of_ranks[rank] {
                     put(&mut answer, table.row(id as usize));
