@@ -379,11 +379,12 @@ __device__ __forceinline__ void update_row(const Rule& rule, const Table& table,
 __device__ __forceinline__ u64 row_of_key(u64 key, u32 row_bits) { return key & ((u64(1) << row_bits) - 1); }
 
 // dout: [batch, columns] of Gradient; not_finite: [1], the smallest key of a row whose gradient is not finite,
-// which stays as it was. A group a tile.
+// which stays as it was. Nothing is done when step->skip is set. A group a tile.
 template <typename Gradient, typename Weight>
 __global__ void __launch_bounds__(UPDATE_THREADS)
     update_tiles(Lookups lookups, const Gradient* __restrict__ dout, i64 stride, Partial partial, Rule rule,
                  const Step* __restrict__ step, u64* not_finite) {
+    if (step->skip) return;
     u32 lanes = lookups.lanes, groups = blockDim.x / lanes, mask = group_mask(lanes);
     u32 tiles = (lookups.len + TILE - 1) / TILE;
     for (u32 tile = blockIdx.x * groups + threadIdx.x / lanes; tile < tiles; tile += gridDim.x * groups) {
@@ -402,6 +403,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
 template <typename Weight, int COUNT>
 __global__ void __launch_bounds__(UPDATE_THREADS)
     finish_updates(Lookups lookups, Partial partial, Rule rule, const Step* __restrict__ step, u64* not_finite) {
+    if (step->skip) return;
     STREAMREC_DYNAMIC_SHARED(shared);
     u32 lanes = lookups.lanes, mask = group_mask(lanes);
     auto finish = [&](u64 key, u32, Row<COUNT, 1>& row) {

@@ -47,12 +47,13 @@ __global__ void begin_step(const StepInput* __restrict__ input, const Scaler* __
     step->sparse_second_correction = float(1.0 / (1.0 - pow(double(sparse_beta2), updates)));
 }
 
-// squares: [2] of gradients still scaled, of all ranks; step->overflow: of all ranks. Decides whether the step is
+// squares: [2] of gradients still scaled, loss: [1], both of all ranks; step->overflow: of all ranks. Decides whether the step is
 // skipped, how gradients are clipped (to clip_norm, none where that is negative), and the next scale. One thread.
-__global__ void judge(const double* __restrict__ squares, double clip_norm, Scaler* scaler, Step* step,
-                      Verdict* verdict) {
+__global__ void judge(const double* __restrict__ squares, const double* __restrict__ loss, double clip_norm,
+                      Scaler* scaler, Step* step, Verdict* verdict) {
     double norm = sqrt(squares[0] + squares[1]) / scaler->scale;
-    bool finite = norm < double(__uint_as_float(0x7f800000)) && !step->overflow;
+    double infinity = double(__uint_as_float(0x7f800000));
+    bool finite = norm < infinity && fabs(*loss) < infinity && !step->overflow;
     step->skip = finite ? 0 : 1;
     step->clip = finite && clip_norm >= 0.0 ? float(fmin(clip_norm / (norm + 1e-6), 1.0)) : 1.0f;
     verdict->norm = norm;

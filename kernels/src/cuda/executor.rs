@@ -12,7 +12,10 @@ use crate::cuda::CompileError;
 /// they describe them, and whoever gives them addresses answers for the memory behind.
 pub trait Executor {
     /// Work that was recorded once, to be run again and again with the same arguments.
-    type Graph;
+    type Graph: Send;
+
+    /// Host memory whose copies to the device run beside other work.
+    type Feed: Send;
 
     /// Memory of its own, aligned to 256 bytes, of arbitrary content; it lives as long as the executor. Not
     /// for the steady state.
@@ -50,6 +53,31 @@ pub trait Executor {
     /// # Errors
     /// As [`synchronize`](Self::synchronize).
     fn download(&mut self, from: Address, to: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Host memory of `bytes` bytes to copy from. Not for the steady state.
+    ///
+    /// # Errors
+    /// When the host cannot give so much.
+    fn feed(&mut self, bytes: usize) -> Result<Self::Feed, DeviceError>;
+
+    /// Lets `write` fill the memory, of which it tells how many bytes are to be copied to `to`. The copy runs behind all
+    /// that was asked for before, and beside what is asked for afterwards, up to [`receive`](Self::receive). Waits
+    /// for the copy that was sent from this memory before.
+    ///
+    /// # Errors
+    /// As [`synchronize`](Self::synchronize).
+    fn send(
+        &mut self,
+        feed: &mut Self::Feed,
+        to: Address,
+        write: &mut dyn FnMut(&mut [u8]) -> usize,
+    ) -> Result<(), DeviceError>;
+
+    /// Lets all that is asked for from now on wait for the copy that was sent. The host does not wait.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    fn receive(&mut self, feed: &mut Self::Feed) -> Result<(), DeviceError>;
 
     /// Waits until all is done.
     ///

@@ -121,10 +121,11 @@ pub fn begin(input: Address, scaler: Address, betas: [[f32; 2]; 2], step: Addres
         .with(step)
 }
 
-/// Decides, once `squares: [2]` of `f64` and the step's `overflow` are those of all ranks, whether the step
-/// is skipped, how gradients are clipped, and the scale of the next step. `verdict: [1]` of [`Verdict`].
+/// Decides, once `squares: [2]` of `f64`, `loss: [1]` of `f64` and the step's `overflow` are those of all ranks, whether
+/// the step is skipped, how gradients are clipped, and the scale of the next step. `verdict: [1]` of [`Verdict`].
 pub fn judge(
     squares: Address,
+    loss: Address,
     clip_norm: Option<f64>,
     scaler: Address,
     step: Address,
@@ -132,6 +133,7 @@ pub fn judge(
 ) -> Launch {
     Launch::new(Kernel::new("step", KERNELS[1]), 1, 1)
         .with(squares)
+        .with(loss)
         .with(clip_norm.unwrap_or(-1.0))
         .with(scaler)
         .with(step)

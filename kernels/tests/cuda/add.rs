@@ -2,8 +2,8 @@ use streamrec_kernels::cuda::add::{broadcast, broadcast_backward, copy, repeat, 
 use streamrec_kernels::cuda::{Launch, Matrix};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, add, sum_features as features_of};
 
-use crate::emulator::{Emulator, SEEDS};
 use crate::values::{Random, assert_close, epsilon};
+use streamrec_emulation::{Emulator, SEEDS};
 
 const TYPES: [(DType, DType); 7] = [
     (DType::F32, DType::F32),

@@ -2,8 +2,8 @@ use streamrec_kernels::cuda::bce::{Bce, forward_backward, partial_len};
 use streamrec_kernels::cuda::{Matrix, Step};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, bce};
 
-use crate::emulator::{Emulator, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, epsilon};
+use streamrec_emulation::{Emulator, SEEDS};
 
 struct Case {
     batch: usize,

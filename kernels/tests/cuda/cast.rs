@@ -1,8 +1,8 @@
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::cast::cast;
 
-use crate::emulator::Emulator;
 use crate::values::{Random, narrow, widen};
+use streamrec_emulation::Emulator;
 
 #[test]
 fn casts_round_as_the_cpu_does() {

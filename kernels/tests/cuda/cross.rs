@@ -1,8 +1,8 @@
 use streamrec_kernels::cuda::cross::{Backward, combine_backward, combine_forward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, cross};
 
-use crate::emulator::{Emulator, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, epsilon};
+use streamrec_emulation::{Emulator, SEEDS};
 
 struct Case {
     shape: [usize; 2],

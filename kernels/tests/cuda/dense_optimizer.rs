@@ -5,8 +5,8 @@ use streamrec_kernels::cuda::{Address, Step};
 use streamrec_kernels::dense_optimizer::{self, Adagrad, Adam, Sgd};
 use streamrec_kernels::{Context, DType, norm};
 
-use crate::emulator::{Emulator, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, narrow, widen};
+use streamrec_emulation::{Emulator, SEEDS};
 
 const BETAS: [f32; 2] = [0.9, 0.99];
 

@@ -1,8 +1,8 @@
 use streamrec_kernels::cuda::dot_interaction::{Backward, Forward, backward, forward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, dot_interaction};
 
-use crate::emulator::{Emulator, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, epsilon};
+use streamrec_emulation::{Emulator, SEEDS};
 
 struct Case {
     batch: usize,

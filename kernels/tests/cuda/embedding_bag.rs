@@ -4,8 +4,8 @@ use streamrec_kernels::cuda::{Address, Matrix};
 use streamrec_kernels::embedding_bag::{self, Pooling};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
-use crate::emulator::{Emulator, SEEDS};
 use crate::values::{Random, assert_close, epsilon};
+use streamrec_emulation::{Emulator, SEEDS};
 
 /// Ids of a batch in host memory.
 pub struct HostBags {

@@ -3,11 +3,11 @@
 use streamrec_kernels::cuda::Launch;
 use streamrec_kernels::{DType, bf16, f16};
 
-use crate::emulator::{Emulator, SEEDS};
 use crate::values::{Random, narrow, widen};
+use streamrec_emulation::{Emulator, SEEDS};
 
 /// The kernels of `emulation.cu`.
-pub const KERNELS: &[&str] = &[
+const KERNELS: &[&str] = &[
     "without_barrier",
     "divergent_barrier",
     "two_barriers",
@@ -27,6 +27,7 @@ pub const KERNELS: &[&str] = &[
 ];
 
 fn launch(name: &'static str, blocks: u32, threads: u32) -> Launch {
+    streamrec_emulation::add_source("emulation", "tests/cuda/emulation.cu", KERNELS);
     Launch::custom("emulation", name, blocks, threads)
 }
 

@@ -1,116 +1,14 @@
 //! The emulation as what runs launches and products, and a step that is recorded and replayed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use streamrec_emulation::Emulator;
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor};
-use streamrec_kernels::cuda::product::Product;
-use streamrec_kernels::cuda::{Address, CudaLibrary, DeviceError, Executor, Launch, gpus};
-
-use crate::emulator::Emulator;
-use crate::product::multiply;
-
-/// One thing that was asked for.
-#[derive(Debug, Clone)]
-pub enum Work {
-    Launch(Box<Launch>),
-    Multiply(Product),
-    Zero(Address, usize),
-}
-
-impl Emulator {
-    fn run_or_record(&mut self, work: Work) -> Result<(), DeviceError> {
-        match &mut self.recording {
-            Some(recorded) => {
-                recorded.push(work);
-                Ok(())
-            }
-            None => self.work(&work),
-        }
-    }
-
-    fn work(&self, work: &Work) -> Result<(), DeviceError> {
-        match work {
-            Work::Launch(launch) => self
-                .try_run(Launch::clone(launch))
-                .map_err(DeviceError::Undefined)?,
-            Work::Multiply(product) => multiply(self, product),
-            &Work::Zero(at, bytes) => {
-                let place = self.place(at, bytes);
-                // SAFETY: the bytes are inside a buffer.
-                unsafe { std::ptr::write_bytes(place, 0, bytes) };
-            }
-        }
-        Ok(())
-    }
-
-    fn outside_of_recordings(&self, call: &'static str) -> Result<(), DeviceError> {
-        match self.recording {
-            Some(_) => Err(DeviceError::Recording { call }),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Executor for Emulator {
-    type Graph = Vec<Work>;
-
-    fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError> {
-        self.outside_of_recordings("allocating memory")?;
-        Ok(self.empty("memory", bytes))
-    }
-
-    fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError> {
-        self.run_or_record(Work::Launch(Box::new(launch.clone())))
-    }
-
-    fn multiply(&mut self, product: &Product) -> Result<(), DeviceError> {
-        self.run_or_record(Work::Multiply(*product))
-    }
-
-    fn zero(&mut self, at: Address, bytes: usize) -> Result<(), DeviceError> {
-        self.run_or_record(Work::Zero(at, bytes))
-    }
-
-    fn upload(&mut self, from: &[u8], to: Address) -> Result<(), DeviceError> {
-        self.outside_of_recordings("copying")?;
-        let place = self.place(to, from.len());
-        // SAFETY: the bytes are inside a buffer, which `from` is not.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), place, from.len()) };
-        Ok(())
-    }
-
-    fn download(&mut self, from: Address, to: &mut [u8]) -> Result<(), DeviceError> {
-        self.outside_of_recordings("copying")?;
-        let place = self.place(from, to.len());
-        // SAFETY: as for `upload`.
-        unsafe { std::ptr::copy_nonoverlapping(place, to.as_mut_ptr(), to.len()) };
-        Ok(())
-    }
-
-    fn synchronize(&mut self) -> Result<(), DeviceError> {
-        self.outside_of_recordings("waiting")
-    }
-
-    fn record(
-        &mut self,
-        work: &mut dyn FnMut(&mut Self) -> Result<(), DeviceError>,
-    ) -> Result<Vec<Work>, DeviceError> {
-        self.outside_of_recordings("recording")?;
-        self.recording = Some(Vec::new());
-        let outcome = work(self);
-        let recorded = self.recording.take().unwrap_or_default();
-        outcome.map(|()| recorded)
-    }
-
-    fn replay(&mut self, graph: &Vec<Work>) -> Result<(), DeviceError> {
-        self.outside_of_recordings("replaying")?;
-        graph.iter().try_for_each(|work| self.work(work))
-    }
-}
+use streamrec_kernels::cuda::{Address, CudaLibrary, Executor, gpus};
 
 /// The test's body for the GPU of this machine, where it has one.
 fn on_a_gpu(test: impl FnOnce(GpuExecutor)) {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("gpu-kernels");
+    let folder = std::env::temp_dir().join("streamrec-test-kernels");
     if gpus().is_empty() {
         eprintln!("NOT TESTED: this machine has no GPU");
         return;

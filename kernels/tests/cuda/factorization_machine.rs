@@ -1,8 +1,8 @@
 use streamrec_kernels::cuda::factorization_machine::{backward, forward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, factorization_machine};
 
-use crate::emulator::{Emulator, SEEDS};
 use crate::values::{Random, assert_close, epsilon};
+use streamrec_emulation::{Emulator, SEEDS};
 
 /// Types of vectors and of the sum.
 const TYPES: [(DType, DType); 5] = [

@@ -3,8 +3,8 @@ use streamrec_kernels::cuda::groups::{Build, Memory, Rows, Sorted, Source, build
 use streamrec_kernels::cuda::radix_sort::{Pairs, counts_len, sort};
 
 use crate::embedding_bag::HostBags;
-use crate::emulator::{Emulator, SEEDS};
 use crate::values::Random;
+use streamrec_emulation::{Emulator, SEEDS};
 
 /// Memory for the groups of up to `capacity` lookups.
 pub fn memory(emulator: &mut Emulator, capacity: usize) -> Memory {

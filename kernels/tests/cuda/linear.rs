@@ -5,8 +5,8 @@ use streamrec_kernels::cuda::linear::{
 use streamrec_kernels::linear::{self, Activation, LinearBackward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
-use crate::emulator::{Emulator, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, epsilon};
+use streamrec_emulation::{Emulator, SEEDS};
 
 /// The last ones are several panels of a batch, and several blocks of columns.
 const SHAPES: [[usize; 2]; 5] = [[1, 1], [70, 3], [129, 40], [200, 300], [17, 1000]];

@@ -8,7 +8,6 @@ mod dense_optimizer;
 mod dot_interaction;
 mod embedding_bag;
 mod emulation;
-mod emulator;
 mod executor;
 mod factorization_machine;
 mod groups;

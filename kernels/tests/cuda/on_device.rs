@@ -10,9 +10,9 @@ use streamrec_kernels::sparse_optimizer::{self, SparseGradient, SparseRule, Spar
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
 use crate::embedding_bag::HostBags;
-use crate::emulator::Emulator;
 use crate::groups;
 use crate::values::{Random, assert_close, epsilon};
+use streamrec_emulation::Emulator;
 
 /// A batch with its gradient, and tables in host memory.
 pub struct Case {

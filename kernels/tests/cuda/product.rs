@@ -1,126 +1,14 @@
 //! Products: how they are described to cuBLASLt, done on a CPU as its manual tells, held against linear layers.
 
+use streamrec_emulation::Emulator;
 use streamrec_kernels::cuda::product::{
-    Epilogue, Factor, Finish, Mask, Product, Vector, forward, input_gradient, weight_gradient,
+    Finish, Mask, Vector, forward, input_gradient, weight_gradient,
 };
-use streamrec_kernels::cuda::{Address, Matrix};
+use streamrec_kernels::cuda::{Address, Executor, Matrix};
 use streamrec_kernels::linear::{self, Activation, LinearBackward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
-use crate::emulator::Emulator;
-use crate::values::{FLOATS, Random, assert_close, epsilon, narrow, widen};
-
-fn read(emulator: &Emulator, address: Address, dtype: DType, index: usize) -> f32 {
-    let bytes = dtype.bytes();
-    let place = emulator.place(Address(address.0 + (index * bytes) as u64), bytes);
-    // SAFETY: the bytes are inside a buffer.
-    widen(unsafe { std::slice::from_raw_parts(place, bytes) }, dtype)[0]
-}
-
-fn write(emulator: &Emulator, address: Address, dtype: DType, index: usize, value: f32) {
-    let bytes = narrow(&[value], dtype);
-    let place = emulator.place(
-        Address(address.0 + (index * bytes.len()) as u64),
-        bytes.len(),
-    );
-    // SAFETY: the bytes are inside a buffer.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
-}
-
-fn element(emulator: &Emulator, factor: &Factor, row: usize, column: usize) -> f32 {
-    let (row, column) = match factor.transposed {
-        true => (column, row),
-        false => (row, column),
-    };
-    assert!(row < factor.rows && column < factor.columns && factor.rows <= factor.stride);
-    read(
-        emulator,
-        factor.address,
-        factor.dtype,
-        column * factor.stride + row,
-    )
-}
-
-/// A bit of a mask: rows are bits of a column.
-fn bit(emulator: &Emulator, mask: &Mask, row: usize, column: usize) -> (*mut u8, u8) {
-    assert!(
-        row < mask.stride && mask.stride.is_multiple_of(128),
-        "128 bits at a time"
-    );
-    let at = column * mask.stride + row;
-    (
-        emulator.place(Address(mask.address.0 + (at / 8) as u64), 1),
-        1 << (at % 8),
-    )
-}
-
-/// Does a product as cuBLASLt's manual tells, with sums in double precision.
-pub fn multiply(emulator: &Emulator, product: &Product) {
-    let [rows, columns, depth] = product.sizes();
-    let out = &product.out;
-    let mut row_sums = vec![0.0f64; rows];
-    for column in 0..columns {
-        for (row, row_sum) in row_sums.iter_mut().enumerate() {
-            let mut sum: f64 = (0..depth)
-                .map(|inner| {
-                    let left = element(emulator, &product.left, row, inner);
-                    f64::from(left) * f64::from(element(emulator, &product.right, inner, column))
-                })
-                .sum();
-            if product.accumulate {
-                sum += f64::from(element(emulator, out, row, column));
-            }
-            match &product.epilogue {
-                Epilogue::None | Epilogue::RightSums(_) => {}
-                Epilogue::Bias(bias) => {
-                    sum += f64::from(read(emulator, bias.address, bias.dtype, row))
-                }
-                Epilogue::BiasRelu(bias, mask) => {
-                    sum += f64::from(read(emulator, bias.address, bias.dtype, row));
-                    let (byte, bit) = bit(emulator, mask, row, column);
-                    // SAFETY: the byte is inside a buffer.
-                    unsafe { *byte = if sum > 0.0 { *byte | bit } else { *byte & !bit } };
-                    sum = sum.max(0.0);
-                }
-                Epilogue::ReluGradient(mask, _) => {
-                    let (byte, bit) = bit(emulator, mask, row, column);
-                    // SAFETY: the byte is inside a buffer.
-                    sum = if unsafe { *byte } & bit != 0 {
-                        sum
-                    } else {
-                        0.0
-                    };
-                }
-            }
-            *row_sum += sum;
-            write(
-                emulator,
-                out.address,
-                out.dtype,
-                column * out.stride + row,
-                sum as f32,
-            );
-        }
-    }
-    let store = |vector: &Vector, sums: &[f64]| {
-        assert_eq!(vector.len, sums.len());
-        for (index, &sum) in sums.iter().enumerate() {
-            write(emulator, vector.address, vector.dtype, index, sum as f32);
-        }
-    };
-    match &product.epilogue {
-        Epilogue::ReluGradient(_, Some(vector)) => store(vector, &row_sums),
-        Epilogue::RightSums(vector) => {
-            let sum = |column| {
-                (0..depth)
-                    .map(|inner| f64::from(element(emulator, &product.right, inner, column)))
-                    .sum()
-            };
-            store(vector, &(0..columns).map(sum).collect::<Vec<f64>>());
-        }
-        _ => {}
-    }
-}
+use crate::values::{FLOATS, Random, assert_close, epsilon};
 
 /// Two linear layers, of which the first has a ReLU.
 struct Layers {
@@ -203,7 +91,7 @@ impl Layers {
             weight_gradient(&d_inner, &x, &dw[0], false, None),
             input_gradient(&d_inner, &w[0], &dx, true, None),
         ] {
-            multiply(&emulator, &product.unwrap());
+            emulator.multiply(&product.unwrap()).unwrap();
         }
         [y[0], y[1], dw[0], dw[1], db[0], db[1], dx].map(|matrix| emulator.elements(&matrix))
     }

@@ -3,9 +3,9 @@ use streamrec_kernels::cuda::Address;
 use streamrec_kernels::cuda::sparse_optimizer::{fuses, sum, update};
 use streamrec_kernels::sparse_optimizer::SparseRule;
 
-use crate::emulator::SEEDS;
 use crate::on_device::Case;
 use crate::values::assert_close;
+use streamrec_emulation::SEEDS;
 
 const SGD: SparseRule = SparseRule::Sgd {
     weight_decay: 0.0,

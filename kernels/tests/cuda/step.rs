@@ -1,7 +1,7 @@
 use streamrec_kernels::cuda::step::{Scaler, StepInput, Verdict, begin, judge};
 use streamrec_kernels::cuda::{Address, Step};
 
-use crate::emulator::Emulator;
+use streamrec_emulation::Emulator;
 
 const BETAS: [[f32; 2]; 2] = [[0.9, 0.999], [0.8, 0.99]];
 
@@ -10,6 +10,7 @@ struct Steps {
     emulator: Emulator,
     scaler: Address,
     step: Address,
+    loss: f64,
 }
 
 impl Steps {
@@ -26,6 +27,7 @@ impl Steps {
             scaler: emulator.upload("scaler", &[scaler]),
             step: emulator.empty("step", size_of::<Step>()),
             emulator,
+            loss: 0.5,
         }
     }
 
@@ -51,9 +53,10 @@ impl Steps {
             self.step = self.emulator.upload("step", &[step]);
         }
         let squares = self.emulator.upload("squares", &squares);
+        let loss = self.emulator.upload("loss", &[self.loss]);
         let verdict = self.emulator.empty("verdict", size_of::<Verdict>());
         self.emulator
-            .run([judge(squares, clip, self.scaler, self.step, verdict)]);
+            .run([judge(squares, loss, clip, self.scaler, self.step, verdict)]);
         (self.step(), self.emulator.download(verdict)[0])
     }
 
@@ -120,6 +123,11 @@ fn without_scaling_the_scale_stays_and_gradients_that_are_not_finite_update_noth
     );
     let (step, _) = steps.run(2, [f64::INFINITY, 0.0], false, None);
     assert_eq!((step.skip, steps.scaler().scale), (1, 1.0));
+    for loss in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        steps.loss = loss;
+        let (step, verdict) = steps.run(3, [1.0, 0.0], false, None);
+        assert_eq!((step.skip, verdict.skipped), (1, 1), "a loss of {loss}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use cudarc::driver::result;
 
-use super::{Gpu, Graph, Stream, failed, memory::Arena, products::Products};
+use super::{Feed, Gpu, Graph, Stream, failed, memory::Arena, products::Products};
 use crate::cuda::{
     executor::{DeviceError, Executor},
     launch::{Address, Launch},
@@ -48,6 +48,7 @@ impl GpuExecutor {
 
 impl Executor for GpuExecutor {
     type Graph = Graph;
+    type Feed = Feed;
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError> {
         self.outside_of_recordings("allocating memory")?;
@@ -103,6 +104,26 @@ impl Executor for GpuExecutor {
         unsafe { result::memcpy_dtoh_async(to, from.0, self.stream.handle()) }
             .map_err(failed("copying from the GPU"))?;
         self.stream.synchronize()
+    }
+
+    fn feed(&mut self, bytes: usize) -> Result<Feed, DeviceError> {
+        self.outside_of_recordings("allocating memory")?;
+        Feed::new(self.stream.gpu(), bytes)
+    }
+
+    fn send(
+        &mut self,
+        feed: &mut Feed,
+        to: Address,
+        write: &mut dyn FnMut(&mut [u8]) -> usize,
+    ) -> Result<(), DeviceError> {
+        self.outside_of_recordings("copying a batch")?;
+        feed.send(&self.stream, to, write)
+    }
+
+    fn receive(&mut self, feed: &mut Feed) -> Result<(), DeviceError> {
+        self.outside_of_recordings("waiting for a batch")?;
+        feed.receive(&self.stream)
     }
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {

@@ -5,14 +5,16 @@
 //! GpuExecutor  one stream with memory and a product library of its own
 //! Graph        a step recorded on a stream
 //! Pinned       host memory that copies run from and to beside other work; in a Copying meanwhile
+//! Feed         pinned memory with a stream of its own, for the batch ahead
 //! Event        a mark in a stream that another stream, or the host, waits for
 //! ```
 //!
-//! No GPU has run this yet: every step runs over the emulation in tests, through the same trait.
+//! No GPU has run this yet: training steps run over the emulation in tests, through the same trait.
 
 mod context;
 mod event;
 mod executor;
+mod feed;
 mod graph;
 mod memory;
 mod modules;
@@ -23,6 +25,7 @@ mod stream;
 pub use context::Gpu;
 pub use event::Event;
 pub use executor::GpuExecutor;
+pub use feed::Feed;
 pub use graph::Graph;
 pub use pinned::{Copying, Pinned};
 pub use stream::Stream;

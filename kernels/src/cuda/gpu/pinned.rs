@@ -105,10 +105,27 @@ impl Stream {
     /// # Errors
     /// When the driver fails.
     pub fn upload(&self, from: Pinned, to: Address) -> Result<Copying, DeviceError> {
+        let bytes = from.len();
+        self.upload_first(from, bytes, to)
+    }
+
+    /// Queues a copy of the first `bytes` bytes to the device.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn upload_first(
+        &self,
+        from: Pinned,
+        bytes: usize,
+        to: Address,
+    ) -> Result<Copying, DeviceError> {
         self.gpu().bind()?;
         // SAFETY: `Copying` owns the memory until the event behind the copy has come; `to` is an address of
         // the device's memory, for whose size the caller answers, as `Executor` says.
-        unsafe { result::memcpy_htod_async(to.0, &from, self.handle()) }
+        unsafe { result::memcpy_htod_async(to.0, &from[..bytes], self.handle()) }
             .map_err(failed("copying to the GPU"))?;
         self.copying(from)
     }

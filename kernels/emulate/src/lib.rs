@@ -1,0 +1,21 @@
+//! A CUDA device on a CPU, for tests: launches run in the emulation of the same `.cu` files, products as
+//! cuBLASLt's manual tells, recorded steps as lists of both.
+//!
+//! ```text
+//! Emulator   memory with guard pages; one launch after the other, in an order that a seed chooses
+//!   library  emulate.hpp and a .cu file, compiled by the host's C++ compiler, kept by a hash
+//!   product  dense products with their epilogues, summed in double precision
+//! ```
+//!
+//! No program that ships depends on this crate.
+
+mod buffer;
+mod emulator;
+mod executor;
+mod library;
+mod product;
+pub mod values;
+
+pub use emulator::{Emulator, SEEDS};
+pub use executor::{Feed, Work};
+pub use library::add_source;
