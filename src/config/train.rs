@@ -120,12 +120,12 @@ impl LossScaleConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceChoice {
-    /// The best device found: the CPU, as long as no step runs on GPUs.
+    /// The CPU, until the step on GPUs has been checked on one.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU of NVIDIA's. Refused: no step runs there yet.
+    /// A GPU of NVIDIA's, for one rank. Tested by emulation only: no GPU has run it.
     Cuda,
 }
 
@@ -158,12 +158,6 @@ impl TrainConfig {
             self.evaluate_every_steps.unwrap_or(1),
         );
         at_least_one("threads", self.threads.unwrap_or(1) as u64);
-        if self.device == DeviceChoice::Cuda {
-            errors.push(
-                "`train.device`: no training step runs on GPUs yet, though kernels are there (docs/cuda-kernels.md); set \"cpu\" or \"auto\""
-                    .into(),
-            );
-        }
         match &self.loss_scale {
             Some(_) if self.precision != Precision::Fp16 => errors.push(format!(
                 "`train.loss_scale`: only fp16 needs it, and `train.precision` is \"{}\"; leave it out",

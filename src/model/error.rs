@@ -1,4 +1,5 @@
 use streamrec_artifact::GraphError;
+use streamrec_kernels::cuda::DeviceError;
 
 use crate::comm::CommError;
 
@@ -72,6 +73,9 @@ pub enum ModelError {
         /// What was expected, what came, and what to change.
         problem: String,
     },
+    /// The device could not do what a pass asked for.
+    #[error("the device failed")]
+    Device(#[from] DeviceError),
     /// Ranks could not communicate.
     #[error("ranks could not exchange values")]
     Comm(#[from] CommError),

@@ -10,6 +10,7 @@
 //! layers that a tensor-parallel group shares ([`TensorParallel`]): gradients are announced to a
 //! [`GradientSink`] and left for the optimiser.
 
+pub mod device;
 pub mod models;
 
 mod batch_input;

@@ -2,6 +2,7 @@ use std::{ops::Range, sync::Arc};
 
 use streamrec_kernels::{
     Context, DType, Tensor,
+    cuda::dense_optimizer::{DenseRule, Span},
     dense_optimizer::{self, Adagrad, Adam, Sgd},
     norm,
 };
@@ -151,6 +152,73 @@ impl DenseOptimizer {
             }
         }
         Ok(())
+    }
+
+    /// The runs as kernels know them: gradients on a device lie in one arena, as weights do.
+    pub(super) fn device_spans(&self) -> Vec<Span> {
+        let span = |run: &Run| Span {
+            start: run.arena.start as u64,
+            gradient: run.arena.start as u64,
+            len: run.arena.len() as u64,
+            learning_rate_scale: run.learning_rate_scale as f32,
+            weight_decay: run.weight_decay as f32,
+            shared: u32::from(run.shared),
+            reserved: 0,
+        };
+        self.runs.iter().map(span).collect()
+    }
+
+    /// The rule as kernels know it; rate and decay come with step and spans.
+    pub(super) fn device_rule(&self) -> DenseRule {
+        let (learning_rate, weight_decay) = (0.0, 0.0);
+        match self.rule {
+            DenseOptimizerConfig::Sgd {
+                momentum, nesterov, ..
+            } => DenseRule::Sgd(Sgd {
+                learning_rate,
+                momentum: momentum as f32,
+                nesterov,
+                weight_decay,
+            }),
+            DenseOptimizerConfig::Adagrad { eps, .. } => DenseRule::Adagrad(Adagrad {
+                learning_rate,
+                eps: eps as f32,
+                weight_decay,
+            }),
+            DenseOptimizerConfig::Adam {
+                beta1, beta2, eps, ..
+            }
+            | DenseOptimizerConfig::AdamW {
+                beta1, beta2, eps, ..
+            } => DenseRule::Adam(Adam {
+                learning_rate,
+                beta1: beta1 as f32,
+                beta2: beta2 as f32,
+                eps: eps as f32,
+                weight_decay,
+                decoupled: matches!(self.rule, DenseOptimizerConfig::AdamW { .. }),
+            }),
+        }
+    }
+
+    /// The norm that gradients are clipped to.
+    pub(super) fn clip_norm(&self) -> Option<f64> {
+        self.clip_norm
+    }
+
+    /// The learning rate before the schedule.
+    pub(super) fn learning_rate(&self) -> f64 {
+        self.rule.learning_rate()
+    }
+
+    /// The arenas of the state.
+    pub(super) fn state_arenas(&self) -> impl Iterator<Item = &Tensor> {
+        self.state.iter().map(|(_, arena)| arena)
+    }
+
+    /// The arenas of the state, to write to.
+    pub(super) fn state_arenas_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.state.iter_mut().map(|(_, arena)| arena)
     }
 
     /// The state, for checkpoints: `optimizer.<parameter>.<state>`.

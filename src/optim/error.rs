@@ -26,6 +26,15 @@ pub enum OptimError {
         /// The step, from 1.
         step: u64,
     },
+    /// The gradient of a table's row is no longer a number. The row has not been updated.
+    #[error(
+        "the gradient of a table's row is not finite in step {step}; lower the learning rate, or look for values that are \
+         not finite in the data"
+    )]
+    RowNotFinite {
+        /// The step, from 1.
+        step: u64,
+    },
     /// An update refused its operands.
     #[error("the update of {what} failed")]
     Kernel {

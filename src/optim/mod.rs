@@ -9,6 +9,7 @@
 //! Weights and optimiser state are float32 and named for checkpoints.
 
 mod dense;
+pub mod device;
 mod error;
 mod groups;
 mod loss_scaler;

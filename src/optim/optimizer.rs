@@ -12,8 +12,8 @@ use crate::{
 /// Everything that updates a model's parameters.
 pub struct Optimizer {
     schedule: Schedule,
-    dense: DenseOptimizer,
-    sparse: SparseOptimizer,
+    pub(super) dense: DenseOptimizer,
+    pub(super) sparse: SparseOptimizer,
     /// Steps that updated nothing.
     skipped_steps: u64,
 }
@@ -50,6 +50,12 @@ impl Optimizer {
     /// The factor on learning rates.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    /// The learning rates of `step`, from 1, of dense parameters and of tables.
+    pub fn learning_rates(&self, step: u64) -> [f64; 2] {
+        let factor = self.schedule.factor(step);
+        [self.dense.learning_rate(), self.sparse.learning_rate()].map(|rate| rate * factor)
     }
 
     /// Tells how many steps so far updated nothing: rules that count steps count the others.

@@ -19,6 +19,7 @@ use crate::{
 /// Updates the embedding tables, each with its own rule and state.
 pub struct SparseOptimizer {
     learning_rate: f64,
+    rule: SparseRule,
     tables: Vec<TableOptimizer>,
     reduction: Reduction,
     /// The ranks that hold the columns of column-wise tables.
@@ -66,6 +67,7 @@ impl SparseOptimizer {
             reduction,
             world,
             learning_rate: config.sparse.learning_rate(),
+            rule: rule(&config.sparse, None),
             tables,
         }
     }
@@ -158,6 +160,32 @@ impl SparseOptimizer {
             Ok(WholeRows::new(&table.rule, own, table.extent.width()))
         });
         whole.collect()
+    }
+
+    /// The rule of all tables; their decay is in their [`factors`](Self::factors).
+    pub(super) fn rule(&self) -> SparseRule {
+        self.rule
+    }
+
+    /// The learning rate before the schedule.
+    pub(super) fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    /// A table's factor on the learning rate, and its weight decay.
+    pub(super) fn factors(&self, table: TableId) -> (f32, f32) {
+        let own = &self.tables[table.index()];
+        (own.learning_rate_scale as f32, own.rule.weight_decay())
+    }
+
+    /// The state of each table.
+    pub(super) fn states(&self) -> impl Iterator<Item = &SparseState> {
+        self.tables.iter().map(|table| &table.state)
+    }
+
+    /// The state of each table, to write to.
+    pub(super) fn states_mut(&mut self) -> impl Iterator<Item = &mut SparseState> {
+        self.tables.iter_mut().map(|table| &mut table.state)
     }
 
     /// The state, for checkpoints: `optimizer.embedding.<table>.<state>`.

@@ -32,7 +32,10 @@ pub(super) fn run() -> Result<(), RunError> {
             &format!("{}, {gibibytes:.0} GiB, sm_{major}{minor}", gpu.name),
         );
     }
-    println!("Training runs on the CPU: its step on GPUs is not built yet (docs/cuda-kernels.md).");
+    println!(
+        "Training runs on the CPU unless `train.device = \"cuda\"` is set: no GPU has run its step yet, tests emulate one \
+         (docs/cuda-kernels.md)."
+    );
     Ok(())
 }
 

@@ -4,6 +4,7 @@ mod backend;
 mod bytes;
 mod cli;
 mod data;
+mod device;
 mod doctor;
 mod environment;
 mod error;

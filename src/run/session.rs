@@ -15,7 +15,7 @@ use crate::config::Experiment;
 use crate::data::{Batch, BatchReader};
 use crate::optim::LossScalerState;
 use crate::train::metrics::{Predictions, auc};
-use crate::train::{Evaluation, EvaluationPlan, Journal, Predict, Progress, StepOutcome, Trainer};
+use crate::train::{Evaluation, EvaluationPlan, Journal, Progress, StepOutcome, Trainee};
 
 /// Where a run stands: what a checkpoint holds besides tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -119,7 +119,7 @@ impl TrainState {
 pub(super) struct Session<'a> {
     rank: Rank,
     experiment: &'a Experiment,
-    trainer: Trainer,
+    trainer: Box<dyn Trainee>,
     training: BatchReader,
     validation: Option<(BatchReader, EvaluationPlan)>,
     saver: Saver,
@@ -192,7 +192,7 @@ impl<'a> Session<'a> {
         rank: Rank,
         experiment: &'a Experiment,
         folder: &RunFolder,
-        trainer: Trainer,
+        trainer: Box<dyn Trainee>,
         training: BatchReader,
         validation: Option<(BatchReader, EvaluationPlan)>,
         saver: Saver,
@@ -350,7 +350,8 @@ impl<'a> Session<'a> {
             self.next_epoch();
         }
         tracing::trace_span!("training metrics").in_scope(|| {
-            self.window.add(&batch, &outcome, rows, &self.trainer);
+            self.window
+                .add(&batch, &outcome, rows, self.trainer.as_ref());
         });
         self.training.recycle(batch);
         if step.is_multiple_of(self.experiment.train.log_every_steps) {
@@ -423,7 +424,7 @@ impl<'a> Session<'a> {
         let reporter = &self.rank.reporter;
         let comm = self.rank.mesh.dp.as_ref();
         let tick = |_| reporter.tick();
-        let evaluation = Evaluation::run(&mut self.trainer, comm, reader, plan, tick)?;
+        let evaluation = Evaluation::run(self.trainer.as_mut(), comm, reader, plan, tick)?;
         for (label, found) in &evaluation.labels {
             self.write(&format!("valid/{label}"), found)?;
             if self.rank.is_first() {
@@ -452,7 +453,7 @@ impl<'a> Session<'a> {
         // Before the next copy of the state is made: one at a time is in memory.
         self.saver.finish()?;
         self.state.loss_scaler = self.trainer.loss_scaler();
-        let slices = self.trainer.named_slices();
+        let slices = self.trainer.named_slices()?.into_iter();
         let mut snapshot = Snapshot::of(self.state.step, &self.state, slices)
             .map_err(RunError::other("the state of the run has no JSON form"))?;
         if let Some(loss) = best_loss {
@@ -463,7 +464,7 @@ impl<'a> Session<'a> {
 }
 
 impl Window {
-    fn add(&mut self, batch: &Batch, outcome: &StepOutcome, rows: u64, trainer: &Trainer) {
+    fn add(&mut self, batch: &Batch, outcome: &StepOutcome, rows: u64, trainer: &dyn Trainee) {
         self.rows += rows;
         self.steps += 1;
         self.waited += outcome.waited;

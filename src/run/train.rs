@@ -13,6 +13,7 @@ use streamrec_artifact::{Artifact, FeatureSchema, FittedFeatures, Graph};
 use super::RunError;
 use super::backend::{self, World};
 use super::cli::TrainArgs;
+use super::device::Device;
 use super::environment;
 use super::features::Features;
 use super::folder::{self, RunFolder};
@@ -28,7 +29,7 @@ use crate::checkpoint::{Checkpoint, Saver};
 use crate::config::{Experiment, ModelConfig, Precision};
 use crate::data::{BatchReader, Dataset};
 use crate::model::ModelError;
-use crate::train::{Profile, Trainer};
+use crate::train::{Profile, Trainee};
 
 /// How a training run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,6 +123,7 @@ fn train_rank(
     profile: Option<Profile>,
     signal: &StopSignal,
 ) -> Result<TrainOutcome, RunError> {
+    let device = Device::open(&rank, experiment, profile.is_some())?;
     let folder = RunFolder::new(&experiment.output);
     let dataset = Dataset::open(&experiment.data.dataset)?;
     let resumed = prepare(&rank, experiment, args, &folder, &dataset)?;
@@ -150,7 +152,7 @@ fn train_rank(
     rank.reporter.set_phase("build the model");
     let rows = training.batch_rows();
     let context = rank.context()?;
-    let mut trainer = trainee::trainer(&rank, context, experiment, &graph, schema, rows)?;
+    let mut trainer = trainee::trainer(&rank, device, context, experiment, &graph, schema, rows)?;
     let mut state = TrainState::new(experiment);
     if let Some(checkpoint) = &resumed {
         let checkpoints = folder.checkpoints();
@@ -161,19 +163,19 @@ fn train_rank(
         } else {
             Ok(())
         })?;
-        trainee::restore(&mut trainer, checkpoint)?;
+        trainee::restore(trainer.as_mut(), checkpoint)?;
         if let Some(scaler) = state.loss_scaler {
             trainer.restore_loss_scaler(scaler);
         }
     } else if let Some(artifact) = &earlier {
-        let new_rows = trainee::warm_start(trainer.parameters_mut(), artifact)?;
+        let new_rows = trainee::warm_start(trainer.parameters_mut()?, artifact)?;
         tracing::info!(
             new_rows,
             "weights are those of the artifact; new rows begin fresh"
         );
     }
     if rank.is_first() {
-        announce(experiment, &trainer, &training, state.step);
+        announce(experiment, trainer.as_ref(), &training, state.step);
     }
     // Its own communicator: it writes while the step uses the other.
     let saver_comm = rank.comm.split(0, rank.comm.rank())?;
@@ -187,7 +189,7 @@ fn train_rank(
 }
 
 /// Tells what is about to be trained, and with what.
-fn announce(experiment: &Experiment, trainer: &Trainer, training: &BatchReader, step: u64) {
+fn announce(experiment: &Experiment, trainer: &dyn Trainee, training: &BatchReader, step: u64) {
     let precision = experiment.train.precision;
     tracing::info!(
         parameters = trainer.parameters().count(),
@@ -252,6 +254,7 @@ fn check_same(folder: &RunFolder, experiment: &Experiment) -> Result<(), RunErro
     before.train.epochs = experiment.train.epochs;
     before.train.max_steps = experiment.train.max_steps;
     before.train.threads = experiment.train.threads;
+    before.train.device = experiment.train.device;
     before.train.log_every_steps = experiment.train.log_every_steps;
     let (was, is) = (before.to_toml()?, experiment.to_toml()?);
     match was.lines().zip(is.lines()).find(|(was, is)| was != is) {

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use streamrec_artifact::{Artifact, FeatureSchema, Graph, Weights};
-use streamrec_kernels::Context;
+use streamrec_kernels::{Context, cuda::gpu::GpuExecutor};
 
 use super::RunError;
+use super::device::Device;
 use super::rank::Rank;
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
 use crate::config::{Experiment, ModelConfig, Partition, Reduction};
 use crate::model::{BucketSettings, ModelError, NamedSliceMut, ParameterStore, models};
 use crate::parallel::{Mesh, TablePlan, TensorPlan};
-use crate::train::{Trainer, TrainerSettings};
+use crate::train::{DeviceTrainer, Trainee, Trainer, TrainerSettings};
 
 /// Where a run's graph comes from: `model` of its experiment, or a user's own code.
 pub(super) type GraphSource<'a> =
@@ -25,21 +26,39 @@ pub(super) fn built_in(config: &ModelConfig, schema: &FeatureSchema) -> Result<G
 /// A fresh model over the rank's communicator, for batches of up to `batch_rows` rows.
 pub(super) fn trainer(
     rank: &Rank,
+    device: Device,
     context: Context,
     experiment: &Experiment,
     graph: &Graph,
     schema: &FeatureSchema,
     batch_rows: usize,
-) -> Result<Trainer, RunError> {
+) -> Result<Box<dyn Trainee>, RunError> {
+    if let Device::Cuda(executor) = device {
+        return on_gpu(*executor, &context, experiment, graph, schema, batch_rows);
+    }
     let settings = TrainerSettings {
         partitions: partitions(rank, experiment, graph),
         tables: Some(tables(rank, experiment, graph, schema)?),
         ..settings(experiment, batch_rows)?
     };
     let (mesh, optimizer) = (rank.mesh.clone(), &experiment.optimizer);
-    Ok(Trainer::new(
-        context, mesh, graph, schema, optimizer, settings,
-    )?)
+    let trainer = Trainer::new(context, mesh, graph, schema, optimizer, settings)?;
+    Ok(Box::new(trainer))
+}
+
+/// Likewise on a GPU, of a rank that is alone.
+fn on_gpu(
+    executor: GpuExecutor,
+    context: &Context,
+    experiment: &Experiment,
+    graph: &Graph,
+    schema: &FeatureSchema,
+    batch_rows: usize,
+) -> Result<Box<dyn Trainee>, RunError> {
+    let settings = settings(experiment, batch_rows)?;
+    let optimizer = &experiment.optimizer;
+    let trainer = DeviceTrainer::new(executor, context, graph, schema, optimizer, &settings)?;
+    Ok(Box::new(trainer))
 }
 
 /// Likewise, of a rank that is alone.
@@ -150,8 +169,8 @@ pub(super) fn chosen(folder: &CheckpointFolder, step: Option<u64>) -> Result<Che
 }
 
 /// Restores weights and optimiser state.
-pub(super) fn restore(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<(), RunError> {
-    for slice in trainer.named_slices_mut() {
+pub(super) fn restore(trainer: &mut dyn Trainee, checkpoint: &Checkpoint) -> Result<(), RunError> {
+    for slice in trainer.named_slices_mut()? {
         checkpoint.read(&slice.name, &slice.extent, slice.values)?;
     }
     Ok(())

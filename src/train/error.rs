@@ -28,6 +28,14 @@ pub enum TrainError {
     /// Raw rows are not those that the features were fitted on.
     #[error("raw rows do not fit the features")]
     Encode(#[source] streamrec_artifact::RawBatchError),
+    /// The settings ask for what training on a device does not do yet.
+    #[error(
+        "{problem}: training on a GPU does no more yet; change it, or set `train.device = \"cpu\"`"
+    )]
+    Device {
+        /// What was set, and what is expected.
+        problem: String,
+    },
     /// The loss left the numbers.
     #[error(
         "the loss of step {step} is {loss}; lower the learning rate, or set `optimizer.clip_norm`"

@@ -2,6 +2,7 @@
 //!
 //! Never does: write checkpoints or artifacts, or decide when; `run` wires those in.
 
+mod device;
 mod error;
 mod evaluation;
 mod journal;
@@ -11,8 +12,10 @@ mod probe;
 mod profile;
 mod progress;
 mod tensorboard;
+mod trainee;
 mod trainer;
 
+pub use device::DeviceTrainer;
 pub use error::TrainError;
 pub use evaluation::{Evaluation, EvaluationPlan, LabelEvaluation};
 pub use journal::Journal;
@@ -20,6 +23,7 @@ pub use predictor::{Predict, Predictor};
 pub use probe::operation_times;
 pub use profile::{Profile, ProfileReport, Recorder};
 pub use progress::Progress;
+pub use trainee::Trainee;
 pub use trainer::{StepOutcome, Trainer, TrainerSettings};
 
 #[cfg(test)]

@@ -26,7 +26,11 @@ fn doctor_tells_what_is_missing_and_what_to_install() {
 }
 
 #[test]
-fn training_on_a_gpu_is_refused_and_says_why() {
+fn training_on_a_gpu_that_is_not_there_is_refused_and_says_what_to_do() {
+    if !streamrec_kernels::cuda::gpus().is_empty() {
+        eprintln!("NOT TESTED: this machine has a GPU");
+        return;
+    }
     let arguments = [
         "train",
         "configs/synthetic_dlrm.toml",
@@ -36,6 +40,12 @@ fn training_on_a_gpu_is_refused_and_says_why() {
     let output = streamrec(&arguments);
     assert!(!output.status.success());
     let text = said(&output);
-    assert!(text.contains("`train.device`"), "{text}");
-    assert!(text.contains("set \"cpu\" or \"auto\""), "{text}");
+    assert!(text.contains("`train.device` = \"cuda\": "), "{text}");
+    let told = [
+        "install NVIDIA's driver",
+        "there is no GPU 0",
+        "starting the driver",
+    ];
+    assert!(told.iter().any(|words| text.contains(words)), "{text}");
+    assert!(text.contains("or set \"cpu\""), "{text}");
 }

@@ -22,7 +22,7 @@ mod row_parallel;
 mod sum_features;
 
 use streamrec_artifact::{Activation, Graph, Node, Op};
-use streamrec_kernels::{Context, linear as kernel};
+use streamrec_kernels::{Context, cuda::DeviceError, linear as kernel};
 
 pub(super) use embedding_bag::{EmbeddingBag, TableBag};
 pub(super) use pass::{
@@ -65,6 +65,12 @@ impl From<streamrec_kernels::Error> for PassError {
     }
 }
 
+impl From<DeviceError> for PassError {
+    fn from(error: DeviceError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
 impl From<ModelError> for PassError {
     fn from(error: ModelError) -> Self {
         Self::Model(error)
@@ -86,7 +92,7 @@ pub(super) struct LayerContext<'a> {
 
 impl LayerContext<'_> {
     /// The node's parameters in the store.
-    fn parameters(&self, node: &Node) -> Result<Vec<ParamId>, ModelError> {
+    pub(super) fn parameters(&self, node: &Node) -> Result<Vec<ParamId>, ModelError> {
         let find = |parameter: streamrec_artifact::Parameter| {
             let missing = || missing(&parameter.name);
             let id = self.parameters.find(&parameter.name).ok_or_else(missing)?;

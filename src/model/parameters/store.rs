@@ -48,6 +48,11 @@ impl Table {
         TensorMut::from_f32(self.weights.f32_mut(), &self.extent.local_shape())
     }
 
+    /// The weights to write to, row-major.
+    pub(in crate::model) fn weights_mut(&mut self) -> &mut [f32] {
+        self.weights.f32_mut()
+    }
+
     /// Whether ranks hold parts of it, so that its vectors come from an exchange.
     pub fn is_sharded(&self) -> bool {
         self.sharded
@@ -272,8 +277,13 @@ impl ParameterStore {
         Ok(())
     }
 
+    /// The masters, `[layout.len()]`.
+    pub(in crate::model) fn masters(&self) -> &[f32] {
+        self.weights.f32()
+    }
+
     /// The masters, of which a copy to compute with is old from now on.
-    fn masters_mut(&mut self) -> &mut [f32] {
+    pub(in crate::model) fn masters_mut(&mut self) -> &mut [f32] {
         if let Some(copy) = &mut self.compute {
             copy.stale = true;
         }

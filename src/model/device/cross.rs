@@ -1,0 +1,120 @@
+use streamrec_kernels::cuda::{
+    Executor,
+    cross::{Backward, combine_backward, combine_forward},
+};
+
+use super::{
+    linear::{LinearGradient, LinearProduct},
+    memory::DeviceBuffer,
+    pass::{InputGradient, Pass},
+};
+use crate::model::{ParamId, layers::PassError};
+
+/// A cross layer of DCN-v2, `y = x0 * projection + x`, full or of low rank.
+#[derive(Debug, Clone)]
+pub(super) struct Cross {
+    pub(super) matrix: CrossMatrix,
+    pub(super) bias: ParamId,
+    pub(super) dim: usize,
+    /// `[batch, dim]`
+    pub(super) projection: DeviceBuffer,
+}
+
+/// What projects.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum CrossMatrix {
+    /// W `[dim, dim]`.
+    Full { w: ParamId },
+    /// V `[rank, dim]` and W `[dim, rank]`.
+    LowRank {
+        v: ParamId,
+        w: ParamId,
+        rank: usize,
+        /// `x V^T`, `[batch, rank]`
+        inner: DeviceBuffer,
+    },
+}
+
+impl Cross {
+    /// Columns of working memory of a backward pass.
+    pub(super) fn workspace(&self) -> usize {
+        match self.matrix {
+            CrossMatrix::Full { .. } => self.dim,
+            CrossMatrix::LowRank { rank, .. } => self.dim + rank,
+        }
+    }
+
+    pub(super) fn forward<E: Executor>(
+        &self,
+        pass: &mut Pass<'_, E>,
+        node: usize,
+    ) -> Result<(), PassError> {
+        let (x0, x, y) = (pass.input(node, 0), pass.input(node, 1), pass.value(node));
+        let projection = self.projection.view(pass.rows, self.dim);
+        let bias = Some(self.bias);
+        match self.matrix {
+            CrossMatrix::Full { w } => {
+                LinearProduct::plain(w, bias).forward(pass, &x, &projection)?;
+            }
+            CrossMatrix::LowRank { v, w, rank, inner } => {
+                let inner = inner.view(pass.rows, rank);
+                LinearProduct::plain(v, None).forward(pass, &x, &inner)?;
+                LinearProduct::plain(w, bias).forward(pass, &inner, &projection)?;
+            }
+        }
+        pass.launch(combine_forward(&x0, &projection, &x, &y))
+    }
+
+    pub(super) fn backward<E: Executor>(
+        &self,
+        pass: &mut Pass<'_, E>,
+        node: usize,
+    ) -> Result<(), PassError> {
+        let Some(dy) = pass.gradient(node) else {
+            return Ok(());
+        };
+        let (x0, x) = (pass.input(node, 0), pass.input(node, 1));
+        let projection = self.projection.view(pass.rows, self.dim);
+        let d_projection = pass.workspace(0, self.dim);
+        pass.two_input_gradients(node, |pass, d_x0, d_x| {
+            pass.launch(combine_backward(&Backward {
+                x0,
+                projection,
+                dy,
+                d_projection,
+                dx0: d_x0.view,
+                accumulate_dx0: d_x0.accumulate,
+                dx: d_x.view,
+                accumulate_dx: d_x.accumulate,
+            }))?;
+            // What the combination wrote stands there.
+            let d_x = InputGradient {
+                accumulate: true,
+                ..d_x
+            };
+            let gradient = |weight, bias, x, dy, dx| LinearGradient {
+                weight,
+                bias,
+                x,
+                y: None,
+                dy,
+                dx: Some(dx),
+                input_mask: None,
+            };
+            match self.matrix {
+                CrossMatrix::Full { w } => {
+                    gradient(w, Some(self.bias), x, d_projection, d_x).run(pass)
+                }
+                CrossMatrix::LowRank { v, w, rank, inner } => {
+                    let d_inner = InputGradient {
+                        view: pass.workspace(self.dim, rank),
+                        accumulate: false,
+                    };
+                    let inner = inner.view(pass.rows, rank);
+                    gradient(w, Some(self.bias), inner, d_projection, d_inner).run(pass)?;
+                    gradient(v, None, x, d_inner.view, d_x).run(pass)
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,307 @@
+use bytemuck::Pod;
+use streamrec_kernels::DType;
+use streamrec_kernels::cuda::{
+    Address, DeviceError, Executor, Matrix, embedding_bag::Bags, step::StepInput,
+};
+
+use crate::model::ModelError;
+
+/// Sections of an input begin at multiples of so many bytes.
+const ALIGNMENT: usize = 256;
+
+/// What one step reads of the host: a batch, and the numbers of the step.
+#[derive(Debug, Clone, Copy)]
+pub struct HostInput<'a> {
+    /// Samples.
+    pub rows: usize,
+    /// `[rows, dense]`
+    pub dense: &'a [f32],
+    /// Of all bags, feature by feature.
+    pub ids: &'a [i64],
+    /// `[features * rows + 1]`
+    pub offsets: &'a [i64],
+    /// `[rows, labels]`; empty to predict.
+    pub labels: &'a [f32],
+    /// `[rows]`; empty to predict.
+    pub weights: &'a [f32],
+    /// Of the global batch.
+    pub weight_sum: f64,
+    /// Learning rates and the step's number.
+    pub step: StepInput,
+}
+
+/// Where the parts of an input lie, in the host's memory as in the device's: room for up to `rows`
+/// samples and `ids` ids. Ids come last, so that only those that are there are copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputLayout {
+    /// Samples that there is room for.
+    pub rows: usize,
+    /// Dense features.
+    pub dense: usize,
+    /// The rows of the smallest table that each categorical feature looks up.
+    pub id_limits: Vec<usize>,
+    /// Labels.
+    pub labels: usize,
+    /// Ids that there is room for.
+    pub ids: usize,
+}
+
+/// The first byte of each part.
+struct Starts {
+    weight_sum: usize,
+    dense: usize,
+    labels: usize,
+    weights: usize,
+    offsets: usize,
+    ids: usize,
+}
+
+impl InputLayout {
+    fn starts(&self) -> Starts {
+        let after = |start: usize, bytes: usize| (start + bytes).next_multiple_of(ALIGNMENT);
+        let dense = ALIGNMENT;
+        let labels = after(dense, self.rows * self.dense * size_of::<f32>());
+        let weights = after(labels, self.rows * self.labels * size_of::<f32>());
+        let offsets = after(weights, self.rows * size_of::<f32>());
+        let offset_count = self.id_limits.len() * self.rows + 1;
+        Starts {
+            weight_sum: size_of::<StepInput>(),
+            dense,
+            labels,
+            weights,
+            offsets,
+            ids: after(offsets, offset_count * size_of::<i64>()),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.starts().ids + self.ids * size_of::<i64>()
+    }
+
+    /// Checks that a batch fits, and that each id is a row of its tables: kernels are given what
+    /// was checked.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn check(&self, input: &HostInput<'_>) -> Result<(), ModelError> {
+        let refuse = |what, expected: String, got: String| {
+            Err(ModelError::Batch {
+                what,
+                expected,
+                got,
+            })
+        };
+        let expect = |what, expected: usize, got: usize| match expected == got {
+            true => Ok(()),
+            false => refuse(what, expected.to_string(), got.to_string()),
+        };
+        let (rows, features) = (input.rows, self.id_limits.len());
+        if rows > self.rows {
+            let expected = format!("at most {}", self.rows);
+            return refuse("the number of samples", expected, rows.to_string());
+        }
+        expect(
+            "the number of dense values",
+            rows * self.dense,
+            input.dense.len(),
+        )?;
+        expect(
+            "the number of offsets",
+            features * rows + 1,
+            input.offsets.len(),
+        )?;
+        let ascend = input.offsets.windows(2).all(|pair| pair[0] <= pair[1]);
+        let (first, last) = (input.offsets[0], input.offsets[features * rows]);
+        if !ascend || first < 0 || last > input.ids.len() as i64 {
+            let expected = format!("ascending, from 0 to {}", input.ids.len());
+            return refuse("a bag's offset", expected, format!("{first} to {last}"));
+        }
+        for (feature, &limit) in self.id_limits.iter().enumerate() {
+            let [start, end] = [feature, feature + 1].map(|at| input.offsets[at * rows] as usize);
+            // Negative ids are huge ones.
+            let outside = |id: &&i64| **id as u64 >= limit as u64;
+            if let Some(id) = input.ids[start..end].iter().find(outside) {
+                let expected = format!("below {limit}, for categorical feature {feature}");
+                return refuse("an id", expected, id.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `memory`; returns how many bytes are in use.
+    fn write(&self, input: &HostInput<'_>, memory: &mut [u8]) -> usize {
+        fn put<T: Pod>(memory: &mut [u8], start: usize, values: &[T]) -> usize {
+            let bytes: &[u8] = bytemuck::cast_slice(values);
+            memory[start..start + bytes.len()].copy_from_slice(bytes);
+            start + bytes.len()
+        }
+        let starts = self.starts();
+        put(memory, 0, &[input.step]);
+        put(memory, starts.weight_sum, &[input.weight_sum]);
+        put(memory, starts.dense, input.dense);
+        put(memory, starts.labels, input.labels);
+        put(memory, starts.weights, input.weights);
+        put(memory, starts.offsets, input.offsets);
+        put(memory, starts.ids, input.ids)
+    }
+}
+
+/// An input in a device's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceInput {
+    /// `[rows, dense]`, float32.
+    pub dense: Matrix,
+    /// `[rows, labels]`, float32.
+    pub labels: Matrix,
+    /// `[rows]` of `f32`.
+    pub weights: Address,
+    /// `[1]` of `f64`.
+    pub weight_sum: Address,
+    /// `[1]` of [`StepInput`].
+    pub step: Address,
+    /// The ids.
+    pub bags: Bags,
+    /// Ids that there is room for.
+    pub ids: usize,
+}
+
+/// A place for one input on the device, with the host memory that it is sent from.
+#[derive(Debug)]
+pub struct InputSlot<F> {
+    layout: InputLayout,
+    address: Address,
+    feed: F,
+}
+
+impl<F: Send> InputSlot<F> {
+    /// Memory on both sides.
+    ///
+    /// # Errors
+    /// When there is not so much.
+    pub fn new<E: Executor<Feed = F>>(
+        executor: &mut E,
+        layout: &InputLayout,
+    ) -> Result<Self, DeviceError> {
+        let address = executor.allocate(layout.bytes())?;
+        // Ids behind the last one are looked at, and count for nothing.
+        executor.zero(address, layout.bytes())?;
+        Ok(Self {
+            layout: layout.clone(),
+            address,
+            feed: executor.feed(layout.bytes())?,
+        })
+    }
+
+    /// Starts the copy of an input that [`InputLayout::check`] let pass.
+    ///
+    /// # Errors
+    /// When the device fails.
+    ///
+    /// # Panics
+    /// When there is no room for it.
+    pub fn send<E: Executor<Feed = F>>(
+        &mut self,
+        executor: &mut E,
+        input: &HostInput<'_>,
+    ) -> Result<(), DeviceError> {
+        let layout = &self.layout;
+        executor.send(&mut self.feed, self.address, &mut |memory| {
+            layout.write(input, memory)
+        })
+    }
+
+    /// Lets work that follows wait for the copy.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn receive<E: Executor<Feed = F>>(&mut self, executor: &mut E) -> Result<(), DeviceError> {
+        executor.receive(&mut self.feed)
+    }
+
+    /// The input on the device, of `rows` samples.
+    pub fn input(&self, rows: usize) -> DeviceInput {
+        let starts = self.layout.starts();
+        let at = |start: usize| Address(self.address.0 + start as u64);
+        let floats = |start, columns| Matrix::new(at(start), DType::F32, [rows, columns]);
+        DeviceInput {
+            dense: floats(starts.dense, self.layout.dense),
+            labels: floats(starts.labels, self.layout.labels),
+            weights: at(starts.weights),
+            weight_sum: at(starts.weight_sum),
+            step: at(0),
+            bags: Bags {
+                ids: at(starts.ids),
+                offsets: at(starts.offsets),
+                weights: Address::NULL,
+                batch: rows,
+                features: self.layout.id_limits.len(),
+            },
+            ids: self.layout.ids,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> InputLayout {
+        InputLayout {
+            rows: 2,
+            dense: 1,
+            id_limits: vec![4, 9],
+            labels: 1,
+            ids: 8,
+        }
+    }
+
+    fn input<'a>(ids: &'a [i64], offsets: &'a [i64]) -> HostInput<'a> {
+        HostInput {
+            rows: 2,
+            dense: &[0.5, 1.5],
+            ids,
+            offsets,
+            labels: &[1.0, 0.0],
+            weights: &[1.0, 1.0],
+            weight_sum: 2.0,
+            step: StepInput {
+                learning_rate: 0.1,
+                sparse_learning_rate: 0.2,
+                number: 1,
+                seed: 3,
+            },
+        }
+    }
+
+    #[test]
+    fn ids_and_offsets_that_kernels_could_not_trust_are_refused() {
+        let layout = layout();
+        let ids = [3, 8, 0, 1];
+        layout.check(&input(&ids, &[0, 1, 1, 3, 4])).unwrap();
+        let refused = |ids: &[i64], offsets: &[i64]| {
+            layout.check(&input(ids, offsets)).unwrap_err().to_string()
+        };
+        let told = refused(&[4, 8, 0, 1], &[0, 1, 1, 3, 4]);
+        assert!(
+            told.contains("an id is 4, expected below 4, for categorical feature 0"),
+            "{told}"
+        );
+        assert!(refused(&[3, 8, -1, 1], &[0, 1, 1, 3, 4]).contains("an id is -1"));
+        assert!(refused(&ids, &[0, 2, 1, 3, 4]).contains("a bag's offset"));
+        assert!(refused(&ids, &[0, 1, 1, 3, 5]).contains("expected ascending, from 0 to 4"));
+        assert!(refused(&ids, &[0, 1, 1, 3]).contains("the number of offsets is 4, expected 5"));
+    }
+
+    #[test]
+    fn parts_lie_apart_and_ids_come_last() {
+        let layout = layout();
+        let mut memory = vec![0; layout.bytes()];
+        let used = layout.write(&input(&[3, 8, 0, 1], &[0, 1, 1, 3, 4]), &mut memory);
+        let starts = layout.starts();
+        assert_eq!(used, starts.ids + 4 * 8);
+        assert_eq!(memory[starts.dense..][..4], 0.5f32.to_le_bytes());
+        assert_eq!(memory[starts.weight_sum..][..8], 2.0f64.to_le_bytes());
+        assert_eq!(memory[starts.ids + 8..][..8], 8i64.to_le_bytes());
+        assert_eq!(memory[starts.offsets + 32..][..8], 4i64.to_le_bytes());
+    }
+}

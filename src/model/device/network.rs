@@ -1,0 +1,418 @@
+use streamrec_artifact::{Activation, FeatureSchema, Graph, LookupSpec, Node, Op};
+use streamrec_kernels::DType;
+use streamrec_kernels::cuda::{
+    Address, DeviceError, Executor, Matrix, add, embedding_bag::Lookup, linear::partial_len,
+    product::Mask,
+};
+use streamrec_kernels::embedding_bag::Pooling;
+use tracing::trace_span;
+
+use super::{
+    DeviceInput, DeviceWeights,
+    cross::{Cross, CrossMatrix},
+    layer::DeviceLayer,
+    linear::Linear,
+    memory::{DeviceBuffer, columns, download_floats},
+    pass::Pass,
+};
+use crate::model::{
+    ModelError, ParamId, ParameterStore, TensorParallel,
+    layers::{LayerContext, PassError, TableBag},
+    plan::{self, GradientPlan, Places, PlannedNode},
+};
+
+/// A model that computes on a device, for batches of up to `batch` samples. Holds no parameters.
+#[derive(Debug)]
+pub struct DeviceNetwork {
+    names: Vec<String>,
+    pub(super) nodes: Vec<PlannedNode>,
+    layers: Vec<DeviceLayer>,
+    pub(super) places: Places,
+    pub(super) plan: GradientPlan,
+    /// `[batch, width]` each.
+    pub(super) values: Vec<DeviceBuffer>,
+    /// Gradients of values.
+    pub(super) slots: Vec<DeviceBuffer>,
+    pub(super) temporary: Option<DeviceBuffer>,
+    /// In the compute type.
+    pub(super) workspace: DeviceBuffer,
+    /// Float32 sums of a layer that finishes them itself.
+    pub(super) sums: DeviceBuffer,
+    /// Sums of columns of panels.
+    pub(super) partial: DeviceBuffer,
+    /// A row.
+    pub(super) zeros: DeviceBuffer,
+    /// The dense features, where layers compute in half precision.
+    dense_copy: Option<DeviceBuffer>,
+    pub(super) first_bad: Address,
+    pub(super) batch: usize,
+}
+
+impl DeviceNetwork {
+    /// Plans a graph over parameters on the device, whose store is `parameters`, and takes all memory.
+    ///
+    /// # Errors
+    /// When the graph is not valid, the store lacks one of its parameters, or the device has not so
+    /// much memory.
+    pub fn new<E: Executor>(
+        executor: &mut E,
+        of: &DeviceSource<'_>,
+        weights: &DeviceWeights,
+    ) -> Result<Self, ModelError> {
+        let DeviceSource {
+            graph,
+            schema,
+            batch,
+            ..
+        } = *of;
+        let shapes = graph.validate(schema)?;
+        let nodes = plan::nodes(graph, &shapes, &TensorParallel::none());
+        let places = Places::new(&nodes);
+        let plan = GradientPlan::new(&nodes, &places);
+        let dtype = weights.compute_dtype();
+        let mut layers = Vec::with_capacity(nodes.len());
+        for (node, planned) in graph.nodes.iter().zip(&nodes) {
+            let built = build(executor, of, weights, node, planned.width)?;
+            layers.push(built);
+        }
+        mask_by_readers(&mut layers, &nodes, &places, &plan);
+        let output = places.nodes.last().and_then(|place| place.buffer);
+        let type_of = |float32: bool| if float32 { DType::F32 } else { dtype };
+        let mut buffers = |widths: &[usize], float32: Option<usize>| {
+            let buffer = |(index, width): (usize, &usize)| {
+                let dtype = type_of(Some(index) == float32);
+                DeviceBuffer::new(executor, dtype, batch * width)
+            };
+            widths
+                .iter()
+                .enumerate()
+                .map(buffer)
+                .collect::<Result<Vec<_>, DeviceError>>()
+        };
+        let values = buffers(&places.widths, output)?;
+        let slots = buffers(&plan.slot_widths, plan.output_slot)?;
+        let temporary = match plan.temporary_width {
+            0 => None,
+            width => Some(DeviceBuffer::new(executor, dtype, batch * width)?),
+        };
+        let widest = |widths: &mut dyn Iterator<Item = usize>| widths.max().unwrap_or(0);
+        let width = widest(&mut nodes.iter().map(|node| node.width));
+        let works = layers.iter().zip(&nodes);
+        let workspace = widest(&mut works.map(|(layer, node)| layer.workspace(node.width)));
+        let dense = (dtype.is_half()).then(|| batch * schema.dense.len());
+        let first_bad = executor.allocate(size_of::<u64>())?;
+        executor.upload(&u64::MAX.to_le_bytes(), first_bad)?;
+        Ok(Self {
+            names: graph.nodes.iter().map(|node| node.name.clone()).collect(),
+            workspace: DeviceBuffer::new(executor, dtype, batch * workspace)?,
+            sums: DeviceBuffer::new(executor, DType::F32, batch * width)?,
+            partial: DeviceBuffer::new(executor, DType::F32, partial_len([batch, width]))?,
+            zeros: DeviceBuffer::zeroed(executor, dtype, width)?,
+            dense_copy: dense
+                .map(|len| DeviceBuffer::new(executor, dtype, len))
+                .transpose()?,
+            first_bad,
+            nodes,
+            layers,
+            places,
+            plan,
+            values,
+            slots,
+            temporary,
+            batch,
+        })
+    }
+
+    /// The labels: columns of the logits.
+    pub fn heads(&self) -> usize {
+        self.nodes.last().map_or(0, |node| node.width)
+    }
+
+    /// The rows of the smallest table that each categorical feature of a batch looks up.
+    ///
+    /// # Errors
+    /// When the store lacks one of the tables.
+    pub fn id_limits(&self, of: &DeviceSource<'_>) -> Result<Vec<usize>, ModelError> {
+        let mut limits = vec![usize::MAX; of.schema.categorical.len()];
+        for node in &of.graph.nodes {
+            let Op::EmbeddingBag { lookups } = &node.op else {
+                continue;
+            };
+            for bag in TableBag::all(lookups, of.graph, of.schema, of.parameters)? {
+                let limit = &mut limits[bag.source.feature];
+                *limit = (*limit).min(of.parameters.table(bag.table).rows());
+            }
+        }
+        Ok(limits)
+    }
+
+    /// Computes the logits, `[rows, heads]`, float32.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn forward<E: Executor>(
+        &self,
+        executor: &mut E,
+        weights: &DeviceWeights,
+        input: &DeviceInput,
+    ) -> Result<Matrix, ModelError> {
+        let mut pass = self.pass(executor, weights, input);
+        if let Some(copy) = &self.dense_copy {
+            let into = copy.view(pass.rows, input.dense.shape[1]);
+            if into.shape[1] > 0 {
+                pass.launch(add::copy(&input.dense, &into, false))
+                    .map_err(|error| self.node_error(0, "forward", error))?;
+            }
+        }
+        for (node, layer) in self.layers.iter().enumerate() {
+            let _span = trace_span!("forward", node = self.names[node]).entered();
+            layer
+                .forward(&mut pass, node)
+                .map_err(|error| self.node_error(node, "forward", error))?;
+        }
+        Ok(pass.value(self.nodes.len() - 1))
+    }
+
+    /// The gradient of the logits, `[rows, heads]`, float32, for the loss to write; `None` where no
+    /// layer has one.
+    pub fn d_logits(&self, rows: usize) -> Option<Matrix> {
+        self.gradient(self.nodes.len().checked_sub(1)?, rows)
+    }
+
+    /// Computes the gradients of all parameters from that of the logits, for the input of the last
+    /// forward pass. Those of tables are those of pooled vectors: see
+    /// [`TableRounds`](super::TableRounds).
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn backward<E: Executor>(
+        &self,
+        executor: &mut E,
+        weights: &DeviceWeights,
+        input: &DeviceInput,
+    ) -> Result<(), ModelError> {
+        let mut pass = self.pass(executor, weights, input);
+        for (node, layer) in self.layers.iter().enumerate().rev() {
+            let _span = trace_span!("backward", node = self.names[node]).entered();
+            layer
+                .backward(&mut pass, node)
+                .map_err(|error| self.node_error(node, "backward", error))?;
+        }
+        Ok(())
+    }
+
+    /// The probabilities of each label, `[rows, heads]`, from logits on the device. Waits.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn download_scores<E: Executor>(
+        &self,
+        executor: &mut E,
+        logits: &Matrix,
+        probabilities: &mut [f32],
+    ) -> Result<(), ModelError> {
+        download_floats(executor, logits.address, probabilities)?;
+        for probability in probabilities {
+            *probability = crate::model::loss::sigmoid(*probability);
+        }
+        Ok(())
+    }
+
+    fn pass<'a, E>(
+        &'a self,
+        executor: &'a mut E,
+        weights: &'a DeviceWeights,
+        input: &'a DeviceInput,
+    ) -> Pass<'a, E> {
+        Pass {
+            executor,
+            network: self,
+            weights,
+            input,
+            rows: input.bags.batch,
+        }
+    }
+
+    /// The dense features as layers read them.
+    pub(super) fn dense(&self, input: &DeviceInput, rows: usize) -> Matrix {
+        match &self.dense_copy {
+            Some(copy) => copy.view(rows, input.dense.shape[1]),
+            None => input.dense,
+        }
+    }
+
+    /// The gradient of a node's value, `[rows, width]`.
+    pub(super) fn gradient(&self, node: usize, rows: usize) -> Option<Matrix> {
+        let place = self.plan.places[node].as_ref()?;
+        let whole = self.slots[place.slot].view(rows, place.width);
+        Some(columns(&whole, &place.columns))
+    }
+
+    fn node_error(&self, node: usize, pass: &'static str, error: PassError) -> ModelError {
+        match error {
+            PassError::Model(error) => error,
+            PassError::Kernel(source) => ModelError::Node {
+                node: self.names[node].clone(),
+                pass,
+                source: Box::new(source),
+            },
+        }
+    }
+}
+
+/// What a network on a device is made of.
+#[derive(Clone, Copy)]
+pub struct DeviceSource<'a> {
+    /// On the host: where parameters are looked up by name.
+    pub context: &'a streamrec_kernels::Context,
+    /// The model.
+    pub graph: &'a Graph,
+    /// Its features.
+    pub schema: &'a FeatureSchema,
+    /// The parameters' store.
+    pub parameters: &'a ParameterStore,
+    /// The most samples of a batch.
+    pub batch: usize,
+}
+
+fn build<E: Executor>(
+    executor: &mut E,
+    of: &DeviceSource<'_>,
+    weights: &DeviceWeights,
+    node: &Node,
+    width: usize,
+) -> Result<DeviceLayer, ModelError> {
+    let none = TensorParallel::none();
+    let context = LayerContext {
+        context: of.context,
+        graph: of.graph,
+        schema: of.schema,
+        parameters: of.parameters,
+        shared: &none,
+        remote: &[],
+        batch: of.batch,
+    };
+    let parameters = context.parameters(node)?;
+    Ok(match &node.op {
+        Op::Dense => DeviceLayer::Dense,
+        Op::EmbeddingBag { lookups } => embedding_bag(executor, of, weights, lookups)?,
+        Op::Linear { activation, .. } => {
+            let relu = *activation == Activation::Relu;
+            // The library applies a ReLU behind a bias only.
+            let mask = match relu && parameters.len() > 1 {
+                true => Some(executor.allocate(Mask::bytes([of.batch, width]))?),
+                false => None,
+            };
+            DeviceLayer::Linear(Linear {
+                parameters,
+                relu,
+                mask: mask.map(|address| Mask::new(address, width)),
+                masked_by_reader: false,
+                input_mask: None,
+            })
+        }
+        Op::Cross { dim } => {
+            let matrix = CrossMatrix::Full { w: parameters[0] };
+            cross(executor, of, weights, matrix, parameters[1], *dim)?
+        }
+        Op::CrossLowRank { dim, .. } => {
+            let rank = weights.weight(parameters[0]).shape[0];
+            let matrix = CrossMatrix::LowRank {
+                v: parameters[0],
+                w: parameters[1],
+                rank,
+                inner: DeviceBuffer::new(executor, weights.compute_dtype(), of.batch * rank)?,
+            };
+            cross(executor, of, weights, matrix, parameters[2], *dim)?
+        }
+        &Op::DotInteraction { features, dim } => DeviceLayer::DotInteraction { features, dim },
+        &Op::FactorizationMachine { features, dim } => {
+            DeviceLayer::FactorizationMachine { features, dim }
+        }
+        &Op::SumFeatures { features, .. } => DeviceLayer::SumFeatures { features },
+        Op::Concat => DeviceLayer::Concat,
+        Op::Add => DeviceLayer::Add,
+    })
+}
+
+fn embedding_bag<E: Executor>(
+    executor: &mut E,
+    of: &DeviceSource<'_>,
+    weights: &DeviceWeights,
+    lookups: &[LookupSpec],
+) -> Result<DeviceLayer, ModelError> {
+    let bags = TableBag::all(lookups, of.graph, of.schema, of.parameters)?;
+    let lookup = |bag: &TableBag| {
+        let table = of.parameters.table(bag.table);
+        Lookup {
+            table: weights.table(bag.table).0,
+            rows: table.rows() as i64,
+            row_stride: table.dim() as i64,
+            dim: table.dim() as u32,
+            feature: bag.source.feature as u32,
+            column: bag.source.column as u32,
+            mean: u32::from(bag.source.pooling == Pooling::Mean),
+        }
+    };
+    let lookups: Vec<Lookup> = bags.iter().map(lookup).collect();
+    let on_device = executor.allocate(size_of_val(lookups.as_slice()))?;
+    executor.upload(bytemuck::cast_slice(&lookups), on_device)?;
+    Ok(DeviceLayer::EmbeddingBag { lookups, on_device })
+}
+
+fn cross<E: Executor>(
+    executor: &mut E,
+    of: &DeviceSource<'_>,
+    weights: &DeviceWeights,
+    matrix: CrossMatrix,
+    bias: ParamId,
+    dim: usize,
+) -> Result<DeviceLayer, ModelError> {
+    let projection = DeviceBuffer::new(executor, weights.compute_dtype(), of.batch * dim)?;
+    Ok(DeviceLayer::Cross(Cross {
+        matrix,
+        bias,
+        dim,
+        projection,
+    }))
+}
+
+/// Lets a layer apply the mask of the ReLU before it to the gradient that it writes, where nobody
+/// else writes to that.
+fn mask_by_readers(
+    layers: &mut [DeviceLayer],
+    nodes: &[PlannedNode],
+    places: &Places,
+    plan: &GradientPlan,
+) {
+    for node in 0..nodes.len() {
+        let DeviceLayer::Linear(Linear {
+            mask: Some(mask), ..
+        }) = layers[node]
+        else {
+            continue;
+        };
+        let own = places.nodes[node].buffer;
+        let shares = places
+            .nodes
+            .iter()
+            .filter(|place| place.buffer == own)
+            .count()
+            > 1;
+        let mut writers = nodes.iter().enumerate().flat_map(|(reader, planned)| {
+            let of_reader = planned.inputs.iter().zip(&plan.writes[reader]);
+            of_reader
+                .filter(|(input, write)| write.is_some() && places.nodes[**input].buffer == own)
+                .map(move |_| reader)
+        });
+        let (Some(reader), None, false) = (writers.next(), writers.next(), shares) else {
+            continue;
+        };
+        if let DeviceLayer::Linear(reader) = &mut layers[reader] {
+            reader.input_mask = Some(mask);
+            if let DeviceLayer::Linear(own) = &mut layers[node] {
+                own.masked_by_reader = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! Steps on the emulated device, held against the CPU's trainer; with `STREAMREC_TEST_DEVICE=cuda` on the GPU of this
+//! machine instead.
+
+use std::collections::BTreeMap;
+
+use streamrec_artifact::{Encoded, FeatureSchema, Graph};
+use streamrec_emulation::Emulator;
+use streamrec_kernels::Context;
+use streamrec_kernels::cuda::Executor;
+use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor};
+
+use super::DeviceTrainer;
+use crate::config::{LossScaleConfig, OptimizerConfig, Precision, Reduction};
+use crate::data::{Batch, Position};
+use crate::model::{BucketSettings, models, tests::fixture};
+use crate::parallel::Mesh;
+use crate::train::{Predict, StepOutcome, TrainError, Trainee, Trainer, TrainerSettings};
+
+const ROWS: usize = 8;
+const DENSE: usize = 3;
+
+const DLRM: &str = "kind = 'dlrm'\nembedding_dim = 4\nbottom = [5, 4]\ntop = [6, 4]\n";
+const DCN: &str = "kind = 'dcn_v2'\nembedding_dim = 4\ncross_layers = 2\ndeep = [6]\n";
+const LOW_RANK: &str = "kind = 'dcn_v2'\nembedding_dim = 4\ncross_layers = 2\ncross_rank = 3\n\
+                        structure = 'stacked'\nbottom = [5]\ndeep = [6]\n";
+const DEEPFM: &str = "kind = 'deepfm'\nembedding_dim = 4\ndeep = [6, 4]\n";
+const WIDE_DEEP: &str = "kind = 'wide_deep'\nembedding_dim = 4\ndeep = [6, 4]\n";
+/// Features of a shared table are looked up by nodes of their own.
+const MIXED: &str = "kind = 'dlrm'\nembedding_dim = 4\nbottom = [4]\ntop = [5]\n[dims]\na = 6\n";
+
+const SGD: &str = "[dense]\nkind = 'sgd'\nlearning_rate = 0.5\n\
+                   [sparse]\nkind = 'sgd'\nlearning_rate = 0.5\n";
+const ADAM: &str = "clip_norm = 0.5\n[dense]\nkind = 'adam'\nlearning_rate = 0.02\n\
+                    [sparse]\nkind = 'row_wise_adagrad'\nlearning_rate = 0.1\n";
+const LAZY: &str = "[dense]\nkind = 'adamw'\nlearning_rate = 0.02\nweight_decay = 0.01\n\
+                    [sparse]\nkind = 'lazy_adam'\nlearning_rate = 0.02\n\
+                    [schedule]\nkind = 'warmup_cosine'\nwarmup_steps = 3\ndecay_steps = 30\n";
+
+/// Features `c0` and `c2` share table `a`.
+fn features(labels: usize) -> FeatureSchema {
+    fixture::schema(DENSE, &[("a", 9), ("b", 5), ("a", 9)], labels)
+}
+
+/// Bags of 0 to 3 ids; the last rows are padding.
+fn batch(schema: &FeatureSchema, seed: u64) -> Batch {
+    let mut random = fixture::Random(seed);
+    let (mut ids, mut offsets) = (Vec::new(), vec![0]);
+    for feature in &schema.categorical {
+        let rows = schema.table(&feature.table).unwrap().rows;
+        for row in 0..ROWS {
+            let len = if row + 1 < ROWS { random.below(4) } else { 0 };
+            ids.extend((0..len).map(|_| random.below(rows) as i64));
+            offsets.push(ids.len() as i64);
+        }
+    }
+    let mut weights = vec![1.0; ROWS];
+    weights[ROWS - 1] = 0.0;
+    Batch {
+        rows: ROWS,
+        filled: ROWS - 1,
+        encoded: Encoded {
+            rows: ROWS,
+            dense: (0..ROWS * schema.dense.len())
+                .map(|_| random.symmetric(1.0))
+                .collect(),
+            ids,
+            offsets,
+        },
+        labels: (0..ROWS * schema.labels.len())
+            .map(|_| random.below(2) as f32)
+            .collect(),
+        weights,
+        weight_sum: (ROWS - 1) as f64,
+        position: Position {
+            epoch: 0,
+            step: seed,
+        },
+        ..Batch::default()
+    }
+}
+
+/// A trainer on a device.
+trait OnDevice: Trainee {
+    /// How many steps have been recorded.
+    fn recorded(&self) -> usize;
+}
+
+impl<E: Executor> OnDevice for DeviceTrainer<E> {
+    fn recorded(&self) -> usize {
+        DeviceTrainer::recorded(self)
+    }
+}
+
+/// One model, trained twice.
+struct Case {
+    graph: Graph,
+    schema: FeatureSchema,
+    optimizer: OptimizerConfig,
+    settings: TrainerSettings,
+}
+
+impl Case {
+    fn new(model: &str, optimizer: &str, precision: Precision, labels: usize) -> Self {
+        let schema = features(labels);
+        let graph = models::build(&toml::from_str(model).unwrap(), &schema).unwrap();
+        let settings = TrainerSettings {
+            seed: 5,
+            batch_rows: ROWS,
+            global_batch: ROWS,
+            accumulate: 1,
+            reduction: Reduction::Fast,
+            precision,
+            loss_scale: LossScaleConfig {
+                growth_steps: 4,
+                ..LossScaleConfig::default()
+            },
+            label_weights: (0..labels).map(|label| 1.0 + label as f32 / 2.0).collect(),
+            partitions: BTreeMap::new(),
+            tables: None,
+            buckets: BucketSettings {
+                first_bucket_bytes: 128,
+                bucket_bytes: 512,
+            },
+        };
+        Self {
+            optimizer: toml::from_str(optimizer).unwrap(),
+            graph,
+            schema,
+            settings,
+        }
+    }
+
+    fn on_cpu(&self) -> Trainer {
+        let (context, mesh) = (Context::cpu(1, false).unwrap(), Mesh::single());
+        let Self {
+            graph,
+            schema,
+            optimizer,
+            settings,
+        } = self;
+        Trainer::new(context, mesh, graph, schema, optimizer, settings.clone()).unwrap()
+    }
+
+    fn on_device(&self) -> Box<dyn OnDevice> {
+        match std::env::var("STREAMREC_TEST_DEVICE").as_deref() {
+            Ok("cuda") => {
+                let cache = std::env::temp_dir().join("streamrec-test-kernels");
+                let gpu = Gpu::new(0, &cache).expect("a GPU");
+                Box::new(self.on(GpuExecutor::new(&gpu).expect("cuBLASLt")).unwrap())
+            }
+            Ok(other) => panic!("STREAMREC_TEST_DEVICE={other}: expected `cuda`"),
+            Err(_) => Box::new(self.on(Emulator::new(0)).unwrap()),
+        }
+    }
+
+    fn on<E: Executor>(&self, executor: E) -> Result<DeviceTrainer<E>, TrainError> {
+        let context = Context::cpu(1, false).unwrap();
+        let Self {
+            graph,
+            schema,
+            optimizer,
+            settings,
+        } = self;
+        DeviceTrainer::new(executor, &context, graph, schema, optimizer, settings)
+    }
+
+    fn batch(&self, step: u64) -> Batch {
+        batch(&self.schema, step)
+    }
+
+    /// Trains for some steps, each of which knows the next batch.
+    fn train(
+        &self,
+        trainee: &mut dyn Trainee,
+        steps: std::ops::RangeInclusive<u64>,
+        disturb: impl Fn(u64, &mut Batch),
+    ) -> Vec<StepOutcome> {
+        let disturbed = |step| {
+            let mut batch = self.batch(step);
+            disturb(step, &mut batch);
+            batch
+        };
+        let step = |step| {
+            let (batch, next) = (disturbed(step), disturbed(step + 1));
+            trainee.step(&batch, Some(&next), step, false).unwrap()
+        };
+        steps.map(step).collect()
+    }
+}
+
+fn undisturbed(_: u64, _: &mut Batch) {}
+
+type Tensors = Vec<(String, Vec<f32>)>;
+
+fn tensors(trainee: &mut dyn Trainee) -> Tensors {
+    let slices = trainee.named_slices().unwrap().into_iter();
+    slices
+        .map(|slice| (slice.name, slice.values.to_vec()))
+        .collect()
+}
+
+#[track_caller]
+fn assert_same_tensors(what: &str, got: &Tensors, expected: &Tensors, tolerance: f32) {
+    assert_eq!(got.len(), expected.len());
+    for ((name, got), (expected_name, expected)) in got.iter().zip(expected) {
+        assert_eq!((name, got.len()), (expected_name, expected.len()));
+        let scale = expected.iter().fold(0.1f32, |scale, x| scale.max(x.abs()));
+        for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
+            let error = (got - expected).abs();
+            assert!(
+                error <= tolerance * scale,
+                "{what}: {name}[{index}] is {got}, on the CPU {expected}"
+            );
+        }
+    }
+}
+
+/// Of weights and losses, by the type of the activations.
+fn tolerance(precision: Precision) -> f32 {
+    match precision {
+        Precision::Fp32 => 2e-5,
+        Precision::Bf16 => 2e-2,
+        Precision::Fp16 => 4e-3,
+    }
+}
+
+const MODELS: [&str; 6] = [DLRM, DCN, LOW_RANK, DEEPFM, WIDE_DEEP, MIXED];
+
+#[test]
+fn one_step_of_gradient_descent_moves_every_parameter_as_on_the_cpu() {
+    for model in MODELS {
+        for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16] {
+            for labels in [1, 2] {
+                let case = Case::new(model, SGD, precision, labels);
+                let (mut cpu, mut device) = (case.on_cpu(), case.on_device());
+                assert_eq!(
+                    tensors(&mut cpu),
+                    tensors(device.as_mut()),
+                    "they start equal"
+                );
+                let batch = case.batch(1);
+                let expected = cpu.step(&batch, None, 1, false).unwrap();
+                let got = device.step(&batch, None, 1, false).unwrap();
+                let tolerance = tolerance(precision);
+                assert!((got.loss - expected.loss).abs() < f64::from(tolerance));
+                let ratio = got.gradient_norm / expected.gradient_norm;
+                assert!(
+                    (ratio - 1.0).abs() < f64::from(tolerance),
+                    "{got:?} {expected:?}"
+                );
+                let what = format!("{model} {precision} {labels}");
+                let (got, expected) = (tensors(device.as_mut()), tensors(&mut cpu));
+                assert_same_tensors(&what, &got, &expected, tolerance);
+            }
+        }
+    }
+}
+
+/// Trains both and compares losses, predictions and, in float32, all weights and state.
+fn follows_the_cpu(model: &str, optimizer: &str, precision: Precision, steps: u64) {
+    let case = Case::new(model, optimizer, precision, 1);
+    let (mut cpu, mut device) = (case.on_cpu(), case.on_device());
+    let expected = case.train(&mut cpu, 1..=steps, undisturbed);
+    let got = case.train(device.as_mut(), 1..=steps, undisturbed);
+    let tolerance = f64::from(tolerance(precision));
+    for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let error = (got.loss - expected.loss).abs();
+        assert!(
+            error < 10.0 * tolerance * expected.loss,
+            "{model} {precision}, step {}: {got:?}, on the CPU {expected:?}",
+            step + 1
+        );
+    }
+    assert_eq!(device.recorded(), 2, "steps on both slots are replayed");
+    let [mut a, mut b] = [Vec::new(), Vec::new()];
+    let unseen = case.batch(999);
+    cpu.predict(&unseen, &mut a).unwrap();
+    device.predict(&unseen, &mut b).unwrap();
+    for (expected, got) in a.iter().zip(&b) {
+        assert!(
+            (expected - got).abs() < 10.0 * tolerance as f32,
+            "{got} {expected}"
+        );
+    }
+    if precision == Precision::Fp32 {
+        let (got, expected) = (tensors(device.as_mut()), tensors(&mut cpu));
+        assert_same_tensors(model, &got, &expected, 1e-3);
+    }
+}
+
+#[test]
+fn every_model_follows_the_cpu_over_twenty_steps_in_float32() {
+    for model in MODELS {
+        follows_the_cpu(model, ADAM, Precision::Fp32, 20);
+    }
+}
+
+#[test]
+fn half_precision_follows_the_cpu_over_twenty_steps() {
+    for (model, precision) in [
+        (DLRM, Precision::Bf16),
+        (LOW_RANK, Precision::Fp16),
+        (DEEPFM, Precision::Bf16),
+        (WIDE_DEEP, Precision::Fp16),
+    ] {
+        follows_the_cpu(model, ADAM, precision, 20);
+    }
+}
+
+#[test]
+fn moments_and_a_schedule_follow_the_cpu() {
+    follows_the_cpu(DLRM, LAZY, Precision::Fp32, 12);
+}
+
+/// In step 4 one sample weighs so much that its gradients leave fp16.
+fn overflow(step: u64, batch: &mut Batch) {
+    if step == 4 {
+        batch.weights[2] = 1e9;
+    }
+}
+
+#[test]
+fn an_overflow_skips_that_step_tables_included_and_training_goes_on_as_on_the_cpu() {
+    let case = Case::new(DLRM, ADAM, Precision::Fp16, 1);
+    let (mut cpu, mut device) = (case.on_cpu(), case.on_device());
+    let mut before = Vec::new();
+    for step in 1..=8 {
+        let expected = case.train(&mut cpu, step..=step, overflow)[0];
+        let got = case.train(device.as_mut(), step..=step, overflow)[0];
+        assert_eq!(got.skipped, step == 4, "step {step}");
+        assert_eq!(got.skipped, expected.skipped, "step {step}");
+        assert_eq!(device.loss_scaler(), cpu.loss_scaler(), "step {step}");
+        let after = tensors(device.as_mut());
+        assert_eq!(after == before, step == 4, "step {step}");
+        before = after;
+        assert_same_tensors("fp16", &before, &tensors(&mut cpu), 0.05);
+    }
+    assert_eq!(
+        device.recorded(),
+        2,
+        "the step that was skipped was replayed"
+    );
+}
+
+#[test]
+fn a_loss_or_gradient_that_is_no_number_ends_the_run_and_updates_nothing() {
+    for (weight, expected) in [
+        (f32::INFINITY, "the loss of step 2"),
+        (3e38, "the norm of the dense"),
+    ] {
+        let case = Case::new(DCN, SGD, Precision::Fp32, 1);
+        let mut device = case.on_device();
+        device.step(&case.batch(1), None, 1, false).unwrap();
+        let before = tensors(device.as_mut());
+        let mut batch = case.batch(2);
+        batch.weights[1] = weight;
+        if weight.is_finite() {
+            // The loss is finite in double precision, its gradient not in float32.
+            batch.weight_sum = 1e-3;
+        }
+        let error = device.step(&batch, None, 2, false).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(tensors(device.as_mut()) == before, "nothing has changed");
+    }
+}
+
+#[test]
+fn weights_and_state_move_between_cpu_and_device_in_mid_run() {
+    let case = Case::new(DEEPFM, ADAM, Precision::Fp16, 1);
+    let mut whole = case.on_device();
+    let expected = case.train(whole.as_mut(), 1..=8, undisturbed);
+    let mut first = case.on_device();
+    case.train(first.as_mut(), 1..=4, undisturbed);
+    let (saved, scaler) = (tensors(first.as_mut()), first.loss_scaler().unwrap());
+    let (mut other, mut cpu) = (case.on_device(), case.on_cpu());
+    let trainees: [&mut dyn Trainee; 2] = [other.as_mut(), &mut cpu];
+    for trainee in trainees {
+        let slices = trainee.named_slices_mut().unwrap().into_iter();
+        for (slice, (name, values)) in slices.zip(&saved) {
+            assert_eq!(slice.name, *name);
+            slice.values.copy_from_slice(values);
+        }
+        trainee.restore_loss_scaler(scaler);
+        let got = case.train(trainee, 5..=8, undisturbed);
+        for (got, expected) in got.iter().zip(&expected[4..]) {
+            assert!(
+                (got.loss - expected.loss).abs() < 0.02,
+                "{got:?}, {expected:?}"
+            );
+        }
+        assert_eq!(trainee.loss_scaler(), whole.loss_scaler());
+    }
+}
+
+#[test]
+fn longer_bags_and_another_next_batch_than_was_told_are_no_obstacle() {
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
+    let (mut cpu, mut device) = (case.on_cpu(), case.on_device());
+    for step in 1..=4 {
+        let mut batch = case.batch(step);
+        if step == 3 {
+            // More ids than there is room for: the first bag takes the place of all.
+            let ids = batch.encoded.ids.len();
+            batch.encoded.ids = vec![1; ids + 3000];
+            let more = |offset: &mut i64| *offset += 3000;
+            batch.encoded.offsets[1..].iter_mut().for_each(more);
+            batch
+                .encoded
+                .ids
+                .iter_mut()
+                .skip(3000)
+                .for_each(|id| *id = 2);
+        }
+        let told = case.batch(step + 77);
+        let expected = cpu.step(&batch, None, step, false).unwrap();
+        let got = device.step(&batch, Some(&told), step, false).unwrap();
+        assert!(
+            (got.loss - expected.loss).abs() < 1e-3,
+            "{got:?} {expected:?}"
+        );
+    }
+}
+
+#[test]
+fn what_a_device_does_not_do_yet_is_refused() {
+    let mut case = Case::new(DLRM, SGD, Precision::Fp32, 1);
+    case.settings.accumulate = 2;
+    let refused = case.on(Emulator::new(0));
+    let Some(error @ TrainError::Device { .. }) = refused.err() else {
+        panic!("accepted");
+    };
+    assert!(
+        error
+            .to_string()
+            .contains("`train.accumulate` = 2, expected 1"),
+        "{error}"
+    );
+    let mut device = Case::new(DLRM, SGD, Precision::Fp32, 1).on_device();
+    let mut batch = case.batch(1);
+    batch.encoded.ids[0] = 9;
+    let error = device.step(&batch, None, 1, false).unwrap_err().to_string();
+    assert!(error.contains("an id is 9, expected below 9"), "{error}");
+}

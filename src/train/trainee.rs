@@ -1,0 +1,99 @@
+use std::ops::Range;
+
+use super::{Predict, StepOutcome, TrainError, Trainer};
+use crate::data::Batch;
+use crate::model::{NamedSlice, NamedSliceMut, ParameterStore};
+use crate::optim::LossScalerState;
+
+/// A model in training, wherever it is computed.
+pub trait Trainee: Predict {
+    /// The parameters; their weights may be older than the model's.
+    fn parameters(&self) -> &ParameterStore;
+
+    /// The weights of the moment, to load into.
+    ///
+    /// # Errors
+    /// When they cannot be brought to the host.
+    fn parameters_mut(&mut self) -> Result<&mut ParameterStore, TrainError>;
+
+    /// The factor on learning rates in `step`.
+    fn learning_rate_factor(&self, step: u64) -> f64;
+
+    /// Where the scaling of gradients stands, with fp16.
+    fn loss_scaler(&self) -> Option<LossScalerState>;
+
+    /// Goes on with the scaling of gradients from a checkpoint.
+    fn restore_loss_scaler(&mut self, state: LossScalerState);
+
+    /// Weights and optimiser state of the moment, for checkpoints.
+    ///
+    /// # Errors
+    /// When they cannot be brought to the host.
+    fn named_slices(&mut self) -> Result<Vec<NamedSlice<'_>>, TrainError>;
+
+    /// Weights and optimiser state, to restore a checkpoint into.
+    ///
+    /// # Errors
+    /// As [`named_slices`](Self::named_slices).
+    fn named_slices_mut(&mut self) -> Result<Vec<NamedSliceMut<'_>>, TrainError>;
+
+    /// Trains on this rank's part of a global batch: see [`Trainer::step`].
+    ///
+    /// # Errors
+    /// As there.
+    fn step(
+        &mut self,
+        batch: &Batch,
+        next: Option<&Batch>,
+        step: u64,
+        stop: bool,
+    ) -> Result<StepOutcome, TrainError>;
+
+    /// The probabilities that the last step's forward pass gave: see
+    /// [`Trainer::last_probabilities`].
+    fn last_probabilities(&self) -> (Range<usize>, &[f32]);
+}
+
+impl Trainee for Trainer {
+    fn parameters(&self) -> &ParameterStore {
+        Trainer::parameters(self)
+    }
+
+    fn parameters_mut(&mut self) -> Result<&mut ParameterStore, TrainError> {
+        Ok(Trainer::parameters_mut(self))
+    }
+
+    fn learning_rate_factor(&self, step: u64) -> f64 {
+        Trainer::learning_rate_factor(self, step)
+    }
+
+    fn loss_scaler(&self) -> Option<LossScalerState> {
+        Trainer::loss_scaler(self)
+    }
+
+    fn restore_loss_scaler(&mut self, state: LossScalerState) {
+        Trainer::restore_loss_scaler(self, state);
+    }
+
+    fn named_slices(&mut self) -> Result<Vec<NamedSlice<'_>>, TrainError> {
+        Ok(Trainer::named_slices(self).collect())
+    }
+
+    fn named_slices_mut(&mut self) -> Result<Vec<NamedSliceMut<'_>>, TrainError> {
+        Ok(Trainer::named_slices_mut(self).collect())
+    }
+
+    fn step(
+        &mut self,
+        batch: &Batch,
+        next: Option<&Batch>,
+        step: u64,
+        stop: bool,
+    ) -> Result<StepOutcome, TrainError> {
+        Trainer::step(self, batch, next, step, stop)
+    }
+
+    fn last_probabilities(&self) -> (Range<usize>, &[f32]) {
+        Trainer::last_probabilities(self)
+    }
+}
