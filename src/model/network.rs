@@ -218,7 +218,7 @@ impl Network {
                 let node = self.forward_order[half][index];
                 let _span = trace_span!("forward", node = self.names[node]).entered();
                 self.forward_node(node, context, parameters, batch)
-                    .map_err(|error| self.node_error(node, "forward", error))
+                    .map_err(|error| error.at(&self.names[node], "forward"))
             })
         })
     }
@@ -350,17 +350,6 @@ impl Network {
         let result = self.layers[node].forward(pass);
         self.values[buffer] = Some(whole);
         result
-    }
-
-    fn node_error(&self, node: usize, pass: &'static str, error: PassError) -> ModelError {
-        match error {
-            PassError::Model(error) => error,
-            PassError::Kernel(source) => ModelError::Node {
-                node: self.names[node].clone(),
-                pass,
-                source: Box::new(source),
-            },
-        }
     }
 }
 

@@ -1,5 +1,5 @@
 use streamrec_kernels::cuda::{
-    Executor,
+    Executor, Matrix,
     cross::{Backward, combine_backward, combine_forward},
 };
 
@@ -69,10 +69,8 @@ impl Cross {
         &self,
         pass: &mut Pass<'_, E>,
         node: usize,
+        dy: Matrix,
     ) -> Result<(), PassError> {
-        let Some(dy) = pass.gradient(node) else {
-            return Ok(());
-        };
         let (x0, x) = (pass.input(node, 0), pass.input(node, 1));
         let projection = self.projection.view(pass.rows, self.dim);
         let d_projection = pass.workspace(0, self.dim);

@@ -98,8 +98,8 @@ impl DeviceLayer {
         };
         match self {
             Self::Dense | Self::EmbeddingBag { .. } => Ok(()),
-            Self::Linear(linear) => linear.backward(pass, node),
-            Self::Cross(cross) => cross.backward(pass, node),
+            Self::Linear(linear) => linear.backward(pass, node, dy),
+            Self::Cross(cross) => cross.backward(pass, node, dy),
             Self::Concat => backward_concat(pass, node, &dy),
             Self::Add => backward_add(pass, node, &dy),
             Self::DotInteraction { .. }

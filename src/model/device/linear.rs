@@ -47,10 +47,8 @@ impl Linear {
         &self,
         pass: &mut Pass<'_, E>,
         node: usize,
+        dy: Matrix,
     ) -> Result<(), PassError> {
-        let Some(dy) = pass.gradient(node) else {
-            return Ok(());
-        };
         let (x, y) = (pass.input(node, 0), pass.value(node));
         let dx = pass.input_gradient(node, 0)?;
         let gradient = LinearGradient {

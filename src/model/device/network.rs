@@ -17,7 +17,7 @@ use super::{
 };
 use crate::model::{
     ModelError, ParamId, ParameterStore, TensorParallel,
-    layers::{LayerContext, PassError, TableBag},
+    layers::{LayerContext, TableBag},
     plan::{self, GradientPlan, Places, PlannedNode},
 };
 
@@ -161,14 +161,14 @@ impl DeviceNetwork {
             let into = copy.view(pass.rows, input.dense.shape[1]);
             if into.shape[1] > 0 {
                 pass.launch(add::copy(&input.dense, &into, false))
-                    .map_err(|error| self.node_error(0, "forward", error))?;
+                    .map_err(|error| error.at(&self.names[0], "forward"))?;
             }
         }
         for (node, layer) in self.layers.iter().enumerate() {
             let _span = trace_span!("forward", node = self.names[node]).entered();
             layer
                 .forward(&mut pass, node)
-                .map_err(|error| self.node_error(node, "forward", error))?;
+                .map_err(|error| error.at(&self.names[node], "forward"))?;
         }
         Ok(pass.value(self.nodes.len() - 1))
     }
@@ -196,7 +196,7 @@ impl DeviceNetwork {
             let _span = trace_span!("backward", node = self.names[node]).entered();
             layer
                 .backward(&mut pass, node)
-                .map_err(|error| self.node_error(node, "backward", error))?;
+                .map_err(|error| error.at(&self.names[node], "backward"))?;
         }
         Ok(())
     }
@@ -246,17 +246,6 @@ impl DeviceNetwork {
         let place = self.plan.places[node].as_ref()?;
         let whole = self.slots[place.slot].view(rows, place.width);
         Some(columns(&whole, &place.columns))
-    }
-
-    fn node_error(&self, node: usize, pass: &'static str, error: PassError) -> ModelError {
-        match error {
-            PassError::Model(error) => error,
-            PassError::Kernel(source) => ModelError::Node {
-                node: self.names[node].clone(),
-                pass,
-                source: Box::new(source),
-            },
-        }
     }
 }
 

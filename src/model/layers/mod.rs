@@ -59,6 +59,20 @@ pub(super) enum PassError {
     Model(ModelError),
 }
 
+impl PassError {
+    /// The error of the node `name` in `pass`, `forward` or `backward`.
+    pub(super) fn at(self, name: &str, pass: &'static str) -> ModelError {
+        match self {
+            Self::Model(error) => error,
+            Self::Kernel(source) => ModelError::Node {
+                node: name.to_owned(),
+                pass,
+                source: Box::new(source),
+            },
+        }
+    }
+}
+
 impl From<streamrec_kernels::Error> for PassError {
     fn from(error: streamrec_kernels::Error) -> Self {
         Self::Kernel(error)

@@ -82,7 +82,7 @@ impl Network {
         for node in nodes.rev() {
             let _span = trace_span!("backward", node = self.names[node]).entered();
             self.backward_node(node, context, parameters, batch, accumulate)
-                .map_err(|error| self.node_error(node, "backward", error))?;
+                .map_err(|error| error.at(&self.names[node], "backward"))?;
             for &parameter in self.layers[node].parameters().iter().rev() {
                 sink.ready(parameters.gradients_mut(), parameter)?;
             }
