@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{CommBuffer, CommError, Communicator, Event, ReduceOp};
+use super::{CommBuffer, CommError, Communicator, Event, Message, ReduceOp};
 
 /// A link that carries one collective after the other.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -164,7 +164,11 @@ impl Communicator for Delayed {
         self.delay(self.inner.all_gather_bytes(message), bytes as f64)
     }
 
-    fn all_to_all_bytes(&self, messages: Vec<Vec<u8>>) -> Event<Vec<Vec<u8>>> {
+    fn message(&self) -> Message {
+        self.inner.message()
+    }
+
+    fn all_to_all_bytes(&self, messages: Vec<Message>) -> Event<Vec<Message>> {
         let others = messages.iter().enumerate();
         let others = others.filter(|(rank, _)| *rank != self.rank());
         let bytes: usize = others.map(|(_, message)| message.len()).sum();
@@ -205,12 +209,13 @@ mod tests {
                     buffer.fill(1.0 + comm.rank() as f32);
                     let began = Instant::now();
                     let sum = comm.all_reduce(buffer, ReduceOp::Sum);
-                    let messages = vec![vec![comm.rank() as u8; 80_000]; 2];
+                    let message = |_| vec![comm.rank() as u8; 80_000].into();
+                    let messages = [0, 1].map(message).into();
                     let received = group.all_to_all_bytes(messages);
                     assert!(sum.wait().unwrap().iter().all(|sum| *sum == 3.0));
                     // 40 kB over the link: 10 ms and 10 ms.
                     assert!(began.elapsed() >= Duration::from_millis(20));
-                    assert_eq!(received.wait().unwrap()[1], vec![1; 80_000]);
+                    assert_eq!(*received.wait().unwrap()[1], [1; 80_000]);
                     // Then 80 kB: 10 ms and 20 ms.
                     assert!(began.elapsed() >= Duration::from_millis(50));
                     let carried = comm.carried();

@@ -24,6 +24,7 @@ mod delayed;
 mod error;
 mod event;
 mod failure;
+mod message;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod observer;
@@ -43,6 +44,7 @@ pub use buffer::CommBuffer;
 pub use delayed::{Carried, Delayed, LinkSpeed};
 pub use error::CommError;
 pub use event::{Event, Promise};
+pub use message::Message;
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, MpiJob};
 pub use observer::{Observer, Silent};
@@ -96,17 +98,28 @@ pub trait Communicator: Send + Sync {
     /// Gives every rank the messages of all ranks, in rank order. Sizes may differ.
     fn all_gather_bytes(&self, message: Vec<u8>) -> Event<Vec<Vec<u8>>>;
 
-    /// Sends `messages[r]` to rank r; returns what each rank sent to this one, in rank order.
-    fn all_to_all_bytes(&self, messages: Vec<Vec<u8>>) -> Event<Vec<Vec<u8>>>;
+    /// An empty message, to be written and sent: where ranks share memory, without a copy.
+    fn message(&self) -> Message {
+        Message::default()
+    }
 
-    /// [`all_gather_bytes`](Self::all_gather_bytes), waited for. Whoever computes nothing meanwhile calls this: a
-    /// communicator may do it on the calling thread, which saves small exchanges two wake-ups.
+    /// Sends `messages[r]` to rank r; returns what each rank sent to this one, in rank order. What came can be cleared
+    /// and be the next message.
+    fn all_to_all_bytes(&self, messages: Vec<Message>) -> Event<Vec<Message>>;
+
+    /// [`all_reduce`](Self::all_reduce), waited for. Whoever computes nothing meanwhile calls this: a communicator may do
+    /// it on the calling thread, which saves small collectives two wake-ups.
+    fn reduce_now(&self, buffer: CommBuffer, op: ReduceOp) -> Result<CommBuffer, CommError> {
+        self.all_reduce(buffer, op).wait()
+    }
+
+    /// [`all_gather_bytes`](Self::all_gather_bytes), waited for, likewise.
     fn gather_now(&self, message: Vec<u8>) -> Result<Vec<Vec<u8>>, CommError> {
         self.all_gather_bytes(message).wait()
     }
 
     /// [`all_to_all_bytes`](Self::all_to_all_bytes), waited for, likewise.
-    fn exchange_now(&self, messages: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, CommError> {
+    fn exchange_now(&self, messages: Vec<Message>) -> Result<Vec<Message>, CommError> {
         self.all_to_all_bytes(messages).wait()
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::buffer::Owner;
-use super::{CommBuffer, CommError, Communicator, Event, ReduceOp};
+use super::{CommBuffer, CommError, Communicator, Event, Message, ReduceOp};
 
 /// The communicator of a rank that is alone: every result is its own input.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,7 +49,7 @@ impl Communicator for SingleRank {
         Event::completed(Ok(vec![message]))
     }
 
-    fn all_to_all_bytes(&self, messages: Vec<Vec<u8>>) -> Event<Vec<Vec<u8>>> {
+    fn all_to_all_bytes(&self, messages: Vec<Message>) -> Event<Vec<Message>> {
         Event::completed(if messages.len() == 1 {
             Ok(messages)
         } else {
@@ -84,7 +84,8 @@ mod tests {
         let buffer = comm.broadcast(buffer, 0).wait().unwrap();
         assert_eq!(*buffer, [1.0, 2.0, 3.0]);
         assert_eq!(comm.all_gather_bytes(vec![1]).wait().unwrap(), [[1]]);
-        assert_eq!(comm.all_to_all_bytes(vec![vec![2]]).wait().unwrap(), [[2]]);
+        let messages = comm.all_to_all_bytes(vec![vec![2].into()]).wait().unwrap();
+        assert_eq!(*messages[0], [2]);
         comm.barrier().wait().unwrap();
     }
 

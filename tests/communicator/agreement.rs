@@ -1,7 +1,7 @@
 //! Every collective gives what its definition says, for any number of ranks and any size.
 
 use proptest::prelude::*;
-use streamrec::comm::{Event, ReduceOp, chunk_range};
+use streamrec::comm::{Communicator, Event, Message, ReduceOp, chunk_range};
 
 use crate::on_all_ranks;
 
@@ -134,16 +134,60 @@ proptest! {
         on_all_ranks(size, |comm| {
             let rank = comm.rank();
             for round in 0..rounds.len() {
-                let outgoing = (0..size).map(|to| message(round, rank, to)).collect();
-                let exchanged = comm.all_to_all_bytes(outgoing);
+                let outgoing = (0..size).map(|to| sent(comm, &message(round, rank, to), to));
+                let exchanged = comm.all_to_all_bytes(outgoing.collect());
                 let gathered = comm.all_gather_bytes(message(round, rank, 0));
                 let expected: Vec<_> = (0..size).map(|from| message(round, from, rank)).collect();
-                assert_eq!(exchanged.wait().unwrap(), expected);
+                let exchanged = exchanged.wait().unwrap();
+                assert!(exchanged.into_iter().map(Message::into_bytes).eq(expected));
                 let expected: Vec<_> = (0..size).map(|from| message(round, from, 0)).collect();
                 assert_eq!(gathered.wait().unwrap(), expected);
             }
         });
     }
+}
+
+/// A message to rank `to`: to even ones in memory that changes hands, to others one that is copied.
+fn sent(comm: &dyn Communicator, bytes: &[u8], to: usize) -> Message {
+    let mut message = match to % 2 {
+        0 => comm.message(),
+        _ => Message::default(),
+    };
+    message.extend_from_slice(bytes);
+    message
+}
+
+#[test]
+fn messages_come_back_in_the_memory_in_which_they_went() {
+    on_all_ranks(2, |comm| {
+        let mut messages = Vec::from([0, 1].map(|_| comm.message()));
+        for round in 0..5u8 {
+            for message in &mut messages {
+                message.clear();
+                message.extend_from_slice(&vec![round; 1000 << (2 * round)]);
+            }
+            messages = comm.exchange_now(messages).unwrap();
+            for message in &messages {
+                assert!(**message == vec![round; 1000 << (2 * round)]);
+            }
+        }
+    });
+}
+
+#[test]
+fn messages_of_another_communicator_arrive() {
+    on_all_ranks(3, |comm| {
+        let group = comm.split(0, comm.rank()).unwrap();
+        let messages = (0..3).map(|to| {
+            let mut message = group.message();
+            message.extend_from_slice(&[comm.rank() as u8, to]);
+            message
+        });
+        let received = comm.all_to_all_bytes(messages.collect()).wait().unwrap();
+        for (from, message) in received.iter().enumerate() {
+            assert_eq!(**message, [from as u8, comm.rank() as u8]);
+        }
+    });
 }
 
 #[test]
@@ -156,10 +200,10 @@ fn messages_of_several_rounds_arrive() {
                 .collect()
         };
         for _ in 0..2 {
-            let outgoing = (0..3).map(|to| message(comm.rank(), to)).collect();
-            let incoming = comm.all_to_all_bytes(outgoing).wait().unwrap();
+            let outgoing = (0..3).map(|to| sent(comm, &message(comm.rank(), to), to));
+            let incoming = comm.all_to_all_bytes(outgoing.collect()).wait().unwrap();
             for (from, received) in incoming.iter().enumerate() {
-                assert!(*received == message(from, comm.rank()), "from rank {from}");
+                assert!(**received == message(from, comm.rank()), "from rank {from}");
             }
         }
     });

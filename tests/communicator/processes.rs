@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use streamrec::comm::{
-    Bootstrap, BootstrapError, Communicator, ReduceOp, Settings, SharedMemory, all_reduce_f64,
+    Bootstrap, BootstrapError, Communicator, Message, ReduceOp, Settings, SharedMemory,
+    all_reduce_f64,
 };
 
 /// Which rank a child is, and what it does: `rank size scenario folder`.
@@ -133,12 +134,21 @@ fn agree(comm: &SharedMemory) {
             terms.reduce(|a, b| a + b).unwrap().to_bits()
         );
     }
-    let parts = (0..size)
-        .map(|to| vec![(rank * size + to) as u8; 100_000 * to])
-        .collect();
-    let parts = comm.all_to_all_bytes(parts).wait().unwrap();
-    for (from, part) in parts.iter().enumerate() {
-        assert_eq!(*part, vec![(from * size + rank) as u8; 100_000 * rank]);
+    for round in 0..3 {
+        let parts = (0..size).map(|to| {
+            // Every other one changes hands, and grows from round to round.
+            let mut part = match to % 2 {
+                0 => comm.message(),
+                _ => Message::default(),
+            };
+            part.extend_from_slice(&vec![(rank * size + to) as u8; (100_000 << round) * to]);
+            part
+        });
+        let parts = comm.all_to_all_bytes(parts.collect()).wait().unwrap();
+        for (from, part) in parts.iter().enumerate() {
+            let expected = vec![(from * size + rank) as u8; (100_000 << round) * rank];
+            assert!(**part == expected, "from rank {from}");
+        }
     }
     let group = comm.split(rank % 2, 0).unwrap();
     let mut ranks = [rank as f64];

@@ -10,7 +10,7 @@ use super::transfers::Transfers;
 use crate::comm::buffer::Owner;
 use crate::comm::call::{Call, Kind, op_number};
 use crate::comm::reduction::{MAX_LEN, reduce};
-use crate::comm::{CommBuffer, CommError, ReduceOp, chunk_range};
+use crate::comm::{CommBuffer, CommError, Message, ReduceOp, chunk_range};
 
 const WORD: usize = size_of::<f32>();
 
@@ -202,8 +202,8 @@ impl Engine {
 
     pub(super) fn all_to_all_bytes(
         &mut self,
-        mut messages: Vec<Vec<u8>>,
-    ) -> Result<Vec<Vec<u8>>, CommError> {
+        mut messages: Vec<Message>,
+    ) -> Result<Vec<Message>, CommError> {
         self.run(Kind::AllToAllBytes, |engine| {
             let size = engine.size();
             if messages.len() != size {
@@ -217,18 +217,20 @@ impl Engine {
                 });
             }
             let own = std::mem::take(&mut messages[engine.rank]);
-            let arrivals = engine.meet(Call::new(Kind::AllToAllBytes), |rank| &messages[rank])?;
+            let arrivals =
+                engine.meet(Call::new(Kind::AllToAllBytes), |rank| &messages[rank][..])?;
             let mut transfers = Transfers::default();
             for (rank, message) in messages.into_iter().enumerate() {
                 let bytes = message.len();
-                let place = transfers.hold(Memory::of_bytes(message));
+                let place = transfers.hold(Memory::of_bytes(message.into_bytes()));
                 if bytes > INLINE_BYTES {
                     let sent = transfers.send(engine, place, 0..bytes, rank);
                     sent.map_err(|refusal| engine.refused(refusal))?;
                 }
             }
-            let (sent, mut received) = engine.receive(arrivals, transfers, size)?;
+            let (sent, received) = engine.receive(arrivals, transfers, size)?;
             engine.spare = sent;
+            let mut received: Vec<_> = received.into_iter().map(Message::from).collect();
             received[engine.rank] = own;
             Ok(received)
         })

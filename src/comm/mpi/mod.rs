@@ -27,7 +27,7 @@ use std::sync::Arc;
 pub use job::MpiJob;
 
 use super::stream::Stream;
-use super::{CommBuffer, CommError, Communicator, Event, ReduceOp, Settings, SingleRank};
+use super::{CommBuffer, CommError, Communicator, Event, Message, ReduceOp, Settings, SingleRank};
 use engine::Engine;
 
 /// The ranks of a job that `mpirun` started.
@@ -110,7 +110,7 @@ impl Communicator for Mpi {
             .submit(move |engine| engine.all_gather_bytes(message))
     }
 
-    fn all_to_all_bytes(&self, messages: Vec<Vec<u8>>) -> Event<Vec<Vec<u8>>> {
+    fn all_to_all_bytes(&self, messages: Vec<Message>) -> Event<Vec<Message>> {
         self.stream
             .submit(move |engine| engine.all_to_all_bytes(messages))
     }

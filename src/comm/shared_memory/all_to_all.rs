@@ -1,27 +1,73 @@
-//! The exchange of messages between all ranks, through their mailboxes.
+//! The exchange of messages between all ranks.
 //!
-//! Large messages go in rounds, each a collective of its own: what a rank posts is read while it is still in the cache,
-//! and mailboxes stay small. What a rank keeps for itself stays where it is, and what comes is written over what was
-//! sent: fresh memory for large messages costs as much as the copy.
+//! A message in shared memory is handed over: the first round says where it lies, and no byte of it is copied. Others go
+//! through the mailboxes, in rounds, each a collective of its own: what a rank posts is read while it is still in the
+//! cache, and mailboxes stay small. What a rank keeps for itself stays where it is, and what comes is written over what
+//! was sent: fresh memory for large messages costs as much as the copy.
 
 use super::control::Note;
-use super::engine::Engine;
+use super::engine::{Engine, memory_error};
+use super::message::SegmentId;
 use super::segment::MAX_SEGMENT_BYTES;
-use crate::comm::CommError;
 use crate::comm::call::{Call, Kind};
 use crate::comm::typed::values_of;
+use crate::comm::{CommError, Message};
 
 /// Bytes that a rank posts in a round: large enough to hide the cost of meeting, small enough to be read from the cache.
 const ROUND_BYTES: usize = 1 << 20;
 
 const KIND: Kind = Kind::AllToAllBytes;
 
+/// What a rank announces to another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Announcement {
+    bytes: u64,
+    /// Where they lie, if the memory is handed over.
+    segment: Option<SegmentId>,
+}
+
+impl Announcement {
+    /// Words of an announcement among ranks.
+    const WORDS: usize = 2;
+
+    /// The bytes; the segment, whose maker counts from 1.
+    fn words(self) -> [u64; Self::WORDS] {
+        let segment = self.segment.map_or(0, |SegmentId { maker, fd }| {
+            u64::from(maker + 1) << 32 | u64::from(fd)
+        });
+        [self.bytes, segment]
+    }
+
+    fn of_words([bytes, segment]: [u64; Self::WORDS], ranks: usize) -> Result<Self, String> {
+        if bytes > MAX_SEGMENT_BYTES {
+            return Err(format!(
+                "expected at most {MAX_SEGMENT_BYTES} bytes, got {bytes}"
+            ));
+        }
+        let maker = (segment >> 32) as u32;
+        if maker as usize > ranks {
+            return Err(format!("a segment of rank {}, of {ranks} ranks", maker - 1));
+        }
+        let fd = segment as u32;
+        let segment = maker.checked_sub(1).map(|maker| SegmentId { maker, fd });
+        Ok(Self { bytes, segment })
+    }
+
+    /// The bytes that go through the mailbox.
+    fn posted(&self) -> u64 {
+        match self.segment {
+            Some(_) => 0,
+            None => self.bytes,
+        }
+    }
+}
+
 impl Engine {
-    /// The first round's message holds the sizes of all parts, `[size]` u64; that of each round, one part for each rank.
+    /// The first round's message holds the announcements of all parts; that of each round, one part for each rank.
     pub(super) fn all_to_all_bytes(
         &mut self,
-        mut messages: Vec<Vec<u8>>,
-    ) -> Result<Vec<Vec<u8>>, CommError> {
+        mut messages: Vec<Message>,
+    ) -> Result<Vec<Message>, CommError> {
         self.run(KIND, |engine| {
             let (rank, size) = (engine.rank, engine.size());
             if messages.len() != size {
@@ -35,41 +81,89 @@ impl Engine {
                 });
             }
             let own = std::mem::take(&mut messages[rank]);
-            engine.exchange(&mut messages)?;
+            let mut messages = engine.exchange(messages)?;
             messages[rank] = own;
             Ok(messages)
         })
     }
 
-    /// Replaces each message by what its receiver has sent to this rank.
-    fn exchange(&mut self, messages: &mut [Vec<u8>]) -> Result<(), CommError> {
-        let (rank, size) = (self.rank, self.size());
-        let limit = part_limit(size);
-        let sizes: Vec<u64> = messages
-            .iter()
-            .map(|message| message.len() as u64)
-            .collect();
-        let mut notes = self.post_round(messages, &sizes, 0)?;
-        let mut all_sizes = Vec::with_capacity(size);
+    /// Gives each message to its receiver; returns what each rank has sent to this one.
+    fn exchange(&mut self, messages: Vec<Message>) -> Result<Vec<Message>, CommError> {
+        let (own, mut copied): (Vec<_>, Vec<_>) = messages
+            .into_iter()
+            .map(|message| self.announce(message))
+            .unzip();
+        let notes = self.post_round(&copied, &own, 0)?;
+        let mut all = Vec::with_capacity(self.size());
         for (sender, note) in notes.iter().enumerate() {
-            let sizes = self.with_message(sender, *note, |text| sizes_of(text, size))?;
-            all_sizes.push(sizes);
+            let size = self.size();
+            all.push(self.with_message(sender, *note, |text| announcements(text, size))?);
         }
-        for (sender, message) in messages.iter_mut().enumerate() {
-            let len = all_sizes[sender][rank] as usize;
+        self.copy_rounds(&mut copied, &own, &all, notes)?;
+        let rank = self.rank;
+        let received = copied.into_iter().zip(&all);
+        let received = received.map(|(copied, theirs)| {
+            let Announcement { bytes, segment } = theirs[rank];
+            match segment {
+                Some(id) => self.take_over(id, bytes),
+                None => Ok(copied.into()),
+            }
+        });
+        received.collect()
+    }
+
+    /// Hands a message over, or leaves its bytes to be copied.
+    fn announce(&self, message: Message) -> (Announcement, Vec<u8>) {
+        let own = message.into_shared().and_then(|shared| {
+            // Other ranks know the segments of this communicator alone.
+            let known = shared.is_of(&self.messages);
+            known.then_some(()).ok_or_else(|| shared.bytes().to_vec())?;
+            Ok(shared.hand_over())
+        });
+        match own {
+            Ok((id, bytes)) => {
+                let segment = Some(id);
+                (Announcement { bytes, segment }, Vec::new())
+            }
+            Err(copied) => {
+                let (bytes, segment) = (copied.len() as u64, None);
+                (Announcement { bytes, segment }, copied)
+            }
+        }
+    }
+
+    fn take_over(&self, id: SegmentId, bytes: u64) -> Result<Message, CommError> {
+        let (pid, _) = self.control.process(id.maker as usize);
+        let taken = self.messages.take_over(id, pid, bytes);
+        let taken = taken.map_err(|error| memory_error("take over a message", bytes, error));
+        taken.map(Message::shared)
+    }
+
+    /// Replaces each of the messages that are copied by what its receiver has sent to this rank.
+    fn copy_rounds(
+        &mut self,
+        messages: &mut [Vec<u8>],
+        own: &[Announcement],
+        all: &[Vec<Announcement>],
+        mut notes: Vec<Note>,
+    ) -> Result<(), CommError> {
+        let rank = self.rank;
+        let limit = part_limit(self.size());
+        for (message, theirs) in messages.iter_mut().zip(all) {
+            let len = theirs[rank].posted() as usize;
             message.resize(message.len().max(len), 0);
         }
-        let longest = all_sizes.iter().flatten().copied().max().unwrap_or(0);
-        let rounds = longest.div_ceil(limit).max(1);
+        let posted = all.iter().flatten().map(Announcement::posted);
+        let rounds = posted.max().unwrap_or(0).div_ceil(limit).max(1);
         for round in 0..rounds {
             if round > 0 {
                 self.begin_next();
-                notes = self.post_round(messages, &sizes, round)?;
+                notes = self.post_round(messages, own, round)?;
             }
             for (sender, message) in messages.iter_mut().enumerate() {
-                let theirs = &all_sizes[sender];
+                let theirs = &all[sender];
                 // What was sent from there went out with this round or before.
-                let start = (round * limit).min(theirs[rank]) as usize;
+                let start = (round * limit).min(theirs[rank].posted()) as usize;
                 let received = &mut message[start..];
                 self.with_message(sender, notes[sender], |text| {
                     let part = part_for(rank, theirs, round, limit, text)?;
@@ -78,29 +172,28 @@ impl Engine {
                 })?;
             }
         }
-        for (sender, message) in messages.iter_mut().enumerate() {
-            message.truncate(all_sizes[sender][rank] as usize);
+        for (message, theirs) in messages.iter_mut().zip(all) {
+            message.truncate(theirs[rank].posted() as usize);
         }
         Ok(())
     }
 
-    /// Posts this rank's parts of a round, of messages of these `sizes`, and meets the others.
+    /// Posts this rank's parts of a round and meets the others; in the first one, its announcements too.
     fn post_round(
         &mut self,
         messages: &[Vec<u8>],
-        sizes: &[u64],
+        own: &[Announcement],
         round: u64,
     ) -> Result<Vec<Note>, CommError> {
-        let limit = part_limit(sizes.len());
-        let head: &[u8] = if round == 0 {
-            bytemuck::cast_slice(sizes)
-        } else {
-            &[]
+        let limit = part_limit(own.len());
+        let head: Vec<u64> = match round {
+            0 => own.iter().flat_map(|own| own.words()).collect(),
+            _ => Vec::new(),
         };
-        let mut parts = vec![head];
-        for (message, size) in messages.iter().zip(sizes) {
-            let start = (round * limit).min(*size) as usize;
-            parts.push(&message[start..][..part_len(*size, round, limit) as usize]);
+        let mut parts: Vec<&[u8]> = vec![bytemuck::cast_slice(&head)];
+        for (message, own) in messages.iter().zip(own) {
+            let start = (round * limit).min(own.posted()) as usize;
+            parts.push(&message[start..][..part_len(own.posted(), round, limit) as usize]);
         }
         let note = self.post(&parts)?;
         self.meet(Call::new(KIND), note)
@@ -118,35 +211,41 @@ fn part_len(size: u64, round: u64, limit: u64) -> u64 {
     size.saturating_sub(round.saturating_mul(limit)).min(limit)
 }
 
-/// The sizes at the beginning of the first round's message.
-fn sizes_of(message: &[u8], size: usize) -> Result<Vec<u64>, String> {
-    let head = message.get(..size * size_of::<u64>());
-    let sizes: Vec<u64> = head
-        .and_then(values_of)
-        .ok_or_else(|| format!("expected {size} sizes, got {} bytes", message.len()))?;
-    match sizes.iter().find(|size| **size > MAX_SEGMENT_BYTES) {
-        None => Ok(sizes),
-        Some(size) => Err(format!(
-            "expected at most {MAX_SEGMENT_BYTES} bytes, got {size}"
-        )),
-    }
+/// The announcements at the beginning of the first round's message.
+fn announcements(message: &[u8], ranks: usize) -> Result<Vec<Announcement>, String> {
+    let head = message.get(..head_bytes(ranks));
+    let words: Vec<u64> = head.and_then(values_of).ok_or_else(|| {
+        format!(
+            "expected what {ranks} ranks get, got {} bytes",
+            message.len()
+        )
+    })?;
+    let words = words.as_chunks().0.iter();
+    words
+        .map(|words| Announcement::of_words(*words, ranks))
+        .collect()
 }
 
-/// What a message of a round, whose sender's messages have these `sizes`, holds for `rank`.
+fn head_bytes(ranks: usize) -> usize {
+    ranks * Announcement::WORDS * size_of::<u64>()
+}
+
+/// What a message of a round, whose sender made these announcements, holds for `rank`.
 fn part_for<'a>(
     rank: usize,
-    sizes: &[u64],
+    announced: &[Announcement],
     round: u64,
     limit: u64,
     message: &'a [u8],
 ) -> Result<&'a [u8], String> {
-    let head = if round == 0 { size_of_val(sizes) } else { 0 };
-    let before: u64 = (sizes[..rank]
-        .iter()
-        .map(|size| part_len(*size, round, limit)))
-    .sum();
+    let head = match round {
+        0 => head_bytes(announced.len()),
+        _ => 0,
+    };
+    let len = |announced: &Announcement| part_len(announced.posted(), round, limit);
+    let before: u64 = announced[..rank].iter().map(len).sum();
     let start = head + before as usize;
-    let end = start + part_len(sizes[rank], round, limit) as usize;
+    let end = start + len(&announced[rank]) as usize;
     message
         .get(start..end)
         .ok_or_else(|| format!("part {start}..{end} is beyond {} bytes", message.len()))
@@ -166,18 +265,34 @@ mod tests {
     }
 
     #[test]
+    fn announcements_come_back() {
+        let segment = SegmentId {
+            maker: 0,
+            fd: u32::MAX,
+        };
+        for segment in [None, Some(segment)] {
+            let announcement = Announcement { bytes: 5, segment };
+            let words = announcement.words();
+            assert_eq!(Announcement::of_words(words, 1).unwrap(), announcement);
+        }
+        assert!(Announcement::of_words([5, 2 << 32], 1).is_err());
+    }
+
+    #[test]
     fn impossible_messages_are_refused() {
-        let mut message = bytemuck::cast_slice::<u64, u8>(&[1, 2]).to_vec();
+        let mut message = bytemuck::cast_slice::<u64, u8>(&[1, 0, 2, 0]).to_vec();
         message.extend([10, 20, 21]);
-        let sizes = sizes_of(&message, 2).unwrap();
-        assert_eq!(part_for(0, &sizes, 0, 64, &message).unwrap(), [10]);
-        assert_eq!(part_for(1, &sizes, 0, 64, &message).unwrap(), [20, 21]);
-        assert_eq!(part_for(1, &sizes, 1, 1, &[21]).unwrap(), [21]);
+        let own = announcements(&message, 2).unwrap();
+        assert_eq!(part_for(0, &own, 0, 64, &message).unwrap(), [10]);
+        assert_eq!(part_for(1, &own, 0, 64, &message).unwrap(), [20, 21]);
+        assert_eq!(part_for(1, &own, 1, 1, &[21]).unwrap(), [21]);
         message.pop();
-        let refusal = part_for(1, &sizes, 0, 64, &message).unwrap_err();
-        assert!(refusal.contains("beyond 18 bytes"), "{refusal}");
-        assert!(sizes_of(&message[..15], 2).unwrap_err().contains("2 sizes"));
-        let message = bytemuck::cast_slice::<u64, u8>(&[u64::MAX, 0]);
-        assert!(sizes_of(message, 2).unwrap_err().contains("at most"));
+        let refusal = part_for(1, &own, 0, 64, &message).unwrap_err();
+        assert!(refusal.contains("beyond 34 bytes"), "{refusal}");
+        let refusal = announcements(&message[..31], 2).unwrap_err();
+        assert!(refusal.contains("2 ranks"), "{refusal}");
+        let message = bytemuck::cast_slice::<u64, u8>(&[u64::MAX, 0, 0, 0]);
+        let refusal = announcements(message, 2).unwrap_err();
+        assert!(refusal.contains("at most"), "{refusal}");
     }
 }

@@ -14,6 +14,7 @@ use super::Settings;
 use super::barrier::{Barrier, Interruption};
 use super::control::{Control, Note};
 use super::mailbox::Mailbox;
+use super::message::MessagePool;
 use crate::comm::CommError;
 use crate::comm::call::{Call, Kind};
 use crate::comm::failure::{Failure, Reason};
@@ -27,6 +28,7 @@ pub(super) struct Engine {
     pub(super) control: Arc<Control>,
     /// By rank; the own one is written, the others are read.
     pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) messages: Arc<MessagePool>,
     /// The number of allocations so far.
     pub(super) allocations: u64,
     barrier: Barrier,
@@ -70,6 +72,7 @@ impl Engine {
             settings,
             control,
             mailboxes: Vec::new(),
+            messages: Arc::new(MessagePool::new(rank)),
             allocations: 0,
             barrier,
             kind: Kind::Connect,

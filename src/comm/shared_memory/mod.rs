@@ -5,7 +5,8 @@
 //!                                    ├ Control    who is where, with which call (one page)
 //!                                    ├ Barrier    spin, then futex; timeout, dead ranks
 //!                                    ├ Mailbox    byte messages, one a rank
-//!                                    └ SharedBuffer  f32 buffers, mapped by every rank
+//!                                    ├ SharedBuffer  f32 buffers, mapped by every rank
+//!                                    └ MessagePool  messages whose memory changes hands
 //! ```
 //! All memory is memfds, opened by the others through `/proc/<pid>/fd/<n>`: no names to clean
 //! up, and no limit by the size of /dev/shm. Linux only.
@@ -24,19 +25,22 @@ mod engine;
 mod group;
 mod liveness;
 mod mailbox;
+mod message;
 mod segment;
 
 use std::fmt;
 use std::sync::Arc;
 
 pub(super) use buffer::SharedBuffer;
+pub(super) use message::SharedMessage;
 
 use super::stream::Stream;
 use super::{
-    Bootstrap, CommBuffer, CommError, Communicator, Event, InProcessBootstrap, ReduceOp, Settings,
-    SingleRank,
+    Bootstrap, CommBuffer, CommError, Communicator, Event, InProcessBootstrap, Message, ReduceOp,
+    Settings, SingleRank,
 };
 use engine::Engine;
+use message::MessagePool;
 
 /// The ranks of one host, over shared memory.
 ///
@@ -60,6 +64,7 @@ use engine::Engine;
 pub struct SharedMemory {
     rank: usize,
     size: usize,
+    messages: Arc<MessagePool>,
     stream: Stream<Engine>,
 }
 
@@ -92,8 +97,14 @@ impl SharedMemory {
 
     fn start(engine: Engine) -> Result<Self, CommError> {
         let (rank, size) = (engine.rank, engine.size());
+        let messages = Arc::clone(&engine.messages);
         let stream = Stream::start(engine.world[rank], engine)?;
-        Ok(Self { rank, size, stream })
+        Ok(Self {
+            rank,
+            size,
+            messages,
+            stream,
+        })
     }
 }
 
@@ -146,9 +157,19 @@ impl Communicator for SharedMemory {
             .submit(move |engine| engine.all_gather_bytes(&message))
     }
 
-    fn all_to_all_bytes(&self, messages: Vec<Vec<u8>>) -> Event<Vec<Vec<u8>>> {
+    fn message(&self) -> Message {
+        // Without shared memory, it is copied.
+        let message = self.messages.message();
+        message.map_or_else(|_| Message::default(), Message::shared)
+    }
+
+    fn all_to_all_bytes(&self, messages: Vec<Message>) -> Event<Vec<Message>> {
         self.stream
             .submit(move |engine| engine.all_to_all_bytes(messages))
+    }
+
+    fn reduce_now(&self, buffer: CommBuffer, op: ReduceOp) -> Result<CommBuffer, CommError> {
+        self.stream.run(move |engine| engine.all_reduce(buffer, op))
     }
 
     fn gather_now(&self, message: Vec<u8>) -> Result<Vec<Vec<u8>>, CommError> {
@@ -156,7 +177,7 @@ impl Communicator for SharedMemory {
             .run(move |engine| engine.all_gather_bytes(&message))
     }
 
-    fn exchange_now(&self, messages: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, CommError> {
+    fn exchange_now(&self, messages: Vec<Message>) -> Result<Vec<Message>, CommError> {
         self.stream
             .run(move |engine| engine.all_to_all_bytes(messages))
     }

@@ -40,8 +40,10 @@ impl SummedMatrix {
 
     /// Adds up the summands of all ranks. Collective in the group.
     pub(super) fn sum(&mut self, rows: usize) -> Result<TensorRef<'_>, ModelError> {
-        let sum = self.start()?;
-        self.finish(sum, rows)
+        let buffer = self.buffer.take().ok_or(lost())?;
+        let span = trace_span!("wait for a layer's sum");
+        let buffer = span.in_scope(|| self.comm.reduce_now(buffer, ReduceOp::Sum))?;
+        Ok(self.take_back(buffer, rows))
     }
 
     /// Begins to add up the summands: compute something else before [`finish`](Self::finish). Collective in the group.
@@ -57,11 +59,12 @@ impl SummedMatrix {
         rows: usize,
     ) -> Result<TensorRef<'_>, ModelError> {
         let buffer = trace_span!("wait for a layer's sum").in_scope(|| sum.wait())?;
-        let buffer = self.buffer.insert(buffer);
-        Ok(TensorRef::from_f32(
-            &buffer[..rows * self.width],
-            &[rows, self.width],
-        ))
+        Ok(self.take_back(buffer, rows))
+    }
+
+    fn take_back(&mut self, sum: CommBuffer, rows: usize) -> TensorRef<'_> {
+        let sum = self.buffer.insert(sum);
+        TensorRef::from_f32(&sum[..rows * self.width], &[rows, self.width])
     }
 }
 

@@ -6,10 +6,11 @@ use streamrec_kernels::{
 };
 
 use super::{
-    EmbeddingExchange,
+    EmbeddingExchange, empty_message,
     wire::{Words, put},
 };
 use crate::{
+    comm::Message,
     config::{Exchange, Placement},
     model::{ModelError, Network},
 };
@@ -46,7 +47,7 @@ impl EmbeddingExchange {
         &mut self,
         context: &Context,
         network: &Network,
-    ) -> Result<Vec<Vec<u8>>, ModelError> {
+    ) -> Result<Vec<Message>, ModelError> {
         let samples = self.requested.samples.clone();
         let lookups = self.layout.lookups.iter();
         let gradients = lookups
@@ -57,8 +58,7 @@ impl EmbeddingExchange {
         let mut messages = Vec::with_capacity(self.layout.owners.len());
         let mut scaled = Vec::new();
         for owner in &self.layout.owners {
-            let mut message = self.spare.pop().unwrap_or_default();
-            message.clear();
+            let mut message = empty_message(&mut self.spare, &*self.world);
             for sample in 0..samples.len() {
                 for part in &owner.pooled {
                     let gradient = &gradients[part.lookup].row(sample)[part.columns.clone()];
@@ -87,7 +87,7 @@ impl EmbeddingExchange {
         context: &Context,
         table: usize,
         gradients: &[TensorRef<'_>],
-        messages: &mut [Vec<u8>],
+        messages: &mut [Message],
     ) -> Result<(), ModelError> {
         let shared = &self.layout.tables[table];
         if shared.exchange != Exchange::Unique {

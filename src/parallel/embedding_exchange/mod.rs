@@ -45,7 +45,7 @@ use tracing::trace_span;
 use self::{layout::Layout, owned_ids::OwnedIds, requested_ids::RequestedIds, wire::Words};
 use super::{Mesh, TablePlan, row_sum::RowSum};
 use crate::{
-    comm::{CommBuffer, CommError, Communicator, Event},
+    comm::{CommBuffer, CommError, Communicator, Event, Message},
     config::{Payload, Reduction},
     model::{BatchInput, ModelError, Network, ParameterStore, TableId},
 };
@@ -55,7 +55,7 @@ use crate::{
 pub struct PendingIds {
     requested: RequestedIds,
     rows: usize,
-    event: Event<Vec<Vec<u8>>>,
+    event: Event<Vec<Message>>,
 }
 
 /// The vectors of a batch on their way from the owners, as the weights were when they were sent.
@@ -64,7 +64,7 @@ pub struct PendingVectors {
     requested: RequestedIds,
     owned: OwnedIds,
     rows: usize,
-    event: Event<Vec<Vec<u8>>>,
+    event: Event<Vec<Message>>,
     /// How long the ids were waited for.
     waited: Duration,
 }
@@ -85,7 +85,7 @@ pub struct EmbeddingExchange {
     owned: OwnedIds,
     /// The memory of the batch before.
     spare_owned: Option<OwnedIds>,
-    gradients: Option<Event<Vec<Vec<u8>>>>,
+    gradients: Option<Event<Vec<Message>>>,
     /// `[tp, share, columns]`, in place between fetches.
     vectors: Option<CommBuffer>,
     /// As an owner: the pooled vectors of all ranks, then their gradients, `[samples, width]`.
@@ -93,7 +93,7 @@ pub struct EmbeddingExchange {
     /// Rows of a table whose ids travel once, `[ids, dim]`; then their gradients.
     rows: Vec<f32>,
     /// Messages that were read, whose memory the next ones take.
-    spare: Vec<Vec<u8>>,
+    spare: Vec<Message>,
     /// Of the tables by their index.
     sums: Vec<TableSum>,
     /// Groups of a table whose ids travel once.
@@ -195,7 +195,7 @@ impl EmbeddingExchange {
         let samples = first..batch.rows().min(first + self.share);
         let _span = trace_span!("send ids").entered();
         let requested = RequestedIds::new(&self.layout, batch, samples)?;
-        let messages = requested.messages(&self.layout, batch);
+        let messages = requested.messages(&*self.id_comm, &self.layout, batch);
         Ok(PendingIds {
             requested,
             rows: batch.rows(),
@@ -278,7 +278,7 @@ impl EmbeddingExchange {
     }
 
     /// Begins to exchange messages of float32.
-    fn send(&self, messages: Vec<Vec<u8>>, payload: Payload) -> Event<Vec<Vec<u8>>> {
+    fn send(&self, messages: Vec<Message>, payload: Payload) -> Event<Vec<Message>> {
         let messages = messages.into_iter();
         let messages = messages.map(|message| payload::narrow(message, payload));
         self.world.all_to_all_bytes(messages.collect())
@@ -357,11 +357,18 @@ impl EmbeddingExchange {
     }
 }
 
+/// A message to write, in the memory of one that was read if there is any.
+fn empty_message(spare: &mut Vec<Message>, comm: &dyn Communicator) -> Message {
+    let mut message = spare.pop().unwrap_or_else(|| comm.message());
+    message.clear();
+    message
+}
+
 /// Waits for messages of float32; tells how long.
 fn received(
-    event: Event<Vec<Vec<u8>>>,
+    event: Event<Vec<Message>>,
     payload: Payload,
-) -> Result<(Vec<Vec<u8>>, Duration), ModelError> {
+) -> Result<(Vec<Message>, Duration), ModelError> {
     let start = Instant::now();
     let received = trace_span!("wait for an exchange").in_scope(|| event.wait())?;
     let waited = start.elapsed();

@@ -7,7 +7,7 @@ use super::{
     layout::{Layout, OwnerLayout},
     wire::{Words, corrupt},
 };
-use crate::model::ModelError;
+use crate::{comm::Message, model::ModelError};
 
 /// What all ranks ask an owner for, of one batch.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ impl OwnedIds {
     }
 
     /// Reads the messages of all ranks, in their order.
-    pub(super) fn read(&mut self, layout: &Layout, messages: &[Vec<u8>]) -> Result<(), ModelError> {
+    pub(super) fn read(&mut self, layout: &Layout, messages: &[Message]) -> Result<(), ModelError> {
         let own = layout.own();
         let mut readers = Vec::with_capacity(messages.len());
         self.samples.clear();

@@ -4,40 +4,40 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::wire::{Words, corrupt, put};
-use crate::{config::Payload, model::ModelError};
+use crate::{comm::Message, config::Payload, model::ModelError};
 
 /// The exponent of the largest number of a scaled message: half of what binary16 can hold.
 const TOP_EXPONENT: i32 = 14;
 
 /// Rounds a message of float32, to nearest, ties to even.
-pub(super) fn narrow(message: Vec<u8>, payload: Payload) -> Vec<u8> {
+pub(super) fn narrow(mut message: Message, payload: Payload) -> Message {
     if payload == Payload::Fp32 {
         return message;
     }
     let mut values = floats(&message);
-    let mut narrowed = Vec::with_capacity(size_of::<f32>() + message.len() / 2);
+    message.clear();
     if payload == Payload::Bf16 {
         let mut halves = vec![bf16::ZERO; values.len()];
         halves.convert_from_f32_slice(&values);
-        put(&mut narrowed, &halves);
-        return narrowed;
+        put(&mut message, &halves);
+        return message;
     }
     let exponent = top_exponent(&values);
     let scale = 2f32.powi(TOP_EXPONENT - exponent);
     values.iter_mut().for_each(|value| *value *= scale);
     let mut halves = vec![f16::ZERO; values.len()];
     halves.convert_from_f32_slice(&values);
-    put(&mut narrowed, &[2f32.powi(exponent - TOP_EXPONENT)]);
-    put(&mut narrowed, &halves);
-    narrowed
+    put(&mut message, &[2f32.powi(exponent - TOP_EXPONENT)]);
+    put(&mut message, &halves);
+    message
 }
 
 /// The message of `rank` as float32 again.
 pub(super) fn widen(
     rank: usize,
-    message: Vec<u8>,
+    mut message: Message,
     payload: Payload,
-) -> Result<Vec<u8>, ModelError> {
+) -> Result<Message, ModelError> {
     let values = match payload {
         Payload::Fp32 => return Ok(message),
         Payload::Bf16 => Words::<bf16>::new(rank, &message)?.rest().to_f32_vec(),
@@ -51,9 +51,9 @@ pub(super) fn widen(
             values
         }
     };
-    let mut widened = Vec::with_capacity(size_of_val(values.as_slice()));
-    put(&mut widened, &values);
-    Ok(widened)
+    message.clear();
+    put(&mut message, &values);
+    Ok(message)
 }
 
 /// The numbers of a message, which may begin anywhere.
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     fn travel(values: &[f32], payload: Payload) -> Vec<f32> {
-        let mut message = Vec::new();
+        let mut message = Message::default();
         put(&mut message, values);
         let narrowed = narrow(message, payload);
         let header = if payload == Payload::Fp16 { 4 } else { 0 };
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn other_lengths_are_refused() {
         for (payload, bytes) in [(Payload::Bf16, 3), (Payload::Fp16, 2), (Payload::Fp16, 7)] {
-            let error = widen(3, vec![0; bytes], payload).unwrap_err();
+            let error = widen(3, vec![0; bytes].into(), payload).unwrap_err();
             assert!(format!("{error:?}").contains("rank: 3"), "{error:?}");
         }
     }

@@ -3,7 +3,10 @@ use std::ops::Range;
 use streamrec_kernels::embedding_bag::{Bags, Pooling};
 
 use super::{layout::Layout, wire::put};
-use crate::model::{BatchInput, ModelError};
+use crate::{
+    comm::{Communicator, Message},
+    model::{BatchInput, ModelError},
+};
 
 /// What a rank asks the owners for, of its share of a batch.
 #[derive(Debug, Default)]
@@ -99,10 +102,15 @@ impl RequestedIds {
     /// The message to each owner: the number of samples; for each pooled lookup the lengths of the bags
     /// inside the shard, then their ids; for each table whose ids travel once their number, then the
     /// ids. Ids count from the shard's first row.
-    pub(super) fn messages(&self, layout: &Layout, batch: &BatchInput<'_>) -> Vec<Vec<u8>> {
+    pub(super) fn messages(
+        &self,
+        comm: &dyn Communicator,
+        layout: &Layout,
+        batch: &BatchInput<'_>,
+    ) -> Vec<Message> {
         let samples = self.samples.clone();
         let message = |owner: &super::layout::OwnerLayout| {
-            let mut message = Vec::new();
+            let mut message = comm.message();
             put(&mut message, &[samples.len() as u32]);
             let (mut lengths, mut ids) = (Vec::new(), Vec::new());
             for part in &owner.pooled {

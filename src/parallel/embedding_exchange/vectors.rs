@@ -7,12 +7,13 @@ use streamrec_kernels::{
 use tracing::trace_span;
 
 use super::{
-    EmbeddingExchange,
+    EmbeddingExchange, empty_message,
     layout::OwnerLayout,
     owned_ids::OwnedIds,
     wire::{Words, put},
 };
 use crate::{
+    comm::Message,
     config::Exchange,
     model::{ModelError, ParameterStore},
 };
@@ -24,7 +25,7 @@ impl EmbeddingExchange {
         context: &Context,
         parameters: &ParameterStore,
         owned: &OwnedIds,
-    ) -> Result<Vec<Vec<u8>>, ModelError> {
+    ) -> Result<Vec<Message>, ModelError> {
         let (own, bags) = (self.layout.own(), owned.bags());
         self.pooled.resize(bags.batch * own.width, 0.0);
         let lookups = own.pooled.iter().enumerate().map(|(feature, part)| Lookup {
@@ -41,8 +42,7 @@ impl EmbeddingExchange {
         let mut first = 0;
         let mut answers = Vec::with_capacity(owned.samples.len());
         for (rank, &samples) in owned.samples.iter().enumerate() {
-            let mut answer = self.spare.pop().unwrap_or_default();
-            answer.clear();
+            let mut answer = empty_message(&mut self.spare, &*self.world);
             let end = first + samples * own.width;
             put(&mut answer, &self.pooled[first..end]);
             first = end;
@@ -62,7 +62,7 @@ impl EmbeddingExchange {
     pub(super) fn assemble(
         &mut self,
         context: &Context,
-        answers: &[Vec<u8>],
+        answers: &[Message],
         vectors: &mut [f32],
     ) -> Result<(), ModelError> {
         vectors.fill(0.0);

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use crate::{comm::CommError, model::ModelError};
+use crate::{
+    comm::{CommError, Message},
+    model::ModelError,
+};
 
 /// Words of one message that are still to be read. Ranks share an architecture, so numbers are in its
 /// byte order.
@@ -64,7 +67,7 @@ impl<'a, T: bytemuck::Pod> Words<'a, T> {
 }
 
 /// Appends words to a message.
-pub(super) fn put<T: bytemuck::NoUninit>(message: &mut Vec<u8>, words: &[T]) {
+pub(super) fn put<T: bytemuck::NoUninit>(message: &mut Message, words: &[T]) {
     message.extend_from_slice(bytemuck::cast_slice(words));
 }
 
@@ -82,7 +85,7 @@ mod tests {
 
     #[test]
     fn words_come_back_and_every_other_length_is_refused() {
-        let mut message = Vec::new();
+        let mut message = Message::default();
         put(&mut message, &[1u32, 2, 3]);
         let mut words = Words::<u32>::new(0, &message).unwrap();
         assert_eq!(words.take(2).unwrap(), [1, 2]);

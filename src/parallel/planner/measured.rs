@@ -1,3 +1,4 @@
+use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use streamrec_kernels::{
 };
 
 use super::{Collectives, Line, Rates, RowRate, RowWork};
-use crate::comm::{CommError, Communicator, ReduceOp, Settings, SharedMemory};
+use crate::comm::{CommError, Communicator, Message, ReduceOp, Settings, SharedMemory};
 
 /// Threads of this process that measure collectives: more would not fit one machine's cores.
 const MOST_RANKS: usize = 8;
@@ -245,7 +246,7 @@ impl Collectives {
             let mut buffer = Some(comm.allocate(bytes / size_of::<f32>())?);
             median_seconds(comm, || {
                 let own = buffer.take().ok_or(CommError::Abandoned)?;
-                buffer = Some(comm.all_reduce(own, ReduceOp::Sum).wait()?);
+                buffer = Some(comm.reduce_now(own, ReduceOp::Sum)?);
                 Ok(())
             })
         };
@@ -259,9 +260,16 @@ impl Collectives {
             })
         };
         let all_to_all = |bytes: usize| {
-            let mut messages = vec![vec![1u8; bytes / others]; comm.size()];
+            let part = vec![1u8; bytes / others];
+            let messages = (0..comm.size()).map(|_| {
+                let mut message = comm.message();
+                message.extend_from_slice(&part);
+                message
+            });
+            let mut messages: Vec<_> = messages.collect();
             median_seconds(comm, || {
                 messages = comm.exchange_now(std::mem::take(&mut messages))?;
+                messages.iter().for_each(read);
                 Ok(())
             })
         };
@@ -271,6 +279,14 @@ impl Collectives {
             all_to_all: line(all_to_all)?,
         })
     }
+}
+
+/// Reads a message as who needs it would: memory that has changed hands is copied by nobody before.
+fn read(message: &Message) {
+    let sum = message
+        .iter()
+        .fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    black_box(sum);
 }
 
 fn line(measure: impl Fn(usize) -> Result<f64, CommError>) -> Result<Line, CommError> {

@@ -70,7 +70,7 @@ fn exchange(
     scores: &[u32],
     owner: &[usize],
 ) -> Result<Vec<u32>, CommError> {
-    let mut messages = vec![Vec::new(); comm.size()];
+    let mut messages: Vec<_> = (0..comm.size()).map(|_| comm.message()).collect();
     for score in scores {
         messages[owner[bin(*score)]].extend_from_slice(&score.to_le_bytes());
     }

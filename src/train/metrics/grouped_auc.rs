@@ -63,12 +63,12 @@ pub fn grouped_auc(
 
 /// Sends each row to the rank that owns its group.
 fn exchange(comm: &dyn Communicator, rows: &[Row]) -> Result<Vec<Row>, CommError> {
-    let mut messages = vec![Vec::new(); comm.size()];
+    let mut messages: Vec<_> = (0..comm.size()).map(|_| comm.message()).collect();
     for (group, score, happened) in rows {
         let message = &mut messages[(group % comm.size() as u64) as usize];
         message.extend_from_slice(&group.to_le_bytes());
         message.extend_from_slice(&score.to_le_bytes());
-        message.push(u8::from(*happened));
+        message.extend_from_slice(&[u8::from(*happened)]);
     }
     let received = comm.all_to_all_bytes(messages).wait()?;
     let packed = received
