@@ -20,6 +20,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
+use super::rules::Pass;
 use super::{Hour, MonitoringError};
 
 /// Rows of a row group at most, whose pages are in memory until it ends.
@@ -136,6 +137,21 @@ impl Store {
     pub fn measures(&self, over_h: usize, hour: Hour) -> PathBuf {
         let folder = self.root.join("measures").join(format!("{over_h}h"));
         folder.join(format!("{hour}.json"))
+    }
+
+    /// The rules that judged last.
+    pub fn rule_book(&self) -> PathBuf {
+        self.root.join("rules.json")
+    }
+
+    /// Where stands what rules said.
+    pub fn judgements_folder(&self, pass: Pass) -> PathBuf {
+        self.root.join("judgements").join(pass.folder())
+    }
+
+    /// What rules said of the windows that end with `hour`.
+    pub fn judgements(&self, pass: Pass, hour: Hour) -> PathBuf {
+        self.judgements_folder(pass).join(format!("{hour}.json"))
     }
 
     /// The newest figures and alerts, OpenMetrics text.

@@ -18,6 +18,15 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), RunError> {
     let (folder, experiment) = RunFolder::open(&args.run)?;
     let mut sources = ReportSources {
         name: experiment.name.clone(),
+        written: format!(
+            "Written {} by streamrec {} from {}.",
+            jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
+            env!("CARGO_PKG_VERSION"),
+            args.run.display()
+        ),
+        names: segments(args)
+            .map(|(column, names)| (column.to_owned(), names))
+            .collect(),
         journal: lines(&folder.metrics())?,
         evaluations: lines(&folder.evaluations())?,
         ..ReportSources::default()
@@ -64,8 +73,8 @@ fn scored(
     let (Some(unit), true) = (unit, rows > 0) else {
         return Ok(None);
     };
-    let segments = args.segment.iter().map(|input| Criterion::Segments {
-        input: input.clone(),
+    let criteria = segments(args).map(|(input, names)| Criterion::Segments {
+        input: input.to_owned(),
         metric: Metric::Auc,
         label: None,
         min: None,
@@ -73,7 +82,7 @@ fn scored(
         against: None,
         max_worsening: None,
         min_rows: None,
-        names: Vec::new(),
+        names,
     });
     let columns = GateConfig {
         format_version: GATE_VERSION,
@@ -84,7 +93,7 @@ fn scored(
         seed: 0,
         min_rows: 0,
         min_units: 0,
-        criteria: segments.collect(),
+        criteria: criteria.collect(),
     };
     let mut challenger = ArtifactModel::load(artifact)?;
     let mut progress = Progress::new("score", "rows", rows);
@@ -96,6 +105,15 @@ fn scored(
     let found = Evidence::gather(&columns, &mut models, dataset, &[split], tick)?;
     progress.finish();
     Ok(Some(found))
+}
+
+/// The columns whose segments are shown, each with the texts of its values that were named: `platform=ios,android`.
+fn segments(args: &ReportArgs) -> impl Iterator<Item = (&str, Vec<String>)> {
+    args.segment.iter().map(|text| {
+        let (column, names) = text.split_once('=').unwrap_or((text, ""));
+        let names = names.split(',').filter(|name| !name.is_empty());
+        (column, names.map(str::to_owned).collect())
+    })
 }
 
 /// Records of a file of lines; none where there is no file. A line that was cut off is left out.

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::json;
 
+use crate::browser::Browser;
 use crate::monitoring::with_log;
-use crate::workbench::{Running, Workbench, command, expect_success, said, streamrec};
+use crate::workbench::{Running, Workbench, command, expect_success, streamrec};
 
 /// Tables, labels and an incident, and the dashboard of them.
 fn started() -> (Workbench, Running, String) {
@@ -41,7 +42,15 @@ fn started() -> (Workbench, Running, String) {
         "format_version": 1, "id": "nulls-1", "rule": "nulls <on one client>", "metric": "missing_rate",
         "severity": "critical", "owner": "data", "runbook": "https://example.com/runbooks/nulls",
         "opened_ms": now as u64, "resolved_ms": null, "acknowledged_by": null, "closed": false,
-        "alerts": [{"summary": "68 % of item_duration_s are missing where client = 7.2"}],
+        "retraining_asked_ms": null,
+        "alerts": [{
+            "summary": "68 % of item_duration_s are missing where client = 7.2",
+            "since_ms": now as u64, "fired_ms": now as u64, "resolved_ms": null,
+            "judgement": {
+                "key": {"input": "item_duration_s", "segment": {"input": "client", "key": 7}, "label": null},
+                "value": 0.68, "rows": 1000, "bounds": [null, 0.35], "breach": true, "clear": false,
+            },
+        }],
         "timeline": [{"at_ms": now as u64, "by": "monitor", "what": "firing: 0.68, limit 0.35"}],
     });
     fs::write(incidents.join("nulls-1.json"), incident.to_string()).unwrap();
@@ -78,7 +87,7 @@ fn earlier_hours(out: &str) {
             .flat_map(|hour| fs::read_dir(hour.unwrap().path()).unwrap())
             .map(|file| file.unwrap().path())
             .collect();
-        for ago in [2, 3, 4, 7] {
+        for ago in [1, 2, 3, 4, 7] {
             let hour = streamrec::monitoring::Hour::of(now - ago * 3_600_000).to_string();
             fs::create_dir_all(root.join(&hour)).unwrap();
             for file in files.iter().skip(ago as usize % files.len()) {
@@ -86,6 +95,61 @@ fn earlier_hours(out: &str) {
             }
         }
     }
+}
+
+const RULES: &str = r#"
+format_version = 1
+[windows]
+segments = ["platform"]
+names.platform = ["ios", "android"]
+label_delay = "1h"
+grace_minutes = 0
+[[rules]]
+name = "slow"
+metric = "latency_p50_ms"
+threshold = { above = 1e-6 }
+min_rows = 1
+severity = "critical"
+owner = "platform <team>"
+runbook = "https://example.com/runbooks/slow"
+[[rules]]
+name = "missing"
+metric = "missing_rate"
+segment = "platform"
+threshold = { above = 0.99, clear = 0.9 }
+min_rows = 1
+severity = "critical"
+owner = "data"
+runbook = "docs/guides/monitoring.md"
+[[rules]]
+name = "ranked_badly"
+metric = "auc"
+threshold = { below = 0.999 }
+for = "2h"
+min_rows = 1
+severity = "warning"
+owner = "ml"
+runbook = "docs/guides/monitoring.md"
+retrain = true
+[[rules]]
+name = "never_judged"
+metric = "psi"
+threshold = { above = 0.25 }
+min_rows = 1000000
+severity = "info"
+owner = "ml"
+runbook = "docs/guides/monitoring.md"
+"#;
+
+/// Judges the hours that are over, by rules of which one fires in each of them.
+fn judged(bench: &Workbench) {
+    let (out, rules) = (bench.path("out"), bench.path("rules.toml"));
+    fs::write(&rules, RULES).unwrap();
+    let artifact = bench.path("run-artifact");
+    let arguments = ["--artifact", &artifact, "--rules", &rules, "--once"];
+    expect_success(&streamrec(
+        &[&["monitor", "run", "--dir", &out][..], &arguments].concat(),
+    ));
 }
 
 fn agent() -> ureq::Agent {
@@ -120,6 +184,7 @@ fn pages_lead_from_a_pillar_to_a_request_and_know_no_other_host() {
         "/pillar/system",
         "/pillar/business",
         "/requests",
+        "/rules",
         "/incidents",
     ] {
         let (status, kind, page) = get(&address, path);
@@ -144,6 +209,20 @@ fn pages_lead_from_a_pillar_to_a_request_and_know_no_other_host() {
     let (_, _, overview) = get(&address, "/");
     assert!(overview.contains("1 open incident<"), "{overview}");
     assert_eq!(get(&address, "/feature/nothing").0, 404);
+    assert_eq!(get(&address, "/rules/slow").0, 404);
+    assert!(get(&address, "/rules").2.contains("streamrec monitor run"));
+    judged(&bench);
+    let (status, _, page) = get(&address, "/rules/slow");
+    assert!(
+        status == 200 && page.contains("platform &lt;team&gt;"),
+        "{page}"
+    );
+    assert_eq!(get(&address, "/rules/none%20such").0, 404);
+    let (_, _, page) = get(&address, "/rules/slow?hours=72&until=7200000&label=click");
+    assert!(
+        page.contains("It judged nothing in these 72 hours"),
+        "{page}"
+    );
     assert_eq!(get(&address, "/requests/none%20such").0, 200);
     let (_, _, none) = get(&address, "/requests?input=user_id&value=none%20such");
     assert!(none.contains("None."), "{none}");
@@ -233,40 +312,11 @@ fn forms_of_other_sites_and_other_names_of_this_machine_are_refused() {
 
 #[test]
 fn a_real_browser_reads_drills_and_acknowledges_by_mouse_and_keyboard() {
-    let python = std::env::var("STREAMREC_TEST_PYTHON").unwrap_or_default();
-    let has = |program: &str, arguments: &[&str]| {
-        let run = Command::new(program).args(arguments).output();
-        run.is_ok_and(|output| output.status.success())
-    };
-    if python.is_empty()
-        || !has(&python, &["-c", "import selenium"])
-        || !Path::new("/usr/bin/chromedriver").exists()
-    {
-        eprintln!(
-            "SKIPPED: the dashboard in a browser needs chromium, chromium-driver and selenium: see scripts/test"
-        );
+    let Some(browser) = Browser::find() else {
         return;
-    }
+    };
     let (bench, _running, address) = started();
     earlier_hours(&bench.path("out"));
-    let pictures =
-        std::env::var("STREAMREC_TEST_PICTURES").unwrap_or_else(|_| bench.path("pictures"));
-    fs::create_dir_all(&pictures).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles/dashboard.py");
-    let mut browser = Command::new(python);
-    browser.arg(script).args([&address, &pictures]);
-    match std::env::var("STREAMREC_TEST_AXE") {
-        Ok(axe) => drop(browser.arg(axe)),
-        Err(_) => eprintln!(
-            "SKIPPED: axe-core's rules; STREAMREC_TEST_AXE names no axe.min.js: see scripts/test"
-        ),
-    }
-    let output = browser.output().unwrap();
-    expect_success(&output);
-    assert_eq!(
-        said(&output).matches("holds:").count(),
-        5,
-        "{}",
-        said(&output)
-    );
+    judged(&bench);
+    browser.holds("dashboard.py", &address, &bench, 7);
 }

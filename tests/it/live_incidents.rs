@@ -4,6 +4,8 @@
 use std::fs;
 
 use serde_json::Value;
+use streamrec::monitoring::rules::{JudgedHour, Pass, RuleBook};
+use streamrec::monitoring::{Hour, Store};
 
 use crate::dashboard::{dashboard_of, get};
 use crate::live_traffic::{Incident, Traffic};
@@ -71,6 +73,7 @@ fn incidents_of_live_traffic_are_caught_told_once_and_end() {
     );
     let again = traffic.watch(&rules, 18);
     assert_eq!(again.trim(), "", "nothing is judged twice");
+    what_was_judged_stays_to_be_seen(&traffic);
     people_close_what_is_over(&traffic);
     the_same_tables_give_the_same_incidents(&traffic, &rules);
 }
@@ -166,9 +169,47 @@ fn people_close_what_is_over(traffic: &Traffic) {
     }
 }
 
+/// Of each hour, the bounds of a rule's figures and whether it fired.
+fn judgements(traffic: &Traffic) -> Vec<(bool, Vec<[Option<f64>; 2]>)> {
+    let store = Store::new(traffic.bench.path("live").as_ref());
+    let hours = JudgedHour::hours(&store, Pass::Live).expect("listed");
+    let of_hour = |hour: &Hour| {
+        let judged = JudgedHour::read(&store, Pass::Live, *hour, |name| {
+            name == "missing_for_a_client"
+        });
+        let rule = &judged.expect("read").rules["missing_for_a_client"];
+        let bounds = rule.judgements.iter().map(|judgement| judgement.bounds);
+        (!rule.firing.is_empty(), bounds.collect())
+    };
+    hours.iter().map(of_hour).collect()
+}
+
+fn what_was_judged_stays_to_be_seen(traffic: &Traffic) {
+    let judged = judgements(traffic);
+    let fired: Vec<usize> = (0..judged.len()).filter(|&hour| judged[hour].0).collect();
+    assert_eq!(
+        (judged.len(), fired),
+        (18, vec![3, 4]),
+        "while durations were null"
+    );
+    for (_, bounds) in &judged {
+        assert!(bounds.len() > 4, "of each platform and input: {bounds:?}");
+        assert!(bounds.iter().all(|bounds| *bounds == [None, Some(0.3)]));
+    }
+    let store = Store::new(traffic.bench.path("live").as_ref());
+    let book = RuleBook::read(&store).expect("read").expect("a book");
+    assert_eq!(book.rules.len(), 6);
+    let text = fs::read_to_string(traffic.bench.path("live/rules.json")).expect("a book");
+    assert!(
+        !text.contains("http://"),
+        "where alerts are posted is not told: {text}"
+    );
+}
+
 fn the_same_tables_give_the_same_incidents(traffic: &Traffic, rules: &str) {
     let ids = traffic.files("incidents");
-    for folder in ["incidents", "triggers", "windows", "measures"] {
+    let judgements = judgements(traffic);
+    for folder in ["incidents", "triggers", "windows", "measures", "judgements"] {
         fs::remove_dir_all(traffic.bench.path(&format!("live/{folder}"))).expect("removed");
     }
     fs::remove_file(traffic.bench.path("live/watch.json")).expect("removed");
@@ -176,6 +217,7 @@ fn the_same_tables_give_the_same_incidents(traffic: &Traffic, rules: &str) {
         traffic.watch(rules, hours);
     }
     assert_eq!(traffic.files("incidents"), ids, "hour by hour as at once");
+    assert_eq!(self::judgements(traffic), judgements);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod browser;
 mod configs;
 mod dashboard;
 mod doctor;
@@ -26,6 +27,7 @@ mod ranks;
 mod real_data;
 mod release;
 mod replacement;
+mod report;
 mod restart;
 mod resume;
 mod score;

@@ -5,85 +5,24 @@ with and without scripts. AXE is the file axe.min.js of axe-core. Prints what wa
 that does not hold.
 """
 
-import json
 import sys
 import time
-from pathlib import Path
 from urllib.parse import urlparse
 
-from selenium import webdriver
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
+from browser import Browser, hold
 
-URL, PICTURES = sys.argv[1].rstrip("/"), Path(sys.argv[2])
-AXE = Path(sys.argv[3]).read_text() if len(sys.argv) > 3 else None
-SIZES = {"desk": (1280, 900), "phone": (390, 844)}
-
-
-def browser():
-    options = webdriver.ChromeOptions()
-    for flag in ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
-
-
-driver = browser()
-
-
-def size(name):
-    width, height = SIZES[name]
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": name == "phone"}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def scheme(name):
-    features = [{"name": "prefers-color-scheme", "value": name}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
-def picture(name):
-    height = driver.execute_script("return document.documentElement.scrollHeight")
-    box = {"x": 0, "y": 0, "width": driver.execute_script("return innerWidth"), "height": height, "scale": 1}
-    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": box})
-    import base64
-
-    (PICTURES / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
-
-
-def find(css):
-    return driver.find_element(By.CSS_SELECTOR, css)
+URL = sys.argv[1].rstrip("/")
+browser = Browser(sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None)
+find = browser.find
 
 
 def heading():
     return find("h1").text
 
 
-def check_page(name, rules):
-    """What holds on every page; with `rules`, those of axe-core, too."""
-    assert len(driver.find_elements(By.CSS_SELECTOR, "header nav, main, footer")) == 3, f"{name}: landmarks"
-    assert len(driver.find_elements(By.CSS_SELECTOR, "h1")) == 1, f"{name}: one heading"
-    wide = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
-    assert wide <= 0, f"{name}: {wide} pixels too wide"
-    for figure in driver.find_elements(By.CSS_SELECTOR, ".chart"):
-        assert figure.find_elements(By.CSS_SELECTOR, "details table, p"), f"{name}: a chart without its figures"
-    loaded = driver.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
-    own = urlparse(URL).netloc
-    outside = [one for one in loaded if urlparse(one).netloc not in (own, "")]
-    assert not outside, f"{name}: asks {outside}"
-    if AXE and rules:
-        # The page's policy runs no script but its own; the driver's is not the page's.
-        driver.execute_script(AXE)
-        found = driver.execute_async_script(
-            "const done = arguments[0]; axe.run().then(result => done(result.violations));"
-        )
-        told = [(one["id"], [node["html"][:120] for node in one["nodes"]][:3]) for one in found]
-        assert not told, f"{name}: {json.dumps(told, indent=1)}"
-
-
 def drill():
     """From the overview down to a request, as one would."""
-    driver.get(URL + "/")
+    browser.open(URL + "/")
     for name, css in [
         ("pillar", ".cards a[href^='/pillar/data']"),
         ("feature", "main tbody th a[href^='/feature/']"),
@@ -98,59 +37,55 @@ def drill():
 
 
 def pages():
-    driver.get(URL + "/")
+    browser.open(URL + "/")
     yield "overview"
     yield from drill()
-    for path in ["pillar/model", "pillar/system", "pillar/business", "incidents", "nowhere"]:
-        driver.get(f"{URL}/{path}")
+    pillars = ["pillar/model", "pillar/system", "pillar/business"]
+    for path in [*pillars, "rules", "rules/slow", "rules/missing", "incidents", "nowhere"]:
+        browser.open(f"{URL}/{path}")
         yield path.replace("/", "-")
 
 
 def every_page_in_every_form():
-    for width in SIZES:
-        size(width)
+    for width in ["desk", "phone"]:
+        browser.size(width)
         for colours in ["light", "dark"]:
-            scheme(colours)
+            browser.scheme(colours)
             for name in pages():
                 # Each width and each scheme of colours once: the rules look at both, and take a second a page.
-                check_page(f"{name} ({width}, {colours})", (width, colours) in [("desk", "light"), ("phone", "dark")])
-                picture(f"{name}-{width}-{colours}")
+                rules = (width, colours) in [("desk", "light"), ("phone", "dark")]
+                browser.check(f"{name} ({width}, {colours})", rules)
+                browser.picture(f"{name}-{width}-{colours}")
     backgrounds = []
     for colours in ["light", "dark"]:
-        scheme(colours)
+        browser.scheme(colours)
         backgrounds.append(find("body").value_of_css_property("background-color"))
     assert backgrounds[0] != backgrounds[1], backgrounds
-    size("desk")
-    scheme("light")
+    browser.size("desk")
+    browser.scheme("light")
 
 
 def keyboard():
-    driver.get(URL + "/")
-    find("body").send_keys(Keys.TAB)
-    first = driver.switch_to.active_element
+    browser.open(URL + "/")
+    browser.tab_to("a")
+    first = browser.focused()
     assert first.text == "Skip to the figures", first.text
-    first.send_keys(Keys.ENTER)
-    assert driver.switch_to.active_element.get_attribute("id") == "main"
+    browser.press("ENTER")
+    assert browser.focused().get_attribute("id") == "main"
     # Down the page, in its order, and into a chart's figures.
-    driver.get(URL + "/pillar/system")
-    seen = []
-    for _ in range(60):
-        driver.switch_to.active_element.send_keys(Keys.TAB)
-        seen.append(driver.execute_script("return document.activeElement.tagName"))
-        if seen[-1] == "SUMMARY":
-            break
-    assert seen[-1] == "SUMMARY", seen
-    driver.switch_to.active_element.send_keys(Keys.ENTER)
+    browser.open(URL + "/pillar/system")
+    browser.tab_to("summary")
+    browser.press("ENTER")
     assert find("details[open] table").is_displayed()
 
 
 def renewal():
-    driver.get(URL + "/")
+    browser.open(URL + "/")
     find("details summary").click()
-    driver.execute_script("document.activeElement.blur()")
+    browser.js("document.activeElement.blur()")
     before = find("#as-of").text
     time.sleep(1.1)
-    driver.execute_script("document.dispatchEvent(new Event('streamrec-renew'))")
+    browser.js("document.dispatchEvent(new Event('streamrec-renew'))")
     for _ in range(100):
         if find("#as-of").text != before:
             break
@@ -162,34 +97,94 @@ def renewal():
     assert button.get_attribute("aria-pressed") == "true"
     paused = find("#as-of").text
     time.sleep(1.1)
-    driver.execute_script("document.dispatchEvent(new Event('streamrec-renew'))")
+    browser.js("document.dispatchEvent(new Event('streamrec-renew'))")
     time.sleep(0.5)
     assert find("#as-of").text == paused, "paused, and renewed all the same"
 
 
+def a_rule_is_reached_from_its_incident_and_its_pillar():
+    for start, css in [
+        ("/incidents", "main p a[href^='/rules/slow?']"),
+        ("/pillar/system", "main tbody th a[href='/rules/slow']"),
+        ("/rules", "main tbody th a[href='/rules/slow']"),
+    ]:
+        browser.open(URL + start)
+        find(css).click()
+        assert heading() == "Rule slow", heading()
+        assert "fires" in find("main .badge").text
+        picture = find(".chart svg[role=img]")
+        words = picture.get_attribute("aria-label")
+        assert words.startswith("latency_p50_ms: measured ") and "; at most " in words and "; fires " in words, words
+        for mark in ["polyline.s0", "polyline.limit", "rect.span"]:
+            assert browser.all(f".chart svg[role=img] {mark}"), mark
+        legend = find(".chart .legend").text
+        assert legend.split("\n") == ["measured", "at most", "fires"], legend
+    find(".chart summary").click()
+    figures = find(".chart details table").text
+    assert "fires" in figures and "UTC" not in figures, figures
+    # What is asked for besides stays when one looks further back.
+    browser.open(f"{URL}/rules/missing")
+    assert heading() == "Rule missing" and len(browser.all(".chart")) == 8, heading()
+    first = find("main tbody th a[href*='key=']")
+    name = first.text
+    assert " where platform = " in name, name
+    first.click()
+    assert [one.text for one in browser.all(".chart figcaption")] == [f"missing_rate {name}"]
+    find("#hours option[value='168']").click()
+    find("footer form button").click()
+    assert "hours=168" in browser.driver.current_url and "key=" in browser.driver.current_url
+    assert [one.text for one in browser.all(".chart figcaption")] == [f"missing_rate {name}"]
+    find("main td a[href*='/feature/']").click()
+    assert heading().startswith("Feature ") and "by=platform" in browser.driver.current_url
+    # The episode of an incident, and back to it.
+    browser.open(f"{URL}/rules/slow")
+    find("main tbody th a[href^='/incidents#']").click()
+    target = browser.js("return document.querySelector(':target').textContent")
+    assert target.startswith("slow of "), target
+    browser.open(f"{URL}/rules")
+    told = " ".join(find("main table").text.split())
+    for state in ["slow fires critical", "ranked_badly fires warning", "missing good critical", "never_judged nothing"]:
+        assert state in told, told
+    browser.open(URL + "/")
+    assert "rules that fire\n1 of 1" in find(".cards li:nth-child(3)").text
+
+
 def acknowledgement():
-    driver.get(URL + "/incidents")
+    browser.open(URL + "/incidents")
+    forms = len(browser.all("form[method=post]"))
     find("input[name=by]").send_keys("Ada <b>")
     find("input[name=note]").send_keys("the client 7.2 again")
     find("form[method=post] button").click()
     told = find("main").text
     assert "Ada <b>" in told and "acknowledged: the client 7.2 again" in told, told
-    assert not driver.find_elements(By.CSS_SELECTOR, "form[method=post]")
+    assert len(browser.all("form[method=post]")) == forms - 1
 
 
 def without_scripts():
-    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.scripts(False)
     for name in drill():
         assert find("main").text, name
     assert not find("#pause").is_displayed()
-    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    browser.scripts(True)
 
 
-try:
-    for claim in [every_page_in_every_form, keyboard, renewal, acknowledgement, without_scripts]:
-        claim()
-        print("holds:", claim.__name__, "" if AXE else "(without axe)")
-    said = [entry for entry in driver.get_log("browser") if "nowhere" not in entry["message"]]
+def nothing_else_is_asked_and_no_error_is_told():
+    outside = [one for one in browser.requests() if urlparse(one).netloc not in (urlparse(URL).netloc, "")]
+    assert not outside, f"asks {outside}"
+    said = [entry for entry in browser.said() if "nowhere" not in entry["message"]]
     assert not said, said
-finally:
-    driver.quit()
+
+
+with browser:
+    hold(
+        browser,
+        [
+            every_page_in_every_form,
+            keyboard,
+            renewal,
+            a_rule_is_reached_from_its_incident_and_its_pillar,
+            acknowledgement,
+            without_scripts,
+            nothing_else_is_asked_and_no_error_is_told,
+        ],
+    )

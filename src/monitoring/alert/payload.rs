@@ -153,6 +153,14 @@ pub(super) fn summary(rules: &Rules, rule: &Rule, alert: &Alert) -> String {
     format!("{}{about} is {value}, {limit} ({rows} rows)", rule.metric)
 }
 
+/// Where the dashboard draws the rule's measure.
+fn chart_of(rules: &Rules, rule: &Rule) -> String {
+    match rules.external_url.trim_end_matches('/') {
+        "" => String::new(),
+        root => format!("{root}/rules/{}", rule.name),
+    }
+}
+
 fn notified(rules: &Rules, rule: &Rule, alert: &Alert, ended_ms: Option<i64>) -> NotifiedAlert {
     let labels = labels(rules, rule, alert);
     let annotations = [
@@ -179,6 +187,6 @@ fn notified(rules: &Rules, rule: &Rule, alert: &Alert, ended_ms: Option<i64>) ->
             .into(),
         starts_at: rfc3339(alert.fired_ms.unwrap_or(alert.since_ms)),
         ends_at: ended_ms.map_or_else(|| NEVER.to_owned(), rfc3339),
-        generator_url: rules.external_url.clone(),
+        generator_url: chart_of(rules, rule),
     }
 }

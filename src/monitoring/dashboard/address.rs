@@ -32,10 +32,20 @@ impl Address {
         self.get(name)?.parse().ok()
     }
 
-    /// A link to another page that looks at the same hours.
+    /// What it asks for besides the hours.
+    pub(super) fn others(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self
+            .pairs
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        pairs.filter(|(name, value)| *name != "hours" && !value.is_empty())
+    }
+
+    /// A link to another page that looks at the same hours, unless it names its own.
     pub(super) fn link(&self, path: &str, pairs: &[(&str, &str)]) -> String {
         let mut link = path.to_owned();
         let own = self.get("hours").map(|hours| ("hours", hours));
+        let own = own.filter(|_| pairs.iter().all(|(name, _)| *name != "hours"));
         let all = pairs.iter().copied().chain(own);
         for (place, (name, value)) in all.enumerate() {
             let _ = write!(

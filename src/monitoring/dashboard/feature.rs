@@ -12,6 +12,7 @@ use super::{Dashboard, segments};
 use crate::monitoring::MonitoringError;
 use crate::validation::drift::BinShares;
 use crate::validation::report::chart::{Series, escaped, lines, number};
+use crate::validation::report::table::with_points;
 
 /// Bins of a picture of numbers.
 const BINS: usize = 30;
@@ -160,10 +161,9 @@ fn numbers(page: &mut Page<'_>, title: &str, then: &NumberSketch, now: &NumberSk
         }
     };
     let both = [series("training", then), series("now", now)];
-    let picture = lines(title, "value", "share", &both, false);
-    page.html_part("<div class=\"charts\">");
-    page.with_table(title, &picture, "Value", &both);
-    page.html_part("</div>");
+    let picture = lines(title, "value", "share", &both);
+    let picture = with_points(title, &picture, "Value", &both);
+    page.html_part(&format!("<div class=\"charts\">{picture}</div>"));
 }
 
 /// Paired bars of the most frequent keys of both.

@@ -11,14 +11,20 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use streamrec_serving::http::SiteAnswer;
 
-use super::address::{Address, pairs};
+use super::HOURS_MAX;
+use super::address::{Address, encoded, pairs};
 use super::page::{Page, link, moment};
+use super::rules::{pairs as pairs_of, path};
+use crate::monitoring::rules::Judgement;
 use crate::monitoring::store::replace;
 use crate::monitoring::{MonitoringError, Store};
 use crate::validation::report::chart::escaped;
 
 /// Letters of a name or a note at most.
 const TEXT_MAX: usize = 500;
+const HOUR_MS: i64 = 3_600_000;
+/// Hours that the chart of an alert shows before and after it.
+const AROUND_H: i64 = 12;
 
 /// What is shown of an incident; a file may say more.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,6 +53,12 @@ struct Incident {
 #[derive(Debug, Clone, Deserialize)]
 struct Alert {
     summary: String,
+    #[serde(default)]
+    since_ms: Option<i64>,
+    #[serde(default)]
+    resolved_ms: Option<i64>,
+    #[serde(default)]
+    judgement: Option<Judgement>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -113,14 +125,96 @@ pub(super) fn list(
         page.paragraph("None so far.");
     }
     for incident in &incidents {
-        add(&mut page, incident);
+        add(&mut page, address, incident, now_ms);
     }
     Ok(page.html(now_ms))
 }
 
-fn add(page: &mut Page<'_>, incident: &Incident) {
+/// The incidents of a rule, as a table.
+pub(super) fn of_rule(
+    store: &Store,
+    page: &mut Page<'_>,
+    address: &Address,
+    rule: &str,
+) -> Result<(), MonitoringError> {
+    let row = |incident: &Incident| {
+        let (state, class) = incident.state();
+        let to = format!(
+            "{}#{}",
+            address.link("/incidents", &[]),
+            encoded(&incident.id)
+        );
+        vec![
+            link(&to, &incident.id),
+            format!("<span class=\"badge {class}\">{state}</span>"),
+            moment(incident.opened_ms),
+            incident.resolved_ms.map_or_else(|| "-".to_owned(), moment),
+            escaped(incident.acknowledged_by.as_deref().unwrap_or("-")),
+        ]
+    };
+    let incidents = read(store)?;
+    let own = incidents.iter().filter(|incident| incident.rule == rule);
+    let rows: Vec<Vec<String>> = own.map(row).collect();
+    let head = [
+        "Incident",
+        "State",
+        "Opened (UTC)",
+        "Resolved (UTC)",
+        "Acknowledged by",
+    ];
+    page.table(
+        &format!("Incidents of {rule}, the newest first"),
+        &head,
+        &rows,
+    );
+    Ok(())
+}
+
+/// Adds a link to what is to be done, where it is one.
+pub(super) fn runbook(page: &mut Page<'_>, rule: &str, runbook: &str) {
+    // Nothing that a script could be: the file is not ours.
+    if runbook.starts_with("https://") || runbook.starts_with("http://") {
+        let name = format!("Runbook of {rule}");
+        page.html_part(&format!("<p>{}</p>", link(runbook, &name)));
+    } else if !runbook.is_empty() {
+        page.paragraph(&format!("Runbook: {runbook}"));
+    }
+}
+
+/// A link to the rule's measure over the hours of an alert, and some before and after.
+fn chart_of(address: &Address, incident: &Incident, alert: &Alert, now_ms: i64) -> String {
+    let begin = alert.since_ms.unwrap_or(incident.opened_ms);
+    let end = alert.resolved_ms.or(incident.resolved_ms).unwrap_or(now_ms);
+    let until = end.saturating_add(AROUND_H * HOUR_MS);
+    // A page that looks at now goes on with it.
+    let is_now = (begin..until).contains(&now_ms);
+    let last = if is_now { now_ms } else { until };
+    let hours = (last.saturating_sub(begin) / HOUR_MS + AROUND_H).clamp(24, HOURS_MAX);
+    let mut pairs = alert
+        .judgement
+        .as_ref()
+        .map_or_else(Vec::new, |judgement| pairs_of(&judgement.key));
+    if !is_now {
+        pairs.push(("until", until.to_string()));
+    }
+    pairs.push(("hours", hours.to_string()));
+    let pairs: Vec<(&str, &str)> = pairs
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    link(
+        &address.link(&path(&incident.rule), &pairs),
+        "Chart of the measure",
+    )
+}
+
+fn add(page: &mut Page<'_>, address: &Address, incident: &Incident, now_ms: i64) {
     let title = format!("{} of {}", incident.rule, moment(incident.opened_ms));
-    page.section(&title);
+    page.html_part(&format!(
+        "<h2 id=\"{}\">{}</h2>",
+        encoded(&incident.id),
+        escaped(&title)
+    ));
     let (state, class) = incident.state();
     let about = [
         ("", incident.severity.as_str()),
@@ -135,13 +229,13 @@ fn add(page: &mut Page<'_>, incident: &Incident) {
         about.join(", ")
     ));
     for alert in &incident.alerts {
-        page.paragraph(&alert.summary);
+        let (summary, chart) = (
+            escaped(&alert.summary),
+            chart_of(address, incident, alert, now_ms),
+        );
+        page.html_part(&format!("<p>{summary} - {chart}</p>"));
     }
-    // Nothing that a script could be: the file is not ours.
-    if incident.runbook.starts_with("https://") || incident.runbook.starts_with("http://") {
-        let name = format!("Runbook of {}", incident.rule);
-        page.html_part(&format!("<p>{}</p>", link(&incident.runbook, &name)));
-    }
+    runbook(page, &incident.rule, &incident.runbook);
     let event = |event: &Event| {
         vec![
             moment(event.at_ms),

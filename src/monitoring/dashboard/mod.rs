@@ -16,6 +16,8 @@ mod overview;
 mod page;
 mod pillars;
 mod requests;
+mod rule;
+mod rules;
 mod segments;
 mod summary;
 
@@ -97,6 +99,11 @@ impl Dashboard {
             ["requests"] => requests::list(self, address, now_ms)?,
             ["requests", id] => requests::one(self, address, id, now_ms)?,
             ["incidents"] => incidents::list(&self.store, address, now_ms)?,
+            ["rules"] => rules::list(&self.store, address, now_ms)?,
+            ["rules", name] => match rule::page(&self.store, address, name, now_ms)? {
+                Some(html) => html,
+                None => return Ok(not_found(address, now_ms)),
+            },
             _ => return Ok(not_found(address, now_ms)),
         };
         Ok(SiteAnswer::new(200, HTML, html))

@@ -6,9 +6,11 @@ use super::address::Address;
 use super::figures::{error_share, health, latency_ms, off_one};
 use super::incidents;
 use super::page::{Health, PILLARS, Page, link, percent};
+use super::pillars;
+use super::rules::Rules;
 use super::summary::HourSummary;
 use super::{Dashboard, Window};
-use crate::monitoring::MonitoringError;
+use crate::monitoring::{MonitoringError, Store};
 use crate::validation::report::chart::{Series, escaped, number};
 
 /// A pillar's health and its key figures: name, value.
@@ -50,16 +52,7 @@ pub(super) fn page(
         system(&whole, &window),
         business(dashboard, &whole),
     ];
-    let mut list = String::from("<ul class=\"cards\">");
-    for ((pillar, name), card) in PILLARS.into_iter().zip(cards) {
-        let to = link(&address.link(&format!("/pillar/{pillar}"), &[]), name);
-        let _ = write!(list, "<li><h2>{to}</h2>{}<dl>", card.health.badge());
-        for (name, value) in card.figures {
-            let _ = write!(list, "<dt>{name}</dt><dd>{}</dd>", escaped(&value));
-        }
-        list += "</dl></li>";
-    }
-    page.html_part(&(list + "</ul>"));
+    page.html_part(&card_list(&dashboard.store, address, cards)?);
     page.section("Over the hours");
     let series = |name: &str, figure: &dyn Fn(&HourSummary) -> f64| Series {
         name: name.to_owned(),
@@ -90,6 +83,32 @@ pub(super) fn page(
         ],
     );
     Ok(page.html(now_ms))
+}
+
+/// A card a pillar, with how many of its rules fire.
+fn card_list(
+    store: &Store,
+    address: &Address,
+    cards: [Card; 4],
+) -> Result<String, MonitoringError> {
+    let rules = Rules::read(store)?;
+    let mut list = String::from("<ul class=\"cards\">");
+    for ((pillar, name), mut card) in PILLARS.into_iter().zip(cards) {
+        if let Some(rules) = &rules {
+            let of = pillars::of(pillar);
+            let (firing, health) = rules.firing(of);
+            let count = format!("{firing} of {}", rules.of(of).len());
+            card.figures.push(("rules that fire", count));
+            card.health = card.health.max(health);
+        }
+        let to = link(&address.link(&format!("/pillar/{pillar}"), &[]), name);
+        let _ = write!(list, "<li><h2>{to}</h2>{}<dl>", card.health.badge());
+        for (name, value) in card.figures {
+            let _ = write!(list, "<dt>{name}</dt><dd>{}</dd>", escaped(&value));
+        }
+        list += "</dl></li>";
+    }
+    Ok(list + "</ul>")
 }
 
 fn data(dashboard: &Dashboard, whole: &HourSummary) -> Result<Card, MonitoringError> {

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use super::address::Address;
-use crate::validation::report::chart::{Series, escaped, lines_over, number};
+use crate::validation::report::chart::{Chart, Series, escaped};
+use crate::validation::report::table::{table, with_points};
 
 /// The type of a page.
 pub(super) const HTML: &str = "text/html; charset=utf-8";
@@ -93,52 +94,16 @@ impl<'a> Page<'a> {
     pub(super) fn hourly(&mut self, hours: i64, charts: &[(&str, Vec<Series>)]) {
         self.body += "<div class=\"charts\">";
         for (title, series) in charts {
-            let range = Some([1.0 - hours as f64, 0.0]);
-            let picture = lines_over(
+            let chart = Chart {
                 title,
-                "hours from the current one",
-                "",
+                x: "hours from the current one",
                 series,
-                false,
-                range,
-            );
-            self.with_table(title, &picture, "Hour", series);
+                range: Some([1.0 - hours as f64, 0.0]),
+                ..Chart::default()
+            };
+            self.body += &with_points(title, &chart.figure(), "Hour", series);
         }
         self.body += "</div>";
-    }
-
-    /// Adds a picture with its series as a table, which is closed at first.
-    pub(super) fn with_table(&mut self, title: &str, picture: &str, x: &str, series: &[Series]) {
-        let mut rows: Vec<(f64, Vec<String>)> = Vec::new();
-        for (place, one) in series.iter().enumerate() {
-            for [at, value] in &one.points {
-                let row = match rows.iter_mut().find(|(own, _)| own == at) {
-                    Some(row) => row,
-                    None => {
-                        rows.push((*at, vec!["-".to_owned(); series.len()]));
-                        let last = rows.len() - 1;
-                        &mut rows[last]
-                    }
-                };
-                row.1[place] = number(*value);
-            }
-        }
-        rows.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let rows: Vec<Vec<String>> = rows
-            .into_iter()
-            .map(|(at, values)| [vec![plain(at)], values].concat())
-            .collect();
-        let mut head = vec![x];
-        head.extend(series.iter().map(|one| one.name.as_str()));
-        let caption = format!("{title}, in figures");
-        let id = super::address::encoded(title);
-        let _ = write!(
-            self.body,
-            "<div class=\"chart\">{picture}<details id=\"{id}\"><summary>Figures<span class=\"unseen\"> of {}</span>\
-             </summary>{}</details></div>",
-            escaped(title),
-            table(&caption, &head, &rows)
-        );
     }
 
     /// The page as it stands at a moment.
@@ -163,7 +128,9 @@ impl<'a> Page<'a> {
             entry(&format!("/pillar/{pillar}"), name);
         }
         entry("/requests", "Requests");
+        entry("/rules", "Rules");
         entry("/incidents", "Incidents");
+        let kept: String = self.address.others().map(hidden).collect();
         let hours = self.address.number("hours").unwrap_or(24);
         let option = |(value, name): (i64, &str)| {
             let selected = if value == hours { " selected" } else { "" };
@@ -185,7 +152,7 @@ impl<'a> Page<'a> {
              <a class=\"skip\" href=\"#main\">Skip to the figures</a>\
              <header><nav aria-label=\"Pages\"><ul>{navigation}</ul></nav></header>\
              <main id=\"main\" tabindex=\"-1\"><h1>{title}</h1><div id=\"live\">{}</div></main>\
-             <footer><form method=\"get\"><label for=\"hours\">Look back</label> <select id=\"hours\" name=\"hours\">\
+             <footer><form method=\"get\">{kept}<label for=\"hours\">Look back</label> <select id=\"hours\" name=\"hours\">\
              {options}</select> <button>Show</button></form><p>As of <time id=\"as-of\">{}</time> UTC. \
              <button id=\"pause\" type=\"button\" hidden aria-pressed=\"false\">Pause updates</button></p></footer>\
              </body></html>\n",
@@ -195,57 +162,15 @@ impl<'a> Page<'a> {
     }
 }
 
-/// A number without decimals that say nothing.
-fn plain(value: f64) -> String {
-    if value.fract() == 0.0 {
-        format!("{value:.0}")
-    } else {
-        number(value)
-    }
+/// What a form keeps of the address that it is on.
+fn hidden((name, value): (&str, &str)) -> String {
+    let (name, value) = (escaped(name), escaped(value));
+    format!("<input type=\"hidden\" name=\"{name}\" value=\"{value}\">")
 }
 
 /// A link, whose text is escaped here.
 pub(super) fn link(to: &str, text: &str) -> String {
     format!("<a href=\"{}\">{}</a>", escaped(to), escaped(text))
-}
-
-fn table(caption: &str, head: &[&str], rows: &[Vec<String>]) -> String {
-    // A region that scrolls sideways can be reached by keyboard.
-    let name = escaped(caption);
-    let mut out = format!(
-        "<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"{name}\"><table><caption>{name}</caption>\
-         <thead><tr>"
-    );
-    for (place, name) in head.iter().enumerate() {
-        let class = if is_number(rows, place) {
-            " class=\"n\""
-        } else {
-            ""
-        };
-        let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", escaped(name));
-    }
-    out += "</tr></thead><tbody>";
-    for row in rows {
-        out += "<tr>";
-        for (place, cell) in row.iter().enumerate() {
-            let _ = match place {
-                0 => write!(out, "<th scope=\"row\">{cell}</th>"),
-                _ if is_number(rows, place) => write!(out, "<td class=\"n\">{cell}</td>"),
-                _ => write!(out, "<td>{cell}</td>"),
-            };
-        }
-        out += "</tr>";
-    }
-    if rows.is_empty() {
-        let _ = write!(out, "<tr><td colspan=\"{}\">None.</td></tr>", head.len());
-    }
-    out + "</tbody></table></div>"
-}
-
-/// Whether a column holds numbers.
-fn is_number(rows: &[Vec<String>], place: usize) -> bool {
-    let number = |cell: &String| cell == "-" || cell.trim_end_matches(" %").parse::<f64>().is_ok();
-    place > 0 && rows.iter().filter_map(|row| row.get(place)).all(number)
 }
 
 /// A moment for people, in UTC.

@@ -3,9 +3,11 @@
 use super::address::{Address, encoded};
 use super::figures::{error_share, health, latency_ms, statistic};
 use super::page::{PILLARS, Page, link, percent};
+use super::rules::Rules;
 use super::summary::{HourSummary, Labelled};
 use super::{Dashboard, Window};
 use crate::monitoring::MonitoringError;
+use crate::monitoring::measure::Pillar;
 use crate::validation::report::chart::{Series, number};
 
 /// `None` where there is no such pillar.
@@ -21,6 +23,13 @@ pub(super) fn page(
     let window = dashboard.window(address, now_ms)?;
     let whole = window.whole(&dashboard.artifact);
     let mut page = Page::new(name, address);
+    if let Some(rules) = Rules::read(&dashboard.store)? {
+        let own = rules.of(of(pillar));
+        page.section("Rules");
+        let caption = format!("Rules of this pillar: {name}");
+        rules.table(&mut page, address, &caption, &own);
+        page.section("Figures");
+    }
     match pillar {
         "data" => data(dashboard, &mut page, address, &window, &whole)?,
         "model" => model(&mut page, &window, &whole),
@@ -28,6 +37,16 @@ pub(super) fn page(
         _ => business(dashboard, &mut page, &window, &whole),
     }
     Ok(Some(page.html(now_ms)))
+}
+
+/// The pillar of an address.
+pub(super) fn of(address: &str) -> Pillar {
+    match address {
+        "data" => Pillar::DataQuality,
+        "model" => Pillar::Model,
+        "system" => Pillar::System,
+        _ => Pillar::Business,
+    }
 }
 
 fn data(

@@ -141,7 +141,8 @@ fn min_rows() -> u64 {
 }
 
 /// A rule.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Its name.
     pub name: String,
@@ -247,11 +248,8 @@ impl Rules {
 
     /// The name of a segment's value: its text where the file tells it, else its key.
     pub fn name_of(&self, segment: &SegmentKey) -> String {
-        let names = self.windows.names.get(&segment.input).into_iter().flatten();
-        let mut own = names.filter(|name| key::from_text(name) == segment.key);
-        own.next()
-            .cloned()
-            .unwrap_or_else(|| segment.key.to_string())
+        let names = self.windows.names.get(&segment.input);
+        segment.name(names.map_or(&[][..], Vec::as_slice))
     }
 }
 

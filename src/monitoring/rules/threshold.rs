@@ -1,5 +1,7 @@
 //! Where a figure becomes too much.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::monitoring::significance::Correction;
@@ -33,8 +35,8 @@ pub(super) struct RawThreshold {
 }
 
 /// When a figure is too much, and when a firing alert is over.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Threshold {
     /// A fixed one.
     Fixed {
@@ -63,6 +65,58 @@ pub enum Threshold {
         /// The correction.
         correction: Correction,
     },
+}
+
+impl fmt::Display for Threshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Fixed {
+                above,
+                value,
+                clear,
+            } => {
+                let side = if above { "above" } else { "below" };
+                write!(f, "{side} {value}")?;
+                if clear != value {
+                    write!(f, ", until it is {clear} again")?;
+                }
+                Ok(())
+            }
+            Self::Sigmas {
+                sigmas,
+                clear,
+                windows,
+                side,
+            } => {
+                let side = match side {
+                    Side::Above => "above",
+                    Side::Below => "below",
+                    Side::Both => "from",
+                };
+                write!(
+                    f,
+                    "{sigmas} standard deviations {side} the mean of {windows} windows before"
+                )?;
+                if clear != sigmas {
+                    write!(f, ", until it is {clear}")?;
+                }
+                Ok(())
+            }
+            Self::FalseAlarm { rate, correction } => {
+                let correction = match correction {
+                    Correction::None => "each input by itself",
+                    Correction::Bonferroni => "all inputs together, by Bonferroni",
+                    Correction::Holm => "all inputs together, by Holm",
+                    Correction::BenjaminiHochberg => "all inputs together, by Benjamini-Hochberg",
+                };
+                let percent = rate * 100.0;
+                write!(
+                    f,
+                    "unlike chance, at {percent} % of false alarms, {correction}"
+                )
+            }
+        }
+    }
 }
 
 impl RawThreshold {

@@ -18,7 +18,9 @@ pub use state::{WATCH_VERSION, WatchState};
 use super::alert::{Alert, Incidents, Notification, Outbox, Phase, Transition, Trigger, step};
 use super::definitions::open_metrics;
 use super::measure::Measures;
-use super::rules::{Rule, Rules, Threshold, judge};
+use super::rules::{
+    JudgedHour, Judgement, Pass, Rule, RuleBook, RuleHour, Rules, Threshold, judge,
+};
 use super::store::{read_json, write_json};
 use super::window::WindowSummary;
 use super::{Hour, MonitoringError, Store, Table};
@@ -54,13 +56,6 @@ pub struct WatchReport {
     pub firing: usize,
 }
 
-/// Whether rules of labels are judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    Live,
-    Labelled,
-}
-
 impl Watch<'_> {
     /// Judges all hours that are over at `now_ms` and were not judged yet.
     ///
@@ -71,6 +66,7 @@ impl Watch<'_> {
         let mut state = WatchState::open(self.store, self.artifact)?;
         let mut report = WatchReport::default();
         self.forget_rules(&mut state)?;
+        RuleBook::of(self.rules).write(self.store)?;
         let hours = self.store.hours(Table::Predictions)?;
         let (Some(first), Some(last)) = (hours.first(), hours.last()) else {
             return Ok(report);
@@ -129,7 +125,8 @@ impl Watch<'_> {
         state: &mut WatchState,
         report: &mut WatchReport,
     ) -> Result<(), MonitoringError> {
-        let own = |rule: &&Rule| rule.metric.needs_labels() == (pass == Pass::Labelled);
+        let own = |rule: &&Rule| Pass::of(rule.metric) == pass;
+        let mut judged = JudgedHour::default();
         let rules: Vec<&Rule> = self.rules.rules.iter().filter(own).collect();
         // An hour is measured whatever the rules: dashboards show it.
         let spans: BTreeSet<usize> = rules.iter().map(|rule| rule.over_h).chain([1]).collect();
@@ -139,14 +136,21 @@ impl Watch<'_> {
             };
             let measures = self.measure(&window, state)?;
             write_json(&self.store.measures(span, hour), &measures)?;
-            for rule in rules.iter().filter(|rule| rule.over_h == span) {
+            for &rule in rules.iter().filter(|rule| rule.over_h == span) {
                 let before = self.before(rule, hour)?;
                 let judgements = judge(rule, &measures, &before);
                 let changes = step(rule, &judgements, hour.end_ms(), &mut state.alerts);
                 self.tell(rule, &changes, hour.end_ms(), state, report)?;
+                let said = said(rule, judgements, &state.alerts);
+                judged.rules.insert(rule.name.clone(), said);
             }
         }
-        Ok(())
+        // Windows without rows judge nothing, and end nothing.
+        for rule in rules {
+            let silent = || said(rule, Vec::new(), &state.alerts);
+            judged.rules.entry(rule.name.clone()).or_insert_with(silent);
+        }
+        judged.write(self.store, pass, hour)
     }
 
     /// Windows before this one that do not overlap, newest last; as many as the rule compares with.
@@ -285,5 +289,20 @@ impl Watch<'_> {
                 catalogue: self.rules.windows.catalogue,
             },
         )
+    }
+}
+
+/// What a rule said, and which of its alerts stand.
+fn said(rule: &Rule, judgements: Vec<Judgement>, alerts: &[Alert]) -> RuleHour {
+    let keys = |phase: Phase| {
+        let own = alerts
+            .iter()
+            .filter(|alert| alert.rule == rule.name && alert.phase == phase);
+        own.map(|alert| alert.judgement.key.clone()).collect()
+    };
+    RuleHour {
+        judgements,
+        pending: keys(Phase::Pending),
+        firing: keys(Phase::Firing),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use streamrec_artifact::sketch::SketchError;
-use streamrec_artifact::{NumberSketch, Profile, SEGMENTS_MAX};
+use streamrec_artifact::{NumberSketch, Profile, SEGMENTS_MAX, key};
 
 use super::score_histogram::{LabelHistogram, ScoreHistogram};
 use super::service::Service;
@@ -55,6 +55,14 @@ pub struct SegmentKey {
     pub input: String,
     /// Its value's key.
     pub key: u64,
+}
+
+impl SegmentKey {
+    /// Its value, for people: the text among `names` that has its key, else the key.
+    pub fn name(&self, names: &[String]) -> String {
+        let named = names.iter().find(|name| key::from_text(name) == self.key);
+        named.map_or_else(|| self.key.to_string(), Clone::clone)
+    }
 }
 
 /// Scores and labels of some rows.

@@ -180,7 +180,8 @@ pub struct ReportArgs {
     /// Its split.
     #[arg(long, value_enum, default_value = "test")]
     pub split: SplitName,
-    /// Show the segments of this key column; may be given several times.
-    #[arg(long, value_name = "COLUMN", requires = "artifact")]
+    /// Show the segments of this key column; may be given several times. Data holds hashes of texts: name the values
+    /// that are to be shown by name.
+    #[arg(long, value_name = "COLUMN[=VALUE,VALUE]", requires = "artifact")]
     pub segment: Vec<String>,
 }

@@ -3,25 +3,34 @@
 use std::fmt::Write;
 
 use super::chart::escaped;
+use super::table::{anchor, table};
 
 const STYLE: &str = include_str!("page.css");
+/// Letters from which on a text may break into lines.
+const LONG: usize = 60;
 
 /// A page that is being written.
 #[derive(Debug)]
 pub struct Page {
     title: String,
+    intro: String,
+    sections: Vec<String>,
     body: String,
 }
 
-/// A cell of a table.
-#[derive(Debug, Clone)]
-pub enum Cell {
-    /// Text.
-    Text(String),
-    /// A number, to the right.
-    Number(String),
-    /// `pass`, `hold` or `fail`.
-    Outcome(String),
+/// A text as a cell of a table.
+pub fn text(text: &str) -> String {
+    let html = escaped(text);
+    if text.chars().count() > LONG {
+        return format!("<span class=\"long\">{html}</span>");
+    }
+    html
+}
+
+/// `pass`, `hold` or `fail`.
+pub fn outcome(outcome: &str) -> String {
+    let outcome = escaped(outcome);
+    format!("<span class=\"badge {outcome}\">{outcome}</span>")
 }
 
 impl Page {
@@ -29,13 +38,34 @@ impl Page {
     pub fn new(title: &str) -> Self {
         Self {
             title: title.to_owned(),
+            intro: String::new(),
+            sections: Vec::new(),
             body: String::new(),
         }
     }
 
+    /// What one wants to know first: names, and values as HTML.
+    pub fn facts(&mut self, facts: &[(String, String)]) {
+        let fact = |(name, value): &(String, String)| {
+            format!("<div><dt>{}</dt><dd>{value}</dd></div>", escaped(name))
+        };
+        let facts: String = facts.iter().map(fact).collect();
+        let _ = write!(self.intro, "<dl class=\"facts\">{facts}</dl>");
+    }
+
     /// Begins a section.
     pub fn section(&mut self, title: &str, about: &str) {
-        let _ = write!(self.body, "<h2>{}</h2>", escaped(title));
+        let (id, name) = (anchor(title), escaped(title));
+        let end = if self.sections.is_empty() {
+            ""
+        } else {
+            "</section>"
+        };
+        let _ = write!(
+            self.body,
+            "{end}<section aria-labelledby=\"{id}\"><h2 id=\"{id}\">{name}</h2>"
+        );
+        self.sections.push(title.to_owned());
         if !about.is_empty() {
             let _ = write!(self.body, "<p>{}</p>", escaped(about));
         }
@@ -46,48 +76,33 @@ impl Page {
         let _ = write!(self.body, "<div class=\"charts\">{}</div>", charts.concat());
     }
 
-    /// Adds a table.
-    pub fn table(&mut self, head: &[&str], rows: &[Vec<Cell>]) {
-        let is_number = |place: usize| {
-            rows.first()
-                .is_some_and(|row| matches!(row.get(place), Some(Cell::Number(_))))
-        };
-        self.body += "<div class=\"wide\"><table><thead><tr>";
-        for (place, name) in head.iter().enumerate() {
-            let class = if is_number(place) { " class=\"n\"" } else { "" };
-            let _ = write!(self.body, "<th scope=\"col\"{class}>{}</th>", escaped(name));
-        }
-        self.body += "</tr></thead><tbody>";
-        for row in rows {
-            self.body += "<tr>";
-            for cell in row {
-                let _ = match cell {
-                    Cell::Text(text) if text.len() > 60 => {
-                        write!(self.body, "<td class=\"long\">{}</td>", escaped(text))
-                    }
-                    Cell::Text(text) => write!(self.body, "<td>{}</td>", escaped(text)),
-                    Cell::Number(text) => {
-                        write!(self.body, "<td class=\"n\">{}</td>", escaped(text))
-                    }
-                    Cell::Outcome(text) => {
-                        write!(self.body, "<td class=\"{0}\">{0}</td>", escaped(text))
-                    }
-                };
-            }
-            self.body += "</tr>";
-        }
-        self.body += "</tbody></table></div>";
+    /// Adds a table, whose cells are HTML.
+    pub fn table(&mut self, caption: &str, head: &[&str], rows: &[Vec<String>]) {
+        self.body += &table(caption, head, rows);
     }
 
     /// The whole file.
-    pub fn html(&self) -> String {
-        let title = escaped(&self.title);
+    pub fn html(&self, footer: &str) -> String {
+        let (title, footer) = (escaped(&self.title), escaped(footer));
+        let entry = |title: &String| {
+            let (id, name) = (anchor(title), escaped(title));
+            format!("<li><a href=\"#{id}\">{name}</a></li>")
+        };
+        let contents: String = self.sections.iter().map(entry).collect();
+        let end = if self.sections.is_empty() {
+            ""
+        } else {
+            "</section>"
+        };
         format!(
             "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
              content=\"width=device-width,initial-scale=1\"><meta http-equiv=\"Content-Security-Policy\" \
-             content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>{title}</title><style>{STYLE}</style>\
-             </head><body><h1>{title}</h1>{}</body></html>\n",
-            self.body
+             content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\"><title>{title}</title>\
+             <link rel=\"icon\" href=\"data:,\"><style>{STYLE}</style></head><body>\
+             <a class=\"skip\" href=\"#main\">Skip to the figures</a>\
+             <header><h1>{title}</h1>{}<nav aria-label=\"Sections\"><ul>{contents}</ul></nav></header>\
+             <main id=\"main\" tabindex=\"-1\">{}{end}</main><footer><p>{footer}</p></footer></body></html>\n",
+            self.intro, self.body
         )
     }
 }
