@@ -64,6 +64,22 @@ impl Store {
         }
     }
 
+    /// A folder that must be there: a slip in its name would be a model that nobody watches.
+    ///
+    /// # Errors
+    /// It is no folder.
+    pub fn open(root: &Path) -> Result<Self, MonitoringError> {
+        if root.is_dir() {
+            return Ok(Self::new(root));
+        }
+        let root = root.display();
+        Err(MonitoringError::Settings {
+            problem: format!(
+                "{root} is no monitoring folder: there is none of this name; `streamrec monitor compact --out {root}` makes one"
+            ),
+        })
+    }
+
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.root

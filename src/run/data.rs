@@ -140,7 +140,12 @@ fn show(dataset: &Dataset) {
         println!("  trailing counts of valid and test rows: {counts}");
     }
     for (measure, value) in &dataset.provenance.measures {
-        println!("  {measure}: {value:.4}");
+        // Counts stand among rates.
+        if value.fract() == 0.0 {
+            println!("  {measure}: {value:.0}");
+        } else {
+            println!("  {measure}: {value:.4}");
+        }
     }
 }
 

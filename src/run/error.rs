@@ -71,6 +71,14 @@ pub enum RunError {
     /// Profiles cannot be compared.
     #[error(transparent)]
     Drift(#[from] DriftError),
+    /// An artifact is missing or damaged.
+    #[error("cannot read the artifact {}", path.display())]
+    Artifact {
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        source: Box<streamrec_artifact::ArtifactError>,
+    },
     /// An artifact cannot be judged.
     #[error(transparent)]
     ModelLoad(#[from] ModelLoadError),
@@ -168,10 +176,21 @@ impl RunError {
             Self::Interrupted => 130,
             Self::Data(DataError::Io { .. }) => 1,
             Self::Data(_) | Self::Import(_) => 2,
-            Self::Expectation(ExpectationError::Suite { .. }) => 2,
-            Self::Gate(_) | Self::Drift(_) => 2,
+            Self::Expectation(ExpectationError::Spill(_)) => 1,
+            Self::Expectation(_) | Self::Gate(_) | Self::Drift(_) => 2,
+            Self::Artifact { .. } | Self::ModelLoad(_) => 2,
+            Self::Evidence(EvidenceError::Data(_) | EvidenceError::Column { .. }) => 2,
             Self::Monitoring(MonitoringError::Table { .. } | MonitoringError::Settings { .. }) => 2,
-            Self::Behaviour(BehaviourError::Suite { .. } | BehaviourError::Test { .. }) => 2,
+            Self::Monitoring(MonitoringError::File { source, .. })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                2
+            }
+            Self::Behaviour(
+                BehaviourError::File { .. }
+                | BehaviourError::Suite { .. }
+                | BehaviourError::Test { .. },
+            ) => 2,
             Self::Checkpoint(
                 CheckpointError::Damaged { .. }
                 | CheckpointError::Mismatch { .. }

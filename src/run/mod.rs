@@ -1,8 +1,10 @@
 //! The composition root: one file a command. Only here do stages meet.
 
+mod artifact;
 mod backend;
 mod bytes;
 mod cli;
+mod closed_output;
 mod data;
 mod device;
 mod doctor;
@@ -57,6 +59,13 @@ pub fn command_line() -> ExitCode {
         return train::run(args);
     }
     logging::start(None);
+    // Of a launch, ranks are lost when it ends at once.
+    if !matches!(
+        &cli.command,
+        cli::Command::Launch(_) | cli::Command::NodeShell { .. }
+    ) {
+        closed_output::end_quietly();
+    }
     let outcome = match cli.command {
         cli::Command::Data(command) => data::run(&command),
         cli::Command::Launch(args) => return launch::run(&args),

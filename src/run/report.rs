@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use serde_json::Value;
-use streamrec_artifact::{Artifact, Verdict, VerdictError};
+use streamrec_artifact::{Verdict, VerdictError};
 
-use super::RunError;
 use super::cli::ReportArgs;
 use super::folder::{self, RunFolder};
+use super::{RunError, artifact};
 use crate::data::{ColumnKind, Dataset, Split};
 use crate::train::Progress;
 use crate::validation::ArtifactModel;
@@ -33,10 +33,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), RunError> {
     };
     let (artifact, verdict, evidence);
     if let Some(path) = &args.artifact {
-        artifact = Artifact::read(path).map_err(RunError::other(format!(
-            "cannot read the artifact {}",
-            path.display()
-        )))?;
+        artifact = artifact::read(path)?;
         sources.profile = Some(&artifact.profile);
         verdict = match Verdict::read(path) {
             Ok(verdict) => Some(verdict),

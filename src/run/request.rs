@@ -7,17 +7,14 @@ use streamrec_artifact::{
     Artifact, Golden, InputColumn, MISSING_KEY, MISSING_TIME, RawBatch, RawColumn, SourceType,
 };
 
-use super::RunError;
 use super::cli::RequestArgs;
+use super::{RunError, artifact};
 
 /// How far a served probability may lie from the trainer's.
 const TOLERANCE: f64 = 1e-5;
 
 pub(super) fn run(args: &RequestArgs) -> Result<(), RunError> {
-    let artifact = Artifact::read(&args.artifact).map_err(RunError::other(format!(
-        "cannot read the artifact {}",
-        args.artifact.display()
-    )))?;
+    let artifact = artifact::read(&args.artifact)?;
     let rows: Vec<usize> = acceptable(&artifact).take(args.rows).collect();
     let body = body(&artifact, &rows);
     let name = &artifact.manifest.name;

@@ -1,6 +1,7 @@
 //! Claims about the whole: one binary, one file a boundary. Real processes, signals and files.
 
 mod architecture;
+mod bad_guards;
 mod bad_input;
 mod browser;
 mod configs;

@@ -10,11 +10,7 @@ use super::{Measure, Metric};
 use crate::monitoring::MonitoringError;
 use crate::monitoring::significance::homogeneity;
 use crate::monitoring::window::{SegmentKey, WindowSummary};
-use crate::validation::drift::{BinShares, DriftLimits, compare, kolmogorov_p};
-
-/// Indices that chance alone makes as great as this are not told: ids have a bin for each of hundreds, and an hour has
-/// few rows for each.
-const CHANCE_MAX: f64 = 0.05;
+use crate::validation::drift::{BinShares, DriftLimits, compare, is_chance, kolmogorov_p};
 
 pub(super) fn measure(
     window: &WindowSummary,
@@ -37,7 +33,7 @@ pub(super) fn measure(
         let sketches = [reference, &window.profile]
             .map(|profile| sketch_of(profile, &input.name, segment.as_ref()));
         let is_noise = match sketches {
-            [Some(then), Some(now)] => chance_level(then, now) > CHANCE_MAX,
+            [Some(then), Some(now)] => is_chance(then, now),
             _ => false,
         };
         for statistic in &input.statistics {
@@ -83,28 +79,6 @@ fn sketch_of<'a>(
     let mut segments = profile.segments.iter();
     let own = segments.find(|own| own.input == segment.input && own.key == segment.key)?;
     own.inputs.get(place)
-}
-
-/// What a population stability index is by chance: about `(bins - 1) (1/n + 1/m)`, as it is a chi-squared statistic
-/// over its rows (Yurdakul, "Statistical properties of population stability index", 2018,
-/// <https://scholarworks.wmich.edu/dissertations/3208>).
-fn chance_level(then: &InputSketch, now: &InputSketch) -> f64 {
-    let level = |bins: usize, n: u64, m: u64| {
-        (bins as f64 - 1.0).max(0.0) * (1.0 / n as f64 + 1.0 / m as f64)
-    };
-    match (&then.numbers, &now.numbers, &then.keys, &now.keys) {
-        (Some(then), Some(now), ..) => {
-            let (n, m) = (then.quantiles.count(), now.quantiles.count());
-            let bins = BinShares::of_numbers(&then.quantiles, &now.quantiles);
-            bins.map_or(0.0, |bins| level(bins.reference.len(), n, m))
-        }
-        (_, _, Some(then), Some(now)) => {
-            let (n, m) = (then.frequent.count(), now.frequent.count());
-            let bins = BinShares::of_keys(then, now);
-            bins.map_or(0.0, |bins| level(bins.reference.len(), n, m))
-        }
-        _ => 0.0,
-    }
 }
 
 /// How probable an input as far from the reference is by chance; the part of missing values is another metric's.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use jiff::{Span, SpanRelativeTo};
 use serde::{Deserialize, Serialize};
-use streamrec_artifact::key;
+use streamrec_artifact::{InputColumn, Manifest, key};
 
 use super::threshold::{RawThreshold, Threshold};
 use crate::monitoring::MonitoringError;
@@ -244,6 +244,48 @@ impl Rules {
             });
         }
         Err(problems.join("\n"))
+    }
+
+    /// Whether they are rules of a model: one that names what the model does not have would never fire.
+    ///
+    /// # Errors
+    /// All names that are unknown, a line each.
+    pub fn fit(&self, manifest: &Manifest) -> Result<(), String> {
+        let (inputs, labels) = (&manifest.schema.inputs, &manifest.schema.labels);
+        let mut problems = Vec::new();
+        let mut known = |place: String, name: &str| {
+            if let Err(error) = InputColumn::position(inputs, name) {
+                problems.push(format!("{place}: {error}"));
+            }
+        };
+        for name in &self.windows.segments {
+            known("windows.segments".into(), name);
+        }
+        if let Some(name) = &self.windows.item {
+            known("windows.item".into(), name);
+        }
+        let is_score = |name: &str| {
+            name.strip_prefix("score of ")
+                .is_some_and(|name| labels.iter().any(|label| label == name))
+        };
+        for rule in &self.rules {
+            for name in rule.inputs.iter().filter(|name| !is_score(name)) {
+                known(format!("rule `{}`: inputs", rule.name), name);
+            }
+        }
+        for rule in &self.rules {
+            if let Some(label) = rule.label.as_ref().filter(|label| !labels.contains(label)) {
+                problems.push(format!(
+                    "rule `{}`: label: the model has no label `{label}`; it has {}",
+                    rule.name,
+                    labels.join(", ")
+                ));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(problems.join("\n  "))
     }
 
     /// The name of a segment's value: its text where the file tells it, else its key.

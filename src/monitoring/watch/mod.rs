@@ -44,6 +44,8 @@ pub struct Watch<'a> {
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct WatchReport {
+    /// Hours with predictions.
+    pub predicted_hours: usize,
     /// Hours that were judged.
     pub hours: usize,
     /// Hours whose labels were complete, and were judged by them.
@@ -68,6 +70,7 @@ impl Watch<'_> {
         self.forget_rules(&mut state)?;
         RuleBook::of(self.rules).write(self.store)?;
         let hours = self.store.hours(Table::Predictions)?;
+        report.predicted_hours = hours.len();
         let (Some(first), Some(last)) = (hours.first(), hours.last()) else {
             return Ok(report);
         };

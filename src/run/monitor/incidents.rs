@@ -8,7 +8,7 @@ use crate::run::{RunError, folder};
 pub(super) fn run(command: &MonitorIncidentsCommand) -> Result<(), RunError> {
     match command {
         MonitorIncidentsCommand::List { dir, all, json } => {
-            let mut found = Incidents::new(dir).all()?;
+            let mut found = Incidents::new(Store::open(dir)?.root()).all()?;
             found.retain(|incident| *all || !incident.closed);
             if *json {
                 let text = serde_json::to_string(&found).map_err(RunError::other("no JSON"))?;
@@ -32,7 +32,7 @@ pub(super) fn run(command: &MonitorIncidentsCommand) -> Result<(), RunError> {
         MonitorIncidentsCommand::Ack(args) => change(args, false),
         MonitorIncidentsCommand::Close(args) => change(args, true),
         MonitorIncidentsCommand::Postmortem { id, dir, out } => {
-            let text = postmortem(&Incidents::new(dir).read(id)?);
+            let text = postmortem(&Incidents::new(Store::open(dir)?.root()).read(id)?);
             match out {
                 Some(path) => folder::replace(path, text.as_bytes()),
                 None => {
@@ -45,7 +45,7 @@ pub(super) fn run(command: &MonitorIncidentsCommand) -> Result<(), RunError> {
 }
 
 fn change(args: &MonitorIncidentArgs, close: bool) -> Result<(), RunError> {
-    let _lock = Store::new(&args.dir).lock_windows()?;
+    let _lock = Store::open(&args.dir)?.lock_windows()?;
     let incidents = Incidents::new(&args.dir);
     let mut incident = incidents.read(&args.id)?;
     let now_ms = jiff::Timestamp::now().as_millisecond();

@@ -4,22 +4,21 @@ use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use streamrec_artifact::Artifact;
 use streamrec_serving::http::serve_site;
 
 use crate::monitoring::Store;
 use crate::monitoring::dashboard::Dashboard;
-use crate::run::RunError;
 use crate::run::cli::MonitorServeArgs;
+use crate::run::{RunError, artifact};
 use crate::validation::drift::DriftLimits;
 
 pub(super) fn run(args: &MonitorServeArgs) -> Result<(), RunError> {
-    let artifact = Artifact::read(&args.artifact).map_err(RunError::other(format!(
-        "cannot read the artifact {}",
-        args.artifact.display()
-    )))?;
+    let artifact = artifact::read(&args.artifact)?;
     let limits = args.limits.as_deref().map(DriftLimits::load).transpose()?;
-    let dashboard = Dashboard::new(Store::new(&args.dir), artifact, limits.unwrap_or_default());
+    let limits = limits.unwrap_or_default();
+    let schema = &artifact.manifest.schema;
+    limits.fit(&schema.inputs, &schema.labels)?;
+    let dashboard = Dashboard::new(Store::open(&args.dir)?, artifact, limits);
     let site = Arc::new(move |request| dashboard.answer(&request, now_ms()));
     let served = serve_site(&args.listen, site, |address| {
         // On standard output, for scripts that started us with port 0; flushed, as it may be a pipe.

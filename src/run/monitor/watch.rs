@@ -2,22 +2,23 @@
 
 use std::time::Duration;
 
-use streamrec_artifact::Artifact;
-
 use crate::monitoring::Store;
 use crate::monitoring::alert::Outbox;
 use crate::monitoring::rules::Rules;
 use crate::monitoring::watch::{Watch, WatchReport};
-use crate::run::RunError;
 use crate::run::cli::MonitorRunArgs;
+use crate::run::{RunError, artifact};
 
 pub(super) fn run(args: &MonitorRunArgs) -> Result<(), RunError> {
     let rules = Rules::load(&args.rules)?;
-    let artifact = Artifact::read(&args.artifact).map_err(RunError::other(format!(
-        "cannot read the artifact {}",
-        args.artifact.display()
-    )))?;
-    let store = Store::new(&args.dir);
+    let artifact = artifact::read(&args.artifact)?;
+    rules.fit(&artifact.manifest).map_err(|problems| {
+        let rules = args.rules.display();
+        RunError::Usage(format!(
+            "the rules {rules} do not fit the model:\n  {problems}"
+        ))
+    })?;
+    let store = Store::open(&args.dir)?;
     let watch = Watch {
         store: &store,
         artifact: &artifact,
@@ -25,7 +26,7 @@ pub(super) fn run(args: &MonitorRunArgs) -> Result<(), RunError> {
     };
     loop {
         let now = args.now.unwrap_or_else(jiff::Timestamp::now);
-        print(&watch.run(now.as_millisecond())?);
+        print(args, &watch.run(now.as_millisecond())?);
         let delivery = Outbox::new(store.root()).deliver(&rules.webhooks)?;
         for problem in &delivery.problems {
             tracing::warn!("{problem}; what could not be delivered waits in outbox/");
@@ -43,7 +44,7 @@ pub(super) fn run(args: &MonitorRunArgs) -> Result<(), RunError> {
     }
 }
 
-fn print(report: &WatchReport) {
+fn print(args: &MonitorRunArgs, report: &WatchReport) {
     for change in &report.changes {
         println!("{change}");
     }
@@ -55,5 +56,15 @@ fn print(report: &WatchReport) {
             "{} hours judged, {} by their labels; {} alerts fire",
             report.hours, report.labelled_hours, report.firing
         );
+    } else if args.once {
+        // Who asks once is told that nothing was missed.
+        let why = match report.predicted_hours {
+            0 => format!(
+                "{} holds no predictions: streamrec monitor compact",
+                args.dir.display()
+            ),
+            _ => "every hour that is over was judged before".to_owned(),
+        };
+        println!("nothing to judge: {why}; {} alerts fire", report.firing);
     }
 }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use streamrec_artifact::{Artifact, Encoder, Outcome, RawBatch};
+use streamrec_artifact::{Encoder, Outcome, RawBatch};
 
 use super::server::Server;
 use crate::data::{Dataset, Split};
 use crate::export;
 use crate::run::cli::ValidateBehaviourArgs;
-use crate::run::{RunError, folder};
+use crate::run::{RunError, artifact, folder};
 use crate::validation::ArtifactModel;
 use crate::validation::behaviour::{BehaviourReport, BehaviourSuite, TestResult, run as run_suite};
 
@@ -55,12 +55,7 @@ pub(super) fn sample(
 }
 
 fn golden(folder: &Path) -> Result<RawBatch, RunError> {
-    let artifact = Artifact::read(folder);
-    let artifact = artifact.map_err(RunError::other(format!(
-        "cannot read the artifact {}",
-        folder.display()
-    )))?;
-    Ok(artifact.golden.raw)
+    Ok(artifact::read(folder)?.golden.raw)
 }
 
 fn print(report: &BehaviourReport) {

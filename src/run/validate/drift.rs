@@ -1,11 +1,11 @@
 //! `streamrec validate drift`: data against the profile that a model was trained on.
 
-use streamrec_artifact::{Artifact, FeatureSchema, Outcome, Profile, ProfileBuilder};
+use streamrec_artifact::{FeatureSchema, Outcome, Profile, ProfileBuilder};
 
 use crate::data::Dataset;
 use crate::data::import::{FileFormat, InputSettings, SourceSchema};
 use crate::run::cli::ValidateDriftArgs;
-use crate::run::{RunError, folder};
+use crate::run::{RunError, artifact, folder};
 use crate::validation::drift::{
     DriftLimits, DriftReport, InputDrift, Level, compare, profile, schema_problems,
 };
@@ -17,11 +17,9 @@ pub(super) fn run(args: &ValidateDriftArgs) -> Result<Outcome, RunError> {
         .map(DriftLimits::load)
         .transpose()?
         .unwrap_or_default();
-    let artifact = Artifact::read(&args.artifact).map_err(RunError::other(format!(
-        "cannot read the artifact {}",
-        args.artifact.display()
-    )))?;
+    let artifact = artifact::read(&args.artifact)?;
     let schema = &artifact.manifest.schema;
+    limits.fit(&schema.inputs, &schema.labels)?;
     let mut segments: Vec<String> = artifact
         .profile
         .segments

@@ -6,6 +6,7 @@ use streamrec_artifact::{
 };
 
 use super::DriftError;
+use super::chance::is_chance;
 use super::limits::{DriftLimits, Limit};
 use super::statistics::{BinShares, kolmogorov_smirnov, wasserstein};
 
@@ -182,8 +183,15 @@ fn of_input(
     if let (Some(then), Some(now)) = (&then.keys, &now.keys) {
         told.extend(of_keys(then, now, limits, name));
     }
+    let is_chance = is_chance(then, now);
     if let (Some(then), Some(now)) = (&then.numbers, &now.numbers) {
         told.extend(of_numbers(then, now, limits, name));
+    }
+    for statistic in &mut told {
+        let index = matches!(statistic.name, "psi" | "jensen_shannon");
+        if is_chance && index && !statistic.value.is_nan() {
+            statistic.level = Level::Told;
+        }
     }
     InputDrift::new(name.to_owned(), segment, now.rows, told, limits)
 }
@@ -254,13 +262,18 @@ fn of_numbers(
     told
 }
 
+/// What limits call the scores of a label.
+pub(super) fn score_name(label: &str) -> String {
+    format!("score of {label}")
+}
+
 fn of_scores(
     label: &str,
     then: &ScoreSketch,
     now: &ScoreSketch,
     limits: &DriftLimits,
 ) -> InputDrift {
-    let name = format!("score of {label}");
+    let name = score_name(label);
     let mut told = Vec::new();
     if let Some(shares) =
         BinShares::of_numbers(&then.probabilities.quantiles, &now.probabilities.quantiles)

@@ -5,7 +5,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use streamrec_artifact::InputColumn;
+
 use super::DriftError;
+use super::compare::score_name;
 
 /// The version of limits that is read.
 pub const DRIFT_VERSION: u32 = 1;
@@ -125,6 +128,31 @@ impl Default for DriftLimits {
     }
 }
 
+impl Limits {
+    /// What is wrong with limits called `name`.
+    fn problems(&self, name: &str) -> Vec<String> {
+        let limits = [
+            ("psi", self.psi),
+            ("jensen_shannon", self.jensen_shannon),
+            ("kolmogorov_smirnov", self.kolmogorov_smirnov),
+            ("wasserstein", self.wasserstein),
+            ("missing_rate", self.missing_rate),
+            ("out_of_range_rate", self.out_of_range_rate),
+            ("unseen_rate", self.unseen_rate),
+            ("cardinality_ratio", self.cardinality_ratio),
+        ];
+        let wrong = |limit: &Limit| !(limit.warn >= 0.0 && limit.warn <= limit.fail);
+        let found = limits
+            .into_iter()
+            .filter_map(|(of, limit)| Some((of, limit.filter(wrong)?)));
+        found
+            .map(|(of, Limit { warn, fail })| {
+                format!("{name}.{of}: expected 0 <= warn <= fail, got warn {warn} and fail {fail}")
+            })
+            .collect()
+    }
+}
+
 impl DriftLimits {
     /// Reads limits.
     ///
@@ -146,7 +174,35 @@ impl DriftLimits {
                 limits.format_version
             )));
         }
-        Ok(limits)
+        let all = limits.inputs.iter().map(|(name, own)| (name.as_str(), own));
+        let problems: Vec<String> = all
+            .chain([("all", &limits.all)])
+            .flat_map(|(name, own)| own.problems(name))
+            .collect();
+        if problems.is_empty() {
+            Ok(limits)
+        } else {
+            Err(wrong(problems.join("\n  ")))
+        }
+    }
+
+    /// Whether they are limits of a model with these inputs and labels: one that nothing is held to would pass silently.
+    ///
+    /// # Errors
+    /// All names that are unknown.
+    pub fn fit(&self, inputs: &[InputColumn], labels: &[String]) -> Result<(), DriftError> {
+        let of_score = |name: &str| labels.iter().any(|label| *name == score_name(label));
+        let names = self.inputs.keys().filter(|name| !of_score(name));
+        let problems: Vec<String> = names
+            .filter_map(|name| InputColumn::position(inputs, name).err())
+            .map(|error| error.to_string())
+            .collect();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(DriftError::Unknown {
+            problems: problems.join("\n  "),
+        })
     }
 
     /// Those of an input.

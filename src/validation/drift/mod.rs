@@ -5,6 +5,7 @@
 //! data ─► profile ───────────────┴─► statistics of each input and segment ─► limits ─► report
 //! ```
 
+mod chance;
 mod compare;
 mod limits;
 pub mod profile;
@@ -21,6 +22,7 @@ use streamrec_artifact::sketch::SketchError;
 use crate::data::Error as DataError;
 use crate::data::import::ImportError;
 
+pub use chance::is_chance;
 pub use compare::{DriftReport, InputDrift, Level, Statistic, compare};
 pub use limits::{DRIFT_VERSION, DriftLimits, Limit, Limits};
 pub use schema::schema_problems;
@@ -44,6 +46,12 @@ pub enum DriftError {
         path: PathBuf,
         /// What is wrong.
         problem: String,
+    },
+    /// Limits of what the model does not have.
+    #[error("the limits do not fit the model:\n  {problems}")]
+    Unknown {
+        /// Every name, a line each.
+        problems: String,
     },
     /// Profiles of different inputs.
     #[error("the profiles have other inputs: expected {expected}; got {got}")]

@@ -176,6 +176,45 @@ fn equal_data_passes_and_a_changed_scale_fails() {
 }
 
 #[test]
+fn ids_with_few_rows_each_are_not_judged_by_chance() {
+    let drawn = |start: usize, ids: f64| {
+        let mut builder = ProfileBuilder::new(&inputs(), &[]);
+        let keys = uniform(3000, start).map(|value| key::hash((value * ids) as u64));
+        let columns = vec![
+            RawColumn::Key(keys.collect()),
+            RawColumn::Dense(vec![1.0; 3000]),
+        ];
+        let rows = RawBatch {
+            rows: 3000,
+            columns,
+        };
+        builder.observe(&rows).expect("the inputs' columns");
+        builder.finish()
+    };
+    let limits = DriftLimits::default();
+    let psi = |report: &DriftReport| {
+        let mut statistics = report.inputs[0].statistics.iter();
+        statistics
+            .find(|one| one.name == "psi")
+            .expect("told")
+            .clone()
+    };
+    let (then, now) = (drawn(0, 400.0), drawn(7, 9.0));
+    let moved = compare(&then, &now, &limits).expect("comparable");
+    assert!(
+        psi(&moved).value > 1.0 && psi(&moved).level == Level::Told,
+        "{moved:#?}"
+    );
+    // Few values with many rows each are judged as ever.
+    let (then, now) = (drawn(0, 9.0), drawn(7, 5.0));
+    let moved = compare(&then, &now, &limits).expect("comparable");
+    assert_eq!(
+        (psi(&moved).level, moved.outcome),
+        (Level::Fail, Outcome::Fail)
+    );
+}
+
+#[test]
 fn one_clients_missing_durations_are_found_in_its_segment() {
     let limits = DriftLimits::default();
     let reference = profile(40_000, 0.25, 30.0);

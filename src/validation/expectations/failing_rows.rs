@@ -248,7 +248,11 @@ impl FailingRowsWriter {
         let fields: Vec<_> = schema.fields().iter().cloned().chain(own).collect();
         let schema: SchemaRef = Arc::new(Schema::new(fields));
         let temporary = path.with_extension("parquet.tmp");
-        let file = File::create(&temporary).map_err(|error| failed(error.to_string()))?;
+        let file = File::create(&temporary).map_err(|error| {
+            failed(format!(
+                "failing rows cannot be written there: {error}; choose another --failing-rows"
+            ))
+        })?;
         let writer = ArrowWriter::try_new(file, Arc::clone(&schema), None);
         Ok(Self {
             schema,

@@ -43,17 +43,17 @@ pub fn suggest(
     let mut days = Days::new();
     for (place, table) in tables.iter().enumerate() {
         if table.schema().fields() != first.schema().fields() {
-            return Err(ExpectationError::Arrow(format!(
-                "the columns of {} differ from those of {}",
-                table.name(),
+            return Err(table.failed(&format!(
+                "its columns differ from those of {}; give days of one table",
                 first.name()
             )));
         }
         let column = |name: &Option<String>| {
-            let place = name.as_ref().map(|name| table.schema().index_of(name));
-            place
-                .transpose()
-                .map_err(|error| ExpectationError::Arrow(error.to_string()))
+            let place = name.as_ref().map(|name| {
+                let found = table.schema().index_of(name);
+                found.map_err(|_| table.without(name))
+            });
+            place.transpose()
         };
         let gather = Gather {
             table,
@@ -69,9 +69,7 @@ pub fn suggest(
     }
     let days: Vec<Day> = days.into_values().filter(|day| day.rows > 0).collect();
     if days.is_empty() {
-        return Err(ExpectationError::Arrow(
-            "the data has no rows to learn from".into(),
-        ));
+        return Err(first.failed(&"it has no rows to learn from; give days with rows"));
     }
     let names: Vec<String> = first
         .schema()

@@ -45,9 +45,7 @@ pub enum EvidenceError {
     #[error("the rows could not be scored")]
     Score(#[from] TrainError),
     /// A column of the gate is of no use.
-    #[error(
-        "the gate's column `{column}` is a {found} column; units and segments are made of key columns"
-    )]
+    #[error("`{column}` is a {found} column; units and segments are made of key columns")]
     Column {
         /// The column.
         column: String,

@@ -201,9 +201,10 @@ impl Judge<'_> {
         let estimate = match question.against {
             // What is more and better is turned round: worse is more.
             Some(_) if metric.more_is_better() => Estimate {
-                value: -estimate.value,
-                low: -estimate.high,
-                high: -estimate.low,
+                // 0 is not turned into -0.
+                value: 0.0 - estimate.value,
+                low: 0.0 - estimate.high,
+                high: 0.0 - estimate.low,
             },
             _ => estimate,
         };

@@ -1,6 +1,7 @@
 //! Tables that can be scanned in parallel: Parquet, CSV, packed data.
 
 mod csv;
+mod csv_records;
 mod packed;
 mod parquet;
 
@@ -56,7 +57,7 @@ enum Part {
         first: usize,
         last: usize,
     },
-    Batch(RecordBatch),
+    Text(csv_records::Chunk),
 }
 
 /// What a scan does with batches: a state for each part, and how parts come together in the order of rows.
@@ -199,9 +200,7 @@ impl Table {
                 rows: files.rows(),
             },
             // One pass over the text serves all bundles: there is one.
-            Source::Csv(file) => Jobs::Csv(Box::new(
-                file.batches(bundles.first().map_or(&[][..], Vec::as_slice))?,
-            )),
+            Source::Csv(file) => Jobs::Csv(Box::new(file.chunks()?)),
         })
     }
 
@@ -212,7 +211,7 @@ impl Table {
         selection: Option<&RowSet>,
         visit: &mut dyn FnMut(&Rows, &RecordBatch) -> Result<(), ExpectationError>,
     ) -> Result<(), ExpectationError> {
-        let columns = &bundles[job.bundle];
+        let columns = bundles.get(job.bundle).map_or(&[][..], Vec::as_slice);
         let mut picked = |first: u64, batch: RecordBatch| {
             let rows = Rows::From(first);
             let Some(selection) = selection else {
@@ -240,7 +239,7 @@ impl Table {
             (Source::Packed(files), Part::Blocks { file, first, last }) => {
                 files.read(*file, *first..*last, columns, job.first_row, &mut picked)
             }
-            (Source::Csv(_), Part::Batch(batch)) => picked(job.first_row, batch.clone()),
+            (Source::Csv(file), Part::Text(chunk)) => file.read(chunk, columns, &mut picked),
             _ => Ok(()),
         }
     }
@@ -250,7 +249,14 @@ impl Table {
         matches!(self.source, Source::Parquet(_))
     }
 
-    fn failed(&self, error: &dyn std::error::Error) -> ExpectationError {
+    /// That it has no column of a name.
+    pub(super) fn without(&self, name: &str) -> ExpectationError {
+        let fields = self.schema.fields().iter();
+        let names: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
+        self.failed(&format!("no column `{name}`; it has {}", names.join(", ")))
+    }
+
+    pub(super) fn failed(&self, error: &dyn std::fmt::Display) -> ExpectationError {
         ExpectationError::Table {
             path: PathBuf::from(&self.name),
             problem: error.to_string(),
@@ -263,7 +269,7 @@ enum Jobs<'a> {
         jobs: std::vec::IntoIter<Job>,
         rows: u64,
     },
-    Csv(Box<csv::Batches<'a>>),
+    Csv(Box<csv::Chunks<'a>>),
 }
 
 impl Iterator for Jobs<'_> {
@@ -272,7 +278,7 @@ impl Iterator for Jobs<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         match self {
             Self::Known { jobs, .. } => jobs.next().map(Ok),
-            Self::Csv(batches) => batches.next(),
+            Self::Csv(chunks) => chunks.next(),
         }
     }
 }
@@ -281,7 +287,7 @@ impl Jobs<'_> {
     fn rows(&self) -> Result<u64, ExpectationError> {
         Ok(match self {
             Self::Known { rows, .. } => *rows,
-            Self::Csv(batches) => batches.rows(),
+            Self::Csv(chunks) => chunks.rows(),
         })
     }
 }
