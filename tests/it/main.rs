@@ -34,5 +34,6 @@ mod resume;
 mod score;
 mod serving;
 mod submission;
+mod untrusted_bytes;
 mod webhook_receiver;
 mod workbench;
