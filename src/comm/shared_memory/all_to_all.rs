@@ -114,22 +114,18 @@ impl Engine {
 
     /// Hands a message over, or leaves its bytes to be copied.
     fn announce(&self, message: Message) -> (Announcement, Vec<u8>) {
-        let own = message.into_shared().and_then(|shared| {
+        let copied = match message.into_shared() {
             // Other ranks know the segments of this communicator alone.
-            let known = shared.is_of(&self.messages);
-            known.then_some(()).ok_or_else(|| shared.bytes().to_vec())?;
-            Ok(shared.hand_over())
-        });
-        match own {
-            Ok((id, bytes)) => {
+            Ok(shared) if shared.is_of(&self.messages) => {
+                let (id, bytes) = shared.hand_over();
                 let segment = Some(id);
-                (Announcement { bytes, segment }, Vec::new())
+                return (Announcement { bytes, segment }, Vec::new());
             }
-            Err(copied) => {
-                let (bytes, segment) = (copied.len() as u64, None);
-                (Announcement { bytes, segment }, copied)
-            }
-        }
+            Ok(shared) => shared.bytes().to_vec(),
+            Err(copied) => copied,
+        };
+        let (bytes, segment) = (copied.len() as u64, None);
+        (Announcement { bytes, segment }, copied)
     }
 
     fn take_over(&self, id: SegmentId, bytes: u64) -> Result<Message, CommError> {
