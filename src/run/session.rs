@@ -255,6 +255,13 @@ impl<'a> Session<'a> {
                 "training is done: {step} steps, {rows} samples in {seconds:.1} s, \
                  {samples_per_s:.0} samples/s"
             );
+            if self.ends_early() {
+                let evaluations = self.state.evaluations_without_better;
+                tracing::info!(
+                    "it ended early, after {evaluations} evaluations in a row that were no better; resume with a larger \
+                     `train.early_stopping.patience` to train on"
+                );
+            }
         }
         Ok(TrainOutcome::Finished {
             steps: step,
@@ -298,16 +305,20 @@ impl<'a> Session<'a> {
         Ok(End::Finished)
     }
 
-    /// Whether the budget of steps is spent or patience is at its end.
+    /// Whether the budget of steps is spent or training ends early.
     fn is_done(&self) -> bool {
         let steps = self
             .experiment
             .train
             .max_steps
             .is_some_and(|max| self.state.step >= max);
-        let patience = self.experiment.train.early_stopping.as_ref();
-        let bored = patience.is_some_and(|p| self.state.evaluations_without_better > p.patience);
-        steps || bored
+        steps || self.ends_early()
+    }
+
+    /// Whether patience with evaluations that are no better is at its end.
+    fn ends_early(&self) -> bool {
+        let stopping = self.experiment.train.early_stopping.as_ref();
+        stopping.is_some_and(|stop| self.state.evaluations_without_better > stop.patience)
     }
 
     /// Whether the step just taken was the last.

@@ -253,6 +253,7 @@ fn check_same(folder: &RunFolder, experiment: &Experiment) -> Result<(), RunErro
     before.parallel = experiment.parallel.clone();
     before.train.epochs = experiment.train.epochs;
     before.train.max_steps = experiment.train.max_steps;
+    before.train.early_stopping = experiment.train.early_stopping.clone();
     before.train.threads = experiment.train.threads;
     before.train.device = experiment.train.device;
     before.train.log_every_steps = experiment.train.log_every_steps;

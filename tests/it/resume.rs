@@ -147,6 +147,36 @@ fn a_run_ends_with_an_evaluation_whatever_ends_it() {
 }
 
 #[test]
+fn a_run_that_ended_early_says_so_and_goes_on_with_more_patience() {
+    let bench = Workbench::with_events(12_000);
+    let train = |patience: &str| {
+        let settings = [
+            "train.global_batch=500",
+            "train.epochs=60",
+            "train.evaluate_every_steps=10",
+            patience,
+        ];
+        let mut command = command();
+        command
+            .arg("train")
+            .args(bench.experiment(CONFIG, "run", &settings));
+        command
+    };
+    let first = train("train.early_stopping={ patience = 0 }").output();
+    let first = first.expect("starts");
+    expect_success(&first);
+    assert!(
+        said(&first).contains("it ended early, after 1 evaluations"),
+        "{}",
+        said(&first)
+    );
+    let (ended, _) = bench.newest_shards("run");
+    let mut again = train("train.early_stopping={ patience = 1 }");
+    expect_success(&again.arg("--resume").output().expect("starts"));
+    assert!(bench.newest_shards("run").0 > ended);
+}
+
+#[test]
 fn a_run_resumes_at_another_world_size_on_the_same_curve() {
     let bench = Workbench::with_events(12_000);
     let half = [&SETTINGS[..], &["train.max_steps=60"]].concat();

@@ -3,7 +3,8 @@
 //! 1. Scores become integers of the same order, and all ranks add up a histogram of their upper
 //!    16 bits.
 //! 2. From it every rank derives the same cut points, and each takes one range of scores, so that
-//!    equal scores meet on one rank (all-to-all).
+//!    equal scores meet on one rank (all-to-all). Where scores are fewer than the histogram's bins,
+//!    the first rank takes all instead: it sorts them sooner than histograms are added up.
 //! 3. Each rank sorts its range and counts pairs in 64-bit integers, a tie as half a pair.
 //!
 //! Ranks hold equal shares as far as scores differ in their upper 16 bits (1 in 128): a constant
@@ -33,9 +34,9 @@ pub fn auc(comm: &dyn Communicator, local: &Predictions) -> Result<f64, CommErro
         side.push(ordered(score));
     }
     if comm.size() > 1 {
-        let owner = ranges(comm, &negatives, &positives)?;
-        negatives = exchange(comm, &negatives, &owner)?;
-        positives = exchange(comm, &positives, &owner)?;
+        let cuts = cuts(comm, &negatives, &positives)?;
+        negatives = exchange(comm, &negatives, &cuts)?;
+        positives = exchange(comm, &positives, &cuts)?;
     }
     let twice_wins = twice_wins(&mut negatives, &mut positives);
     let local = [twice_wins, negatives.len() as u64, positives.len() as u64];
@@ -43,22 +44,32 @@ pub fn auc(comm: &dyn Communicator, local: &Predictions) -> Result<f64, CommErro
     Ok(combine(ranges.iter().flatten()))
 }
 
-/// For each histogram bin, the rank that takes its scores.
-fn ranges(comm: &dyn Communicator, a: &[u32], b: &[u32]) -> Result<Vec<usize>, CommError> {
+/// The first bins of all ranks but the first, in order.
+fn cuts(comm: &dyn Communicator, a: &[u32], b: &[u32]) -> Result<Vec<usize>, CommError> {
     // Counts in f64 are exact up to 2^53 rows.
+    let mut total = [(a.len() + b.len()) as f64];
+    all_reduce_f64(comm, &mut total)?;
+    let [total] = total;
+    let others = 1..comm.size();
+    if total <= BINS as f64 {
+        return Ok(others.map(|_| BINS).collect());
+    }
     let mut histogram = vec![0f64; BINS];
     for &score in a.iter().chain(b) {
         histogram[bin(score)] += 1.0;
     }
     all_reduce_f64(comm, &mut histogram)?;
-    let total: f64 = histogram.iter().sum();
-    let mut below = 0.0;
-    let owner = histogram.iter().map(|count| {
-        let owner = (below / total.max(1.0) * comm.size() as f64) as usize;
-        below += count;
-        owner.min(comm.size() - 1)
+    let ends = histogram.iter().scan(0.0, |below, count| {
+        *below += count;
+        Some(*below)
     });
-    Ok(owner.collect())
+    let ends: Vec<f64> = ends.collect();
+    Ok(others
+        .map(|rank| {
+            let share = total * rank as f64 / comm.size() as f64;
+            ends.partition_point(|end| *end <= share)
+        })
+        .collect())
 }
 
 fn bin(score: u32) -> usize {
@@ -68,11 +79,12 @@ fn bin(score: u32) -> usize {
 fn exchange(
     comm: &dyn Communicator,
     scores: &[u32],
-    owner: &[usize],
+    cuts: &[usize],
 ) -> Result<Vec<u32>, CommError> {
     let mut messages: Vec<_> = (0..comm.size()).map(|_| comm.message()).collect();
     for score in scores {
-        messages[owner[bin(*score)]].extend_from_slice(&score.to_le_bytes());
+        let owner = cuts.partition_point(|cut| *cut <= bin(*score));
+        messages[owner].extend_from_slice(&score.to_le_bytes());
     }
     let received =
         trace_span!("wait for predictions").in_scope(|| comm.all_to_all_bytes(messages).wait())?;
@@ -117,7 +129,7 @@ fn combine<'a>(ranges: impl Iterator<Item = &'a [u64; 3]>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comm::SingleRank;
+    use crate::comm::{Settings, SharedMemory, SingleRank};
 
     fn predictions(rows: &[(f32, f32, f32)]) -> Predictions {
         let mut predictions = Predictions::default();
@@ -161,6 +173,30 @@ mod tests {
         assert_eq!(single(&rows), 0.875);
         assert_eq!(single(&rows[..2]), 0.5, "one class only");
         assert_eq!(single(&[]), 0.5);
+    }
+
+    #[test]
+    fn ranks_count_what_one_counts_whether_rows_are_few_or_many() {
+        for rows in [0, 1, 100, BINS + 4000] {
+            // A few scores many times, many scores once.
+            let row = |index: usize| {
+                let score = match index % 3 {
+                    0 => 0.25,
+                    _ => (index * 7919 % 65_537) as f32 / 65_537.0,
+                };
+                (score, (index % 5 < 2) as u8 as f32, 1.0)
+            };
+            let rows: Vec<_> = (0..rows).map(row).collect();
+            let expected = single(&rows);
+            let ranks = SharedMemory::connect_threads(3, &Settings::default()).unwrap();
+            std::thread::scope(|scope| {
+                for comm in &ranks {
+                    let own = rows.iter().skip(comm.rank()).step_by(3).copied();
+                    let own = predictions(&own.collect::<Vec<_>>());
+                    scope.spawn(move || assert_eq!(auc(comm, &own).unwrap(), expected));
+                }
+            });
+        }
     }
 
     proptest::proptest! {
