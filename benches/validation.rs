@@ -1,8 +1,9 @@
-//! A suite of expectations, or drift, over a Parquet file, as one JSON line.
+//! A suite of expectations, or drift, over a file, as one JSON line. `RAYON_NUM_THREADS` says how many threads work.
 //!
 //! ```text
 //! benches/peers/tables.py FOLDER --rows 3000000 --columns 100    # makes reference.parquet, current.parquet, suite.json
 //! cargo bench --bench validation -- suite FOLDER                 # writes results.json there, for the peer to compare
+//! cargo bench --bench validation -- suite FOLDER current.csv     # the same of another table
 //! cargo bench --bench validation -- drift FOLDER                 # the reference's profile is made once and kept
 //! ```
 //!
@@ -21,10 +22,10 @@ use streamrec_artifact::{InputColumn, Profile, ProfileBuilder};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-fn suite(folder: &Path) -> Result<Value> {
+fn suite(folder: &Path, table: &str) -> Result<Value> {
     let suite = Suite::load(&folder.join("suite.json"))?;
     let began = Instant::now();
-    let table = Table::open(&folder.join("current.parquet"), None)?;
+    let table = Table::open(&folder.join(table), None)?;
     let validation = validate(&suite, &table, None)?;
     let ms = began.elapsed().as_secs_f64() * 1e3;
     let results = serde_json::to_vec(&validation)?;
@@ -98,11 +99,15 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     // Cargo adds `--bench`.
     let mut line = match arguments[..] {
-        ["suite", folder, ..] => suite(Path::new(folder))?,
+        ["suite", folder, table, ..] if !table.starts_with("--") => {
+            suite(Path::new(folder), table)?
+        }
+        ["suite", folder, ..] => suite(Path::new(folder), "current.parquet")?,
         ["drift", folder, ..] => drift(Path::new(folder))?,
         _ => {
             return Err(
-                "expected `suite FOLDER` or `drift FOLDER`; see benches/validation.rs".into(),
+                "expected `suite FOLDER [TABLE]` or `drift FOLDER`; see benches/validation.rs"
+                    .into(),
             );
         }
     };

@@ -9,7 +9,7 @@ use streamrec_artifact::key;
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
 
-/// Inputs of each target.
+/// Inputs of each target, unless `STREAMREC_TEST_INPUTS` says another number.
 const INPUTS: u64 = 150;
 
 /// An input of up to 40 bytes: small numbers, texts of files, and anything else.
@@ -32,7 +32,9 @@ fn holds(target: &str) {
     (0..=u8::MAX)
         .step_by(17)
         .for_each(|choice| check(&[choice]));
-    (0..INPUTS).for_each(|seed| check(&input(seed)));
+    let inputs = std::env::var("STREAMREC_TEST_INPUTS").ok();
+    let inputs = inputs.map_or(INPUTS, |count| count.parse().expect("a number"));
+    (0..inputs).for_each(|seed| check(&input(seed)));
     let failed = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/regressions")
         .join(target);

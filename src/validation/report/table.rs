@@ -41,10 +41,12 @@ pub fn table(caption: &str, head: &[&str], rows: &[Vec<String>]) -> String {
     out + "</tbody></table></div>"
 }
 
-/// Whether a column holds numbers.
+/// Whether a column holds numbers, and not only gaps.
 fn is_number(rows: &[Vec<String>], place: usize) -> bool {
-    let number = |cell: &String| cell == "-" || cell.trim_end_matches(" %").parse::<f64>().is_ok();
-    place > 0 && rows.iter().filter_map(|row| row.get(place)).all(number)
+    let number = |cell: &&String| cell.trim_end_matches(" %").parse::<f64>().is_ok();
+    let mut cells = rows.iter().filter_map(|row| row.get(place));
+    let is_told = cells.clone().any(|cell| number(&cell));
+    place > 0 && is_told && cells.all(|cell| cell == "-" || number(&cell))
 }
 
 /// A picture with a table of its figures, which is closed at first.
