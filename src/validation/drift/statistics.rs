@@ -4,13 +4,15 @@
 //! compared; they are computed from sketches and need no rows. Where a sketch no longer holds every value, bins
 //! of less than it can resolve join their neighbours: a share of nothing would decide the index alone.
 
-use streamrec_artifact::sketch::QuantileSketch;
+use streamrec_artifact::sketch::{FrequentKeys, QuantileSketch};
 use streamrec_artifact::{KeySketch, NumberSketch};
 
 /// Numbers with at most so many different values are compared value by value.
 const CATEGORIES_MAX: usize = 20;
 /// The share that an empty bin counts as in a population stability index.
 const EMPTY_SHARE: f64 = 1e-4;
+/// A key of a sketch that dropped others is a bin of its own from so many times on what its count may be short by.
+const RESOLVED: f64 = 20.0;
 /// The least standard deviation that a Wasserstein distance is divided by.
 const STD_MIN: f64 = 1e-3;
 
@@ -80,7 +82,8 @@ impl BinShares {
         Self { reference, current }
     }
 
-    /// Of keys: each key that is frequent in either, and all others together.
+    /// Of keys: each key that is frequent in either, and all others together; those, too, that the sketches do not
+    /// resolve.
     pub fn of_keys(reference: &KeySketch, current: &KeySketch) -> Option<Self> {
         let (r, c) = (&reference.frequent, &current.frequent);
         if r.count() == 0 || c.count() == 0 {
@@ -94,9 +97,14 @@ impl BinShares {
             .collect();
         keys.sort_unstable();
         keys.dedup();
-        let shares = |sketch: &streamrec_artifact::sketch::FrequentKeys| {
-            let of = |&key: &u64| sketch.at_least(key) as f64 / sketch.count() as f64;
-            let mut shares: Vec<f64> = keys.iter().map(of).collect();
+        let share =
+            |sketch: &FrequentKeys, key| sketch.at_least(key) as f64 / sketch.count() as f64;
+        // What a sketch that dropped keys counts too few of is told apart from nothing by chance: it joins the others.
+        let short = |sketch: &FrequentKeys| sketch.short() as f64 / sketch.count() as f64;
+        let least = RESOLVED * short(r).max(short(c));
+        keys.retain(|&key| least == 0.0 || share(r, key).max(share(c, key)) > least);
+        let shares = |sketch: &FrequentKeys| {
+            let mut shares: Vec<f64> = keys.iter().map(|&key| share(sketch, key)).collect();
             let rest = 1.0 - shares.iter().sum::<f64>();
             shares.push(if rest > 1e-12 { rest } else { 0.0 });
             shares

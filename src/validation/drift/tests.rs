@@ -199,12 +199,16 @@ fn ids_with_few_rows_each_are_not_judged_by_chance() {
             .expect("told")
             .clone()
     };
-    let (then, now) = (drawn(0, 400.0), drawn(7, 9.0));
+    let (then, now) = (drawn(0, 200.0), drawn(7, 9.0));
     let moved = compare(&then, &now, &limits).expect("comparable");
     assert!(
         psi(&moved).value > 1.0 && psi(&moved).level == Level::Told,
         "{moved:#?}"
     );
+    // Nor are they told apart by what a sketch dropped of them.
+    let (then, now) = (drawn(0, 2900.0), drawn(1500, 2900.0));
+    let same = compare(&then, &now, &limits).expect("comparable");
+    assert!(psi(&same).value < 0.05, "{same:#?}");
     // Few values with many rows each are judged as ever.
     let (then, now) = (drawn(0, 9.0), drawn(7, 5.0));
     let moved = compare(&then, &now, &limits).expect("comparable");
