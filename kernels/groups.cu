@@ -87,3 +87,20 @@ __global__ void __launch_bounds__(GROUP_THREADS)
         before += total;
     }
 }
+
+// Lets the list of touched rows, keys [capacity] of which `count` are in use, end in keys that count for nothing, so that
+// lists of several ranks can lie behind each other.
+__global__ void __launch_bounds__(GROUP_THREADS)
+    end_rows(u64* __restrict__ keys, const u32* __restrict__ count, u32 capacity, u64 nothing) {
+    u32 threads = gridDim.x * blockDim.x;
+    for (u32 at = *count + blockIdx.x * blockDim.x + threadIdx.x; at < capacity; at += threads) keys[at] = nothing;
+}
+
+// Numbers the rows of all ranks' lists, which then are sorted and summed as lookups are, each a bag of its own:
+// positions, bags [len]; list_lengths: as number_lookups has it.
+__global__ void __launch_bounds__(GROUP_THREADS)
+    number_rows(u32 len, u32* __restrict__ positions, u32* __restrict__ bags, u32* __restrict__ list_lengths) {
+    u32 thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
+    if (thread < 2) list_lengths[thread] = 0;
+    for (u32 at = thread; at < len; at += threads) positions[at] = at, bags[at] = at;
+}

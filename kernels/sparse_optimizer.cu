@@ -53,6 +53,8 @@ struct Lookups {
     u32 batch;
     u32 row_bits;
     u32 lanes;             // of a group
+    u32 scaled;            // 1: by the loss scale, 0: sums of ranks that have unscaled theirs
+    u32 reserved;
 };
 
 // Sums of rows that do not lie inside one tile.
@@ -64,7 +66,7 @@ struct Partial {
     u32* long_list;     // [tiles], of those rows that need a block
     u64 stride;
 };
-static_assert(sizeof(Lookups) == 80 && sizeof(Partial) == 48, "the ABI of the host");
+static_assert(sizeof(Lookups) == 88 && sizeof(Partial) == 48, "the ABI of the host");
 
 // The rules of src/ops/sparse_optimizer/rule.rs.
 struct Rule {
@@ -139,6 +141,11 @@ __device__ __forceinline__ void load_lookup(const Lookups& lookups, const Gradie
 #pragma unroll
         for (int i = 0; i < COUNT; i++) row.x[v][i] *= scale;
     });
+}
+
+// The factor that takes the loss scale from a gradient.
+__device__ __forceinline__ float unscale(const Lookups& lookups, const Step* step) {
+    return lookups.scaled ? step->inverse_scale : 1.0f;
 }
 
 // Sums one tile's rows; `finish(key, at, row)` takes those that lie inside.
@@ -389,7 +396,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
     u32 tiles = (lookups.len + TILE - 1) / TILE;
     for (u32 tile = blockIdx.x * groups + threadIdx.x / lanes; tile < tiles; tile += gridDim.x * groups) {
         auto finish = [&](u64 key, u32, Row<LANES<Gradient>, 1>& row) {
-            if (!scale_row(row, step->inverse_scale, mask)) {
+            if (!scale_row(row, unscale(lookups, step), mask)) {
                 if (threadIdx.x % lanes == 0) atomicMin(not_finite, key);
                 return;
             }
@@ -407,7 +414,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
     STREAMREC_DYNAMIC_SHARED(shared);
     u32 lanes = lookups.lanes, mask = group_mask(lanes);
     auto finish = [&](u64 key, u32, Row<COUNT, 1>& row) {
-        if (!scale_row(row, step->inverse_scale, mask)) {
+        if (!scale_row(row, unscale(lookups, step), mask)) {
             if (threadIdx.x % lanes == 0) atomicMin(not_finite, key);
             return;
         }
@@ -422,7 +429,7 @@ template <int COUNT, int VECTORS>
 __device__ __forceinline__ void keep_row(const Lookups& lookups, const u32* row_of, float* gradients, u64 stride,
                                          Step* step, u64 key, u32 at, Row<COUNT, VECTORS>& row) {
     u32 lanes = lookups.lanes;
-    if (!scale_row(row, step->inverse_scale, group_mask(lanes)) && threadIdx.x % lanes == 0) step->overflow = 1;
+    if (!scale_row(row, unscale(lookups, step), group_mask(lanes)) && threadIdx.x % lanes == 0) step->overflow = 1;
     store_floats(gradients + row_of[at] * stride, lookups.tables[key >> lookups.row_bits].dim, lanes, row);
 }
 

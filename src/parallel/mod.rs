@@ -11,11 +11,15 @@
 //!          └► EmbeddingExchange ─► gradients to the owners of rows and columns ─► sharded tables
 //! ```
 //!
+//! On a device it is DeviceBuckets for dense gradients; those of tables are exchanged where they are summed,
+//! in `optim::device`.
+//!
 //! Every gradient is already divided by the weight of the global batch, so ranks only add. Dense
 //! parameters and replicated tables stay identical, to the bit, on all ranks that hold them: each adds
 //! the same numbers in rank order. The module never updates a weight.
 
 mod buckets;
+mod device_buckets;
 mod embedding_exchange;
 mod mesh;
 mod micro_shards;
@@ -26,6 +30,7 @@ mod table_plan;
 mod tensor_plan;
 
 pub use buckets::GradientBuckets;
+pub use device_buckets::{DeviceBuckets, DeviceBucketsPass};
 pub use embedding_exchange::{EmbeddingExchange, PendingIds, PendingVectors};
 pub use mesh::{Mesh, MeshError};
 pub use micro_shards::{GradientTree, InvariantRanksError, MICRO_SHARDS, MicroShards};

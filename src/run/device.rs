@@ -1,13 +1,18 @@
 //! Where a rank computes: `train.device`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor};
+use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor, Nccl};
 use streamrec_kernels::cuda::{DeviceError, gpus};
 
 use super::RunError;
 use super::rank::Rank;
+use crate::comm::broadcast_bytes;
 use crate::config::{DeviceChoice, Experiment};
+
+/// NCCL's variable that lets ranks share a GPU, from version 2.30 on.
+const SHARED_GPU_VARIABLE: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
 
 /// What a rank computes on.
 pub(super) enum Device {
@@ -42,33 +47,22 @@ impl Device {
                         "--profile tells how long the host asks for work, not how long the GPU works"
                     );
                 }
-                Self::cuda(rank)
+                Self::cuda(rank, experiment)
             }
         }
     }
 
-    fn cuda(rank: &Rank) -> Result<Self, RunError> {
-        let ranks = rank.mesh.world.size();
-        if ranks > 1 {
-            return Err(refused(&format!(
-                "{ranks} ranks train together, and a GPU trains one alone yet; start one rank"
-            )));
-        }
-        let open = || -> Result<(Gpu, GpuExecutor), DeviceError> {
-            let gpu = Gpu::new(rank.environment.local_rank, &cache())?;
-            let executor = GpuExecutor::new(&gpu)?;
-            gpu.compile()?;
-            Ok((gpu, executor))
+    fn cuda(rank: &Rank, experiment: &Experiment) -> Result<Self, RunError> {
+        let mut opened = None;
+        let own = open(rank).map(|gpu| opened = Some(gpu));
+        // One that fails is missed by none for long.
+        rank.agree(own)?;
+        let Some((gpu, mut executor)) = opened else {
+            return Ok(Self::Cpu);
         };
-        let (gpu, executor) = open().map_err(|error| {
-            let mut chain = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                chain = format!("{chain}: {cause}");
-                source = cause.source();
-            }
-            refused(&chain)
-        })?;
+        if rank.mesh.world.size() > 1 {
+            executor = connected(rank, experiment, &gpu, executor)?;
+        }
         let (rank, architecture) = (rank.environment.rank, gpu.architecture());
         tracing::info!(rank, architecture, "training runs on a GPU");
         tracing::warn!(
@@ -77,6 +71,60 @@ impl Device {
         );
         Ok(Self::Cuda(Box::new(executor)))
     }
+}
+
+/// This rank's GPU: that of its number on the host, unless several ranks are to share one.
+fn open(rank: &Rank) -> Result<(Gpu, GpuExecutor), RunError> {
+    let open = || -> Result<(Gpu, GpuExecutor), DeviceError> {
+        let shared = std::env::var_os(SHARED_GPU_VARIABLE).is_some_and(|value| value == "1");
+        let gpus = if shared {
+            gpus().len().max(1)
+        } else {
+            usize::MAX
+        };
+        let gpu = Gpu::new(rank.environment.local_rank % gpus, &cache())?;
+        let executor = GpuExecutor::new(&gpu)?;
+        gpu.compile()?;
+        Ok((gpu, executor))
+    };
+    open().map_err(|error| refused(&with_causes(&error)))
+}
+
+/// The GPUs of all ranks, which meet by an id that goes through the ranks' own communicator. Collective.
+fn connected(
+    rank: &Rank,
+    experiment: &Experiment,
+    gpu: &Gpu,
+    executor: GpuExecutor,
+) -> Result<GpuExecutor, RunError> {
+    let world = rank.mesh.world.as_ref();
+    let refuse = |error: DeviceError| refused(&with_causes(&error));
+    let mut id = Vec::new();
+    // Also where another rank makes the id: one without NCCL is told of now.
+    let own = match rank.is_first() {
+        true => Nccl::unique_id().map(|own| id = own),
+        false => Nccl::probe().map(|_| ()),
+    };
+    rank.agree(own.map_err(refuse))?;
+    let id = broadcast_bytes(world, id, 0)?;
+    let timeout = Duration::from_secs_f64(experiment.parallel.timeout_s);
+    let place = [world.rank(), world.size()];
+    let mut connected = None;
+    let joined = Nccl::connect(gpu, &id, place, timeout)
+        .and_then(|nccl| executor.with_ranks(nccl))
+        .map(|executor| connected = Some(executor));
+    rank.agree(joined.map_err(refuse))?;
+    connected.ok_or_else(|| refused("the ranks' GPUs did not meet"))
+}
+
+fn with_causes(error: &DeviceError) -> String {
+    let mut chain = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        chain = format!("{chain}: {cause}");
+        source = cause.source();
+    }
+    chain
 }
 
 /// `auto` takes no path that no GPU has run: it says so where there is a GPU.

@@ -1,5 +1,6 @@
 //! `streamrec doctor`: what of this machine a run can use, and what to install for more.
 
+use streamrec_kernels::cuda::gpu::Nccl;
 use streamrec_kernels::cuda::{CudaLibrary, gpus};
 
 use super::RunError;
@@ -20,6 +21,9 @@ pub(super) fn run() -> Result<(), RunError> {
         };
         row(library.name(), &found);
     }
+    if CudaLibrary::Nccl.find().is_some() {
+        row("NCCL ranks", &nccl());
+    }
     let gpus = gpus();
     if gpus.is_empty() {
         row("GPUs", "none");
@@ -37,6 +41,14 @@ pub(super) fn run() -> Result<(), RunError> {
          (docs/cuda-kernels.md)."
     );
     Ok(())
+}
+
+/// Whether NCCL has all that ranks on GPUs need, which it shows without a GPU.
+fn nccl() -> String {
+    match Nccl::unique_id() {
+        Ok(_) => "GPUs of several ranks can meet".to_owned(),
+        Err(error) => error.to_string(),
+    }
 }
 
 fn row(name: &str, value: &str) {

@@ -1,6 +1,7 @@
 //! A run's model: built from its experiment, and restored from its checkpoints.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use streamrec_artifact::{Artifact, FeatureSchema, Graph, Weights};
 use streamrec_kernels::{Context, cuda::gpu::GpuExecutor};
@@ -34,7 +35,9 @@ pub(super) fn trainer(
     batch_rows: usize,
 ) -> Result<Box<dyn Trainee>, RunError> {
     if let Device::Cuda(executor) = device {
-        return on_gpu(*executor, &context, experiment, graph, schema, batch_rows);
+        return on_gpu(
+            rank, *executor, &context, experiment, graph, schema, batch_rows,
+        );
     }
     let settings = TrainerSettings {
         partitions: partitions(rank, experiment, graph),
@@ -46,8 +49,9 @@ pub(super) fn trainer(
     Ok(Box::new(trainer))
 }
 
-/// Likewise on a GPU, of a rank that is alone.
+/// Likewise on a GPU.
 fn on_gpu(
+    rank: &Rank,
     executor: GpuExecutor,
     context: &Context,
     experiment: &Experiment,
@@ -55,10 +59,14 @@ fn on_gpu(
     schema: &FeatureSchema,
     batch_rows: usize,
 ) -> Result<Box<dyn Trainee>, RunError> {
-    let settings = settings(experiment, batch_rows)?;
-    let optimizer = &experiment.optimizer;
-    let trainer = DeviceTrainer::new(executor, context, graph, schema, optimizer, &settings)?;
-    Ok(Box::new(trainer))
+    let settings = TrainerSettings {
+        tables: Some(tables(rank, experiment, graph, schema)?),
+        ..settings(experiment, batch_rows)?
+    };
+    let (mesh, optimizer) = (&rank.mesh, &experiment.optimizer);
+    let trainer = DeviceTrainer::new(executor, context, mesh, graph, schema, optimizer, &settings)?;
+    let timeout = Duration::from_secs_f64(experiment.parallel.timeout_s);
+    Ok(Box::new(trainer.with_timeout(timeout)))
 }
 
 /// Likewise, of a rank that is alone.

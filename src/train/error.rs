@@ -36,6 +36,37 @@ pub enum TrainError {
         /// What was set, and what is expected.
         problem: String,
     },
+    /// Ranks are gone for whom the devices of the others wait.
+    #[error(
+        "{what} cannot be completed in step {step} on the devices; the last steps that ranks reported are {steps:?}"
+    )]
+    Collective {
+        /// What the devices came to last.
+        what: &'static str,
+        /// This rank's step.
+        step: u64,
+        /// Of each rank.
+        steps: Vec<u64>,
+        /// Who is missing.
+        #[source]
+        source: Box<CommError>,
+    },
+    /// All ranks are there, and what their devices exchange does not end.
+    #[error(
+        "{what} did not end within {waited_s:.1} s in step {step} on the devices, though no rank is missing (the last steps \
+         that they reported are {steps:?}); look at the links between the GPUs, set NCCL_DEBUG=INFO to hear more, or raise \
+         `parallel.timeout_s`"
+    )]
+    Stuck {
+        /// What the devices came to last.
+        what: &'static str,
+        /// This rank's step.
+        step: u64,
+        /// Of each rank.
+        steps: Vec<u64>,
+        /// How long.
+        waited_s: f64,
+    },
     /// The loss left the numbers.
     #[error(
         "the loss of step {step} is {loss}; lower the learning rate, or set `optimizer.clip_norm`"
@@ -64,6 +95,7 @@ impl TrainError {
     pub fn comm(&self) -> Option<&CommError> {
         match self {
             Self::Comm(error) | Self::Model(ModelError::Comm(error)) => Some(error),
+            Self::Collective { source, .. } => Some(source),
             _ => None,
         }
     }

@@ -1,6 +1,8 @@
 //! `streamrec doctor` tells what is there, and a device that is not there is refused in words.
 
-use crate::workbench::{expect_success, said, streamrec};
+use std::process::{Command, Output};
+
+use crate::workbench::{Workbench, expect_success, said, streamrec};
 
 #[test]
 fn doctor_tells_what_is_missing_and_what_to_install() {
@@ -25,19 +27,58 @@ fn doctor_tells_what_is_missing_and_what_to_install() {
     }
 }
 
+/// NCCL of the tests' Python: no GPU is needed to see that it has what is used of it.
+#[test]
+fn doctor_looks_into_nccl_where_it_is_installed() {
+    let python = std::env::var("STREAMREC_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let script = "import glob, sysconfig; \
+                  print(*glob.glob(sysconfig.get_path('purelib') + '/nvidia/nccl/lib')[:1])";
+    let found = Command::new(python).args(["-c", script]).output();
+    let folder = found.map_or_else(|_| String::new(), |output| text(&output.stdout));
+    let folder = folder.trim();
+    if folder.is_empty() {
+        eprintln!("NOT TESTED: NCCL is not installed; scripts/test installs it");
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_streamrec"))
+        .arg("doctor")
+        .env("STREAMREC_CUDA_LIBRARIES", folder)
+        .output()
+        .unwrap();
+    expect_success(&output);
+    let said = text(&output.stdout);
+    assert!(said.contains(&format!("({folder}/libnccl.so")), "{said}");
+    assert!(said.contains("GPUs of several ranks can meet"), "{said}");
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 #[test]
 fn training_on_a_gpu_that_is_not_there_is_refused_and_says_what_to_do() {
+    refused_without_a_gpu(|| {
+        let experiment = "configs/synthetic_dlrm.toml";
+        streamrec(&["train", experiment, "--set", "train.device=\"cuda\""])
+    });
+}
+
+#[test]
+fn ranks_on_gpus_that_are_not_there_end_together() {
+    refused_without_a_gpu(|| {
+        let bench = Workbench::with_events(2_000);
+        let settings = ["train.device=\"cuda\""];
+        let mut command = bench.launch_command(2, "synthetic_dlrm.toml", "run", &settings);
+        command.output().expect("starts")
+    });
+}
+
+fn refused_without_a_gpu(start: impl FnOnce() -> Output) {
     if !streamrec_kernels::cuda::gpus().is_empty() {
         eprintln!("NOT TESTED: this machine has a GPU");
         return;
     }
-    let arguments = [
-        "train",
-        "configs/synthetic_dlrm.toml",
-        "--set",
-        "train.device=\"cuda\"",
-    ];
-    let output = streamrec(&arguments);
+    let output = start();
     assert!(!output.status.success());
     let text = said(&output);
     assert!(text.contains("`train.device` = \"cuda\": "), "{text}");

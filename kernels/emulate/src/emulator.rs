@@ -6,7 +6,7 @@ use libloading::Library;
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{Address, Launch, Matrix};
 
-use crate::{buffer::Buffer, executor::Work, library::library};
+use crate::{buffer::Buffer, collective::Ranks, executor::Work, library::library};
 
 /// As `emulate::Buffer` in `emulate/emulate.hpp`.
 #[repr(C)]
@@ -38,6 +38,8 @@ pub struct Emulator {
     pub seed: u64,
     /// What is asked for while a step is recorded.
     pub(crate) recording: Option<Vec<Work>>,
+    /// The devices of other ranks.
+    pub(crate) ranks: Ranks,
 }
 
 /// Orders in which a kernel must give the same result.

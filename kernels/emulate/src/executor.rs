@@ -1,5 +1,5 @@
 use streamrec_kernels::cuda::product::Product;
-use streamrec_kernels::cuda::{Address, DeviceError, Executor, Launch};
+use streamrec_kernels::cuda::{Address, Begun, Collective, DeviceError, Executor, Launch};
 
 use crate::{Emulator, product::multiply};
 
@@ -12,6 +12,10 @@ pub enum Work {
     Multiply(Product),
     /// Bytes that become zero.
     Zero(Address, usize),
+    /// Collectives, by the number that they are waited for with.
+    Begin(usize, &'static str, Vec<Collective>),
+    /// Waiting for collectives.
+    Finish(usize),
 }
 
 /// A copy that is done no earlier than somebody waits for it.
@@ -32,7 +36,7 @@ impl Emulator {
         }
     }
 
-    fn work(&self, work: &Work) -> Result<(), DeviceError> {
+    fn work(&mut self, work: &Work) -> Result<(), DeviceError> {
         match work {
             Work::Launch(launch) => self
                 .try_run(Launch::clone(launch))
@@ -43,6 +47,10 @@ impl Emulator {
                 // SAFETY: the bytes are inside a buffer.
                 unsafe { std::ptr::write_bytes(place, 0, bytes) };
             }
+            Work::Begin(number, what, collectives) => {
+                self.begin_collectives(*number, what, collectives)?;
+            }
+            Work::Finish(number) => self.finish_collectives(*number)?,
         }
         Ok(())
     }
@@ -124,6 +132,36 @@ impl Executor for Emulator {
             None => Ok(()),
         }
     }
+
+    fn rank(&self) -> [usize; 2] {
+        self.rank_of_ranks()
+    }
+
+    fn begin(
+        &mut self,
+        what: &'static str,
+        collectives: &[Collective],
+    ) -> Result<Begun, DeviceError> {
+        let number = self.take_number();
+        self.run_or_record(Work::Begin(number, what, collectives.to_vec()))?;
+        Ok(Begun(number))
+    }
+
+    fn finish(&mut self, begun: Begun) -> Result<(), DeviceError> {
+        self.give_number_back(&begun);
+        self.run_or_record(Work::Finish(begun.0))
+    }
+
+    fn is_done(&mut self) -> Result<bool, DeviceError> {
+        self.outside_of_recordings("asking whether work is done")?;
+        Ok(true)
+    }
+
+    fn last_begun(&self) -> Option<&'static str> {
+        self.last_collective()
+    }
+
+    fn abandon(&mut self) {}
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {
         self.outside_of_recordings("waiting")

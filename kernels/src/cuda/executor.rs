@@ -1,4 +1,5 @@
 use super::{
+    collective::{Begun, Collective},
     launch::{Address, Launch},
     library::CudaLibrary,
     product::Product,
@@ -79,6 +80,40 @@ pub trait Executor {
     /// As [`launch`](Self::launch).
     fn receive(&mut self, feed: &mut Self::Feed) -> Result<(), DeviceError>;
 
+    /// The devices that work together, one a rank, and which of them this is: `[rank, ranks]`.
+    fn rank(&self) -> [usize; 2];
+
+    /// Lets all ranks do some collectives together, as one step. They run behind all that was asked for before, each
+    /// after the one before, and beside what is asked for afterwards, up to [`finish`](Self::finish): until then nobody
+    /// may write what they read, nor touch what they write. `what` is what messages call them. Every rank begins the
+    /// same in the same order; and records, or does not record, the same.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    fn begin(
+        &mut self,
+        what: &'static str,
+        collectives: &[Collective],
+    ) -> Result<Begun, DeviceError>;
+
+    /// Lets all that is asked for from now on wait for collectives. The host does not wait.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    fn finish(&mut self, begun: Begun) -> Result<(), DeviceError>;
+
+    /// Whether all that was asked for is done. Does not wait, so that a host can look after the other ranks meanwhile.
+    ///
+    /// # Errors
+    /// When something that was asked for failed.
+    fn is_done(&mut self) -> Result<bool, DeviceError>;
+
+    /// The collectives that were begun last of those the device has come to.
+    fn last_begun(&self) -> Option<&'static str>;
+
+    /// Gives up collectives that never end, so that nothing waits for them. The executor is of no use afterwards.
+    fn abandon(&mut self);
+
     /// Waits until all is done.
     ///
     /// # Errors
@@ -158,6 +193,18 @@ pub enum DeviceError {
         columns: usize,
         /// The depth.
         depth: usize,
+    },
+    /// A collective failed, here or on another rank.
+    #[error(
+        "{what} ({call}) failed: {message}; look at the logs of all ranks, and set NCCL_DEBUG=INFO to hear more"
+    )]
+    Collective {
+        /// What it is called.
+        what: &'static str,
+        /// The collective, or the call of the library.
+        call: String,
+        /// What was said.
+        message: String,
     },
     /// Something was asked for that cannot be recorded.
     #[error("{call} cannot be part of a recorded step; do it before or after")]

@@ -14,7 +14,13 @@ use super::{
 use crate::error::{Error, Result};
 
 const OPERATION: &str = "cuda::groups::build";
-pub(super) const KERNELS: &[&str] = &["number_lookups", "count_rows", "list_rows"];
+pub(super) const KERNELS: &[&str] = &[
+    "number_lookups",
+    "count_rows",
+    "list_rows",
+    "end_rows",
+    "number_rows",
+];
 
 /// Lanes that number one bag.
 const BAG_LANES: usize = 4;
@@ -164,6 +170,57 @@ pub fn build(operands: &Build<'_>) -> Result<(Vec<Launch>, Sorted)> {
         .with(memory.bags)
         .with(memory.list_lengths)
         .with(operands.first_bad);
+    sorted(number, memory, layout, operands.rows.as_ref())
+}
+
+/// Lets a list of rows that [`build`] made end in keys that count for nothing, up to `capacity` rows, so that the
+/// lists of several ranks can lie behind each other. All ranks have the same `sources`.
+///
+/// # Errors
+/// When numbers are too large.
+pub fn end_rows(rows: &Rows, capacity: usize, sources: &[Source]) -> Result<Launch> {
+    let layout = Keys::new(sources)?;
+    let len = count(OPERATION, "rows number below 2^31", capacity)?;
+    let blocks = blocks_for(capacity, THREADS as usize, 1 << 16);
+    Ok(
+        Launch::new(Kernel::new("groups", KERNELS[3]), blocks, THREADS)
+            .with(rows.keys)
+            .with(rows.count)
+            .with(len)
+            .with(layout.nothing),
+    )
+}
+
+/// Sorts the rows of several ranks' lists, which lie in the first of `memory.keys` (as many as its capacity), and
+/// lists each row once where `rows` are asked for. Afterwards they are as lookups are, each a bag of its own: rows
+/// that are equal lie in the order of the ranks.
+///
+/// # Errors
+/// When numbers are too large.
+pub fn merge(
+    memory: &Memory,
+    sources: &[Source],
+    rows: Option<&Rows>,
+) -> Result<(Vec<Launch>, Sorted)> {
+    let layout = Keys::new(sources)?;
+    let len = count(OPERATION, "rows number below 2^31", memory.capacity)?;
+    let blocks = blocks_for(memory.capacity, THREADS as usize, 1 << 16);
+    let number = Launch::new(Kernel::new("groups", KERNELS[4]), blocks, THREADS)
+        .with(len)
+        .with(memory.positions[0])
+        .with(memory.bags)
+        .with(memory.list_lengths);
+    sorted(number, memory, layout, rows)
+}
+
+/// What follows once lookups are numbered.
+fn sorted(
+    number: Launch,
+    memory: &Memory,
+    layout: Keys,
+    rows: Option<&Rows>,
+) -> Result<(Vec<Launch>, Sorted)> {
+    let capacity = count(OPERATION, "lookups number below 2^31", memory.capacity)?;
     let pairs = Pairs {
         keys: memory.keys,
         values: memory.positions,
@@ -180,7 +237,7 @@ pub fn build(operands: &Build<'_>) -> Result<(Vec<Launch>, Sorted)> {
     };
     let mut launches = vec![number];
     launches.extend(passes);
-    if let Some(rows) = &operands.rows {
+    if let Some(rows) = rows {
         launches.extend(list_rows(&sorted, memory, rows, capacity));
     }
     Ok((launches, sorted))

@@ -2,9 +2,9 @@
 //! arguments.
 //!
 //! A [`Launch`] only describes what is to run, as a [`Product`](product::Product) does for dense
-//! products. An [`Executor`] runs both: a GPU's stream ([`gpu`]), or in tests the emulation of the
-//! same sources and launches on a CPU (`emulate/`), whose results are held against the operations
-//! of this crate. Formulas are those of the operation of the same name.
+//! products, and a [`Collective`] for what several devices do together. An [`Executor`] runs all: a
+//! GPU's stream ([`gpu`]), or in tests the emulation of the same sources and launches on a CPU
+//! (`emulate/`), whose results are held against the operations of this crate. Formulas are those of the operation of the same name.
 //!
 //! Nothing here waits for the device, allocates on it, or reads from it: scratch memory is an
 //! operand, and each operation tells how much it needs.
@@ -12,6 +12,7 @@
 pub mod add;
 pub mod bce;
 pub mod cast;
+pub mod collective;
 mod compiler;
 pub mod cross;
 pub mod dense_optimizer;
@@ -30,6 +31,7 @@ mod source;
 pub mod sparse_optimizer;
 pub mod step;
 
+pub use collective::{Begun, Collective};
 pub use compiler::{CompileError, Compiled, compile, compile_cached};
 pub use executor::{DeviceError, Executor};
 pub use launch::{Address, Kernel, Launch, Matrix};

@@ -95,6 +95,8 @@ struct RawLookups {
     batch: u32,
     row_bits: u32,
     lanes: u32,
+    scaled: u32,
+    reserved: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -119,7 +121,7 @@ struct RawRule {
     reserved: u32,
 }
 
-const _: () = assert!(size_of::<RawLookups>() == 80 && size_of::<RawPartial>() == 48);
+const _: () = assert!(size_of::<RawLookups>() == 88 && size_of::<RawPartial>() == 48);
 const _: () = assert!(size_of::<RawRule>() == 24);
 
 impl From<&SparseRule> for RawRule {
@@ -185,6 +187,8 @@ pub struct Gradients<'a> {
     pub tables_on_device: Address,
     /// The gradient of the forward call's output, `[batch, columns]`.
     pub dout: Matrix,
+    /// Whether it is still to be divided by the loss scale; sums that ranks exchange are not.
+    pub scaled: bool,
     /// Working memory.
     pub partial: Partial,
     /// The [`Step`](super::Step).
@@ -394,6 +398,8 @@ fn operands(gradients: &Gradients<'_>) -> Result<(RawLookups, RawPartial, usize)
         batch: bags.batch as u32,
         row_bits: sorted.layout.row_bits,
         lanes: group_lanes(dim, dout.dtype),
+        scaled: u32::from(gradients.scaled),
+        reserved: 0,
     };
     let partial = RawPartial {
         heads: partial.heads.0,

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::launch::{Address, Kernel, Launch};
 use crate::ops::dense_optimizer::BiasCorrection;
 
-pub(super) const KERNELS: &[&str] = &["begin_step", "judge"];
+pub(super) const KERNELS: &[&str] = &["begin_step", "judge", "note"];
 
 /// What kernels read of the step at hand, in device memory, so that a captured graph needs no new
 /// arguments. `streamrec.cuh` has the same.
@@ -138,4 +138,11 @@ pub fn judge(
         .with(scaler)
         .with(step)
         .with(verdict)
+}
+
+/// Writes a number to `at: [1]` of `u32`, which may be memory of the host that the device sees.
+pub fn note(at: Address, number: u32) -> Launch {
+    Launch::new(Kernel::new("step", KERNELS[2]), 1, 1)
+        .with(at)
+        .with(number)
 }

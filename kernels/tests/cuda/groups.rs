@@ -1,5 +1,7 @@
 use streamrec_kernels::cuda::Address;
-use streamrec_kernels::cuda::groups::{Build, Memory, Rows, Sorted, Source, build};
+use streamrec_kernels::cuda::groups::{
+    Build, Memory, Rows, Sorted, Source, build, end_rows, merge,
+};
 use streamrec_kernels::cuda::radix_sort::{Pairs, counts_len, sort};
 
 use crate::embedding_bag::HostBags;
@@ -215,4 +217,73 @@ fn build_error(sources: &[Source]) -> String {
         first_bad: Address::NULL,
     };
     build(&operands).unwrap_err().to_string()
+}
+
+/// Three ranks' lists, with unused room behind each, are merged: equal rows lie in the order of the ranks, and each is
+/// listed once.
+#[test]
+fn lists_of_several_ranks_are_merged_in_rank_order() {
+    let (ranks, capacity) = (3, 700);
+    let sources = [source(900, 1), source(5, 0)];
+    let nothing = 2u64 << 10;
+    let mut random = Random(6);
+    let lists: Vec<Vec<u64>> = (0..ranks)
+        .map(|rank| {
+            let mut keys: Vec<u64> = (0..[0, 300, 700][rank] * 2)
+                .map(|_| (1 << 10) | (random.bits() % 900))
+                .collect();
+            keys.sort();
+            keys.dedup();
+            keys.truncate(capacity);
+            keys
+        })
+        .collect();
+    let mut expected: Vec<(u64, u32)> = Vec::new();
+    for (rank, list) in lists.iter().enumerate() {
+        let places = (rank * capacity) as u32..;
+        expected.extend(list.iter().copied().zip(places));
+    }
+    expected.sort();
+    for seed in SEEDS {
+        let mut emulator = Emulator::new(seed);
+        let mut gathered = Vec::new();
+        for list in &lists {
+            let mut keys = list.clone();
+            // Unused room holds anything.
+            keys.resize(capacity, (1 << 10) | 3);
+            let rows = Rows {
+                keys: emulator.upload("row keys", &keys),
+                row_of: Address::NULL,
+                count: emulator.upload("row count", &[list.len() as u32]),
+            };
+            emulator.run([end_rows(&rows, capacity, &sources).unwrap()]);
+            let ended: Vec<u64> = emulator.download(rows.keys);
+            assert_eq!(ended[..list.len()], list[..]);
+            assert!(ended[list.len()..].iter().all(|&key| key == nothing));
+            gathered.extend(ended);
+        }
+        let memory = Memory {
+            keys: [
+                emulator.upload("gathered", &gathered),
+                emulator.empty("other keys", 8 * ranks * capacity),
+            ],
+            ..memory(&mut emulator, ranks * capacity)
+        };
+        let listed = rows(&mut emulator, ranks * capacity);
+        let (launches, sorted) = merge(&memory, &sources, Some(&listed)).unwrap();
+        emulator.run(launches);
+        let keys: Vec<u64> = emulator.download(sorted.keys);
+        let positions: Vec<u32> = emulator.download(sorted.positions);
+        let got: Vec<(u64, u32)> = keys.into_iter().zip(positions).collect();
+        assert_eq!(got[..expected.len()], expected);
+        assert!(got[expected.len()..].iter().all(|(key, _)| *key == nothing));
+        let bags: Vec<u32> = emulator.download(sorted.bags);
+        assert!(bags.into_iter().eq(0..(ranks * capacity) as u32));
+        let mut once: Vec<u64> = expected.iter().map(|(key, _)| *key).collect();
+        once.dedup();
+        let count = emulator.download::<u32>(listed.count)[0] as usize;
+        let row_keys: Vec<u64> = emulator.download(listed.keys);
+        assert_eq!(row_keys[..count], once);
+        assert_eq!(emulator.download::<u32>(memory.list_lengths), [0, 0]);
+    }
 }

@@ -3,6 +3,7 @@
 mod add;
 mod bce;
 mod cast;
+mod collective;
 mod cross;
 mod dense_optimizer;
 mod dot_interaction;
@@ -12,6 +13,7 @@ mod executor;
 mod factorization_machine;
 mod groups;
 mod linear;
+mod nccl;
 mod nvrtc;
 mod on_device;
 mod product;

@@ -229,6 +229,7 @@ impl OnDevice {
             tables: &self.tables,
             tables_on_device: self.tables_on_device,
             dout: self.dout,
+            scaled: true,
             partial,
             step: self.step,
         }

@@ -142,3 +142,11 @@ fn the_norm_is_clipped_after_it_was_unscaled() {
     let (step, _) = steps.run(3, [square, 0.0], false, Some(0.0));
     assert_eq!(step.clip, 0.0);
 }
+
+#[test]
+fn a_number_is_noted() {
+    let mut emulator = Emulator::new(0);
+    let at = emulator.upload("noted", &[7u32, 8]);
+    emulator.run([streamrec_kernels::cuda::step::note(at, 42)]);
+    assert_eq!(emulator.download::<u32>(at), [42, 8]);
+}

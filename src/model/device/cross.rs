@@ -36,6 +36,14 @@ pub(super) enum CrossMatrix {
 }
 
 impl Cross {
+    /// The parameters, in the order of the node's.
+    pub(super) fn parameters(&self) -> Vec<ParamId> {
+        match self.matrix {
+            CrossMatrix::Full { w } => vec![w, self.bias],
+            CrossMatrix::LowRank { v, w, .. } => vec![v, w, self.bias],
+        }
+    }
+
     /// Columns of working memory of a backward pass.
     pub(super) fn workspace(&self) -> usize {
         match self.matrix {

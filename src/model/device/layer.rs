@@ -5,7 +5,7 @@ use streamrec_kernels::cuda::{
 };
 
 use super::{cross::Cross, linear::Linear, memory::columns, pass::Pass};
-use crate::model::layers::PassError;
+use crate::model::{ParamId, layers::PassError};
 
 /// A node's computation on a device; the mathematics is that of the layer of the same name.
 #[derive(Debug, Clone)]
@@ -35,6 +35,15 @@ pub(super) enum DeviceLayer {
 }
 
 impl DeviceLayer {
+    /// The dense parameters, in the order of the node's.
+    pub(super) fn parameters(&self) -> Vec<ParamId> {
+        match self {
+            Self::Linear(linear) => linear.parameters.clone(),
+            Self::Cross(cross) => cross.parameters(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Columns of working memory, in the compute type.
     pub(super) fn workspace(&self, width: usize) -> usize {
         match self {

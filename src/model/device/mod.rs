@@ -11,6 +11,7 @@
 //! values and their gradients in the compute type, logits and all gradients of parameters float32.
 
 mod cross;
+mod gradient_sink;
 mod input;
 mod layer;
 mod linear;
@@ -20,6 +21,7 @@ mod pass;
 mod table_rounds;
 mod weights;
 
+pub use gradient_sink::DeviceGradientSink;
 pub use input::{DeviceInput, HostInput, InputLayout, InputSlot};
 pub use memory::{download_floats, upload_floats};
 pub use network::{DeviceNetwork, DeviceSource};

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use streamrec_artifact::{Activation, FeatureSchema, Graph, LookupSpec, Node, Op};
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
@@ -8,7 +10,7 @@ use streamrec_kernels::embedding_bag::Pooling;
 use tracing::trace_span;
 
 use super::{
-    DeviceInput, DeviceWeights,
+    DeviceGradientSink, DeviceInput, DeviceWeights,
     cross::{Cross, CrossMatrix},
     layer::DeviceLayer,
     linear::Linear,
@@ -45,6 +47,8 @@ pub struct DeviceNetwork {
     /// The dense features, where layers compute in half precision.
     dense_copy: Option<DeviceBuffer>,
     pub(super) first_bad: Address,
+    /// The first node that reads embeddings.
+    first_reader: usize,
     pub(super) batch: usize,
 }
 
@@ -112,6 +116,7 @@ impl DeviceNetwork {
                 .map(|len| DeviceBuffer::new(executor, dtype, len))
                 .transpose()?,
             first_bad,
+            first_reader: plan::first_reader_of_embeddings(&nodes),
             nodes,
             layers,
             places,
@@ -179,24 +184,57 @@ impl DeviceNetwork {
         self.gradient(self.nodes.len().checked_sub(1)?, rows)
     }
 
-    /// Computes the gradients of all parameters from that of the logits, for the input of the last
-    /// forward pass. Those of tables are those of pooled vectors: see
+    /// Computes the gradients of parameters from that of the logits, for the input of the last forward pass, as far as
+    /// gradients of tables need, and tells `sink` of each dense one. Those of tables are those of pooled vectors: see
     /// [`TableRounds`](super::TableRounds).
     ///
     /// # Errors
-    /// When the device fails.
-    pub fn backward<E: Executor>(
+    /// When the device or the sink fails.
+    pub fn begin_backward<E: Executor>(
         &self,
         executor: &mut E,
         weights: &DeviceWeights,
         input: &DeviceInput,
+        sink: &mut dyn DeviceGradientSink<E>,
+    ) -> Result<(), ModelError> {
+        let nodes = self.first_reader..self.nodes.len();
+        self.backward(executor, weights, input, nodes, sink)
+    }
+
+    /// Computes the other gradients, after [`begin_backward`](Self::begin_backward).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn finish_backward<E: Executor>(
+        &self,
+        executor: &mut E,
+        weights: &DeviceWeights,
+        input: &DeviceInput,
+        sink: &mut dyn DeviceGradientSink<E>,
+    ) -> Result<(), ModelError> {
+        self.backward(executor, weights, input, 0..self.first_reader, sink)
+    }
+
+    fn backward<E: Executor>(
+        &self,
+        executor: &mut E,
+        weights: &DeviceWeights,
+        input: &DeviceInput,
+        nodes: Range<usize>,
+        sink: &mut dyn DeviceGradientSink<E>,
     ) -> Result<(), ModelError> {
         let mut pass = self.pass(executor, weights, input);
-        for (node, layer) in self.layers.iter().enumerate().rev() {
-            let _span = trace_span!("backward", node = self.names[node]).entered();
+        for node in nodes.rev() {
+            let (layer, _span) = (
+                &self.layers[node],
+                trace_span!("backward", node = self.names[node]).entered(),
+            );
             layer
                 .backward(&mut pass, node)
                 .map_err(|error| error.at(&self.names[node], "backward"))?;
+            for &parameter in layer.parameters().iter().rev() {
+                sink.ready(pass.executor, parameter)?;
+            }
         }
         Ok(())
     }

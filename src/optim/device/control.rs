@@ -35,6 +35,9 @@ impl Control {
     pub(super) fn step(self) -> Address {
         self.at(0)
     }
+    pub(super) fn overflow(self) -> Address {
+        self.at(std::mem::offset_of!(Step, overflow) as u64)
+    }
     pub(super) fn scaler(self) -> Address {
         self.at(64)
     }

@@ -1,17 +1,22 @@
 //! Updates on a device.
+//!
+//! ```text
+//! sum_tables    rows' gradients summed ─► to all ranks in flight     where ranks exchange them, or sums are tested first
+//! merge_tables  those of all ranks, merged by row in rank order
+//! update        norm ▸ verdict ▸ dense weights ▸ tables
+//! ```
 
 mod control;
+mod row_exchange;
+mod tables;
 
 use streamrec_kernels::cuda::{
     Address, DeviceError, Executor, Matrix,
     dense_optimizer::{self, Arenas, DenseRule, Span, Spans},
     embedding_bag::Bags,
-    groups::{self, Build, Memory, Rows},
-    radix_sort::counts_len,
-    sparse_optimizer::{self, Gradients, Partial, Table, UpdateRows, row_stride, tiles},
     step::{self, Scaler},
 };
-use streamrec_kernels::{DType, sparse_optimizer::SparseRule};
+use streamrec_kernels::sparse_optimizer::SparseRule;
 use tracing::trace_span;
 
 use super::{LossScalerState, OptimError, Optimizer};
@@ -19,12 +24,14 @@ use crate::{
     config::LossScaleConfig,
     model::{
         ModelError, ParameterStore,
-        device::{DeviceWeights, TableRound, TableRounds},
+        device::{DeviceWeights, TableRounds},
     },
 };
 
 use control::Control;
 pub use control::DeviceVerdict;
+pub use row_exchange::PendingRows;
+use tables::DeviceTables;
 
 /// Updates the parameters on a device as an [`Optimizer`] does on the CPU, whose state it holds.
 #[derive(Debug)]
@@ -36,34 +43,13 @@ pub struct DeviceOptimizer {
     /// Working memory of the norm.
     squares: Address,
     dense_states: [Address; 2],
-    /// Of each table, in the order of the store.
-    table_states: Vec<[Address; 2]>,
-    rounds: Vec<RoundTables>,
+    tables: DeviceTables,
     control: Control,
-    /// Sums of rows are tested before anything is updated: with a scaled loss, and where rows are
-    /// too long for the fused update.
-    sums_first: bool,
-    memory: Option<LookupMemory>,
-}
-
-/// The tables of a round as kernels know them.
-#[derive(Debug)]
-struct RoundTables {
-    tables: Vec<Table>,
-    on_device: Address,
-    /// Where touched rows and their sums are kept.
-    sums: Option<(Rows, Address)>,
-}
-
-/// Working memory for up to `capacity` lookups, which all rounds share.
-#[derive(Debug, Clone, Copy)]
-struct LookupMemory {
-    sort: Memory,
-    partial: Partial,
 }
 
 impl DeviceOptimizer {
-    /// Memory for the state of `optimizer`; [`upload`](Self::upload) fills it.
+    /// Memory for the state of `optimizer`; [`upload`](Self::upload) fills it. Tables are replicated on the devices of
+    /// all ranks.
     ///
     /// # Errors
     /// When rows are too long, or the device has not so much memory.
@@ -79,53 +65,21 @@ impl DeviceOptimizer {
         let chunks = dense_optimizer::chunks(&spans);
         let arena = parameters.layout().len() * size_of::<f32>();
         let (dense_rule, sparse_rule) = (optimizer.dense.device_rule(), optimizer.sparse.rule());
-        let mut device = |error: &mut Option<DeviceError>, bytes: usize| {
-            executor.allocate(bytes).unwrap_or_else(|failed| {
-                error.get_or_insert(failed);
-                Address::NULL
-            })
-        };
-        let mut error = None;
-        let mut take = |bytes| device(&mut error, bytes);
+        let mut take = |bytes| executor.allocate(bytes).map_err(ModelError::from);
         let mut dense_states = [Address::NULL; 2];
-        dense_states[..dense_rule.states()].fill_with(|| take(arena));
-        let control = Control(take(Control::BYTES));
-        let table_states = optimizer.sparse.states().map(|state| {
-            let mut own = [Address::NULL; 2];
-            for (into, (_, tensor)) in own.iter_mut().zip(state.tensors()) {
-                *into = take(tensor.len() * size_of::<f32>());
-            }
-            own
-        });
-        let table_states: Vec<_> = table_states.collect();
+        for state in &mut dense_states[..dense_rule.states()] {
+            *state = take(arena)?;
+        }
+        let control = Control(take(Control::BYTES)?);
         let on_device = Spans {
-            spans: take(size_of_val(spans.as_slice())),
-            chunks: take(size_of_val(chunks.as_slice())),
+            spans: take(size_of_val(spans.as_slice()))?,
+            chunks: take(size_of_val(chunks.as_slice()))?,
             chunk_count: chunks.len(),
         };
-        let squares = take(2 * chunks.len().max(1) * size_of::<f64>());
-        if let Some(error) = error {
-            return Err(ModelError::from(error).into());
-        }
+        let squares = take(2 * chunks.len().max(1) * size_of::<f64>())?;
         upload(executor, &spans, on_device.spans)?;
         upload(executor, &chunks, on_device.chunks)?;
         upload(executor, &[u64::MAX; 2], control.not_finite())?;
-        let mut of_rounds = Vec::new();
-        let mut dim_max = 0;
-        for round in rounds.rounds() {
-            let tables = tables(optimizer, parameters, weights, &table_states, round);
-            dim_max = tables
-                .iter()
-                .fold(dim_max, |max, table| max.max(table.dim as usize));
-            let on_device = executor.allocate(size_of_val(tables.as_slice()));
-            let on_device = on_device.map_err(ModelError::from)?;
-            upload(executor, &tables, on_device)?;
-            of_rounds.push(RoundTables {
-                tables,
-                on_device,
-                sums: None,
-            });
-        }
         Ok(Self {
             dense_rule,
             sparse_rule,
@@ -133,15 +87,19 @@ impl DeviceOptimizer {
             spans: on_device,
             squares,
             dense_states,
-            table_states,
-            rounds: of_rounds,
+            tables: DeviceTables::new(
+                executor,
+                optimizer,
+                parameters,
+                weights,
+                rounds,
+                (scales_loss, control),
+            )?,
             control,
-            sums_first: scales_loss || !sparse_optimizer::fuses(dim_max, weights.compute_dtype()),
-            memory: None,
         })
     }
 
-    /// Takes memory for batches of up to `capacity` lookups. Not for the steady state.
+    /// Takes memory for batches of up to `capacity` lookups, the same on all ranks. Not for the steady state.
     ///
     /// # Errors
     /// When the device has not so much.
@@ -150,37 +108,7 @@ impl DeviceOptimizer {
         executor: &mut E,
         capacity: usize,
     ) -> Result<(), DeviceError> {
-        let dims = self.rounds.iter().flat_map(|round| &round.tables);
-        let stride = row_stride(dims.map(|table| table.dim as usize).max().unwrap_or(0));
-        if self.sums_first {
-            for round in &mut self.rounds {
-                let rows = Rows {
-                    keys: executor.allocate(8 * capacity)?,
-                    row_of: executor.allocate(4 * capacity)?,
-                    count: executor.allocate(4)?,
-                };
-                round.sums = Some((rows, executor.allocate(4 * capacity * stride)?));
-            }
-        }
-        let floats = 4 * tiles(capacity) * stride;
-        let mut take = |bytes: usize| executor.allocate(bytes);
-        let sort = Memory {
-            keys: [take(8 * capacity)?, take(8 * capacity)?],
-            positions: [take(4 * capacity)?, take(4 * capacity)?],
-            bags: take(4 * capacity)?,
-            counts: take(4 * counts_len(capacity))?,
-            totals: take(4 * 256)?,
-            list_lengths: take(8)?,
-            capacity,
-        };
-        let partial = Partial {
-            heads: take(floats)?,
-            tails: take(floats)?,
-            lists: take(8 * tiles(capacity))?,
-            list_lengths: sort.list_lengths,
-        };
-        self.memory = Some(LookupMemory { sort, partial });
-        Ok(())
+        self.tables.reserve(executor, capacity)
     }
 
     /// Takes the state of the host's optimiser, and where its loss scaling stands.
@@ -197,11 +125,7 @@ impl DeviceOptimizer {
         for (arena, at) in dense {
             upload(executor, arena.f32(), at)?;
         }
-        for (state, places) in optimizer.sparse.states().zip(&self.table_states) {
-            for ((_, tensor), &at) in state.tensors().zip(places) {
-                upload(executor, tensor.f32(), at)?;
-            }
-        }
+        self.tables.upload(executor, &optimizer.sparse)?;
         let scaler = match scaling {
             Some((config, state)) => Scaler {
                 scale: state.scale,
@@ -234,12 +158,7 @@ impl DeviceOptimizer {
         for (arena, at) in dense {
             download(executor, at, arena.f32_mut())?;
         }
-        for (state, places) in optimizer.sparse.states_mut().zip(&self.table_states) {
-            for ((_, tensor), &at) in state.tensors_mut().zip(places) {
-                download(executor, at, tensor.f32_mut())?;
-            }
-        }
-        Ok(())
+        self.tables.download(executor, &mut optimizer.sparse)
     }
 
     /// The [`Step`] that kernels read.
@@ -250,6 +169,11 @@ impl DeviceOptimizer {
     /// Where the loss is to be written, `[1]` of `f64`.
     pub fn loss(&self) -> Address {
         self.control.loss()
+    }
+
+    /// Where it is told that a gradient of a table is not finite, `[1]` of `u32`.
+    pub fn overflow(&self) -> Address {
+        self.control.overflow()
     }
 
     /// Begins a step, from the numbers that came with the batch: `input: [1]` of
@@ -271,8 +195,44 @@ impl DeviceOptimizer {
         executor.launch(&step::begin(input, scaler, [dense, sparse], step))
     }
 
-    /// Updates everything, if all gradients and the loss are finite. `dout` are the gradients of all
-    /// pooled vectors.
+    /// Sums the gradients of touched rows, where they are tested before the update or other ranks need them, and begins
+    /// to send them to all ranks. `dout` are the gradients of all pooled vectors.
+    ///
+    /// # Errors
+    /// When the device fails.
+    ///
+    /// # Panics
+    /// When no memory was [reserved](Self::reserve) for the lookups of tables.
+    pub fn sum_tables<E: Executor>(
+        &self,
+        executor: &mut E,
+        rounds: &TableRounds,
+        bags: Bags,
+        dout: Option<Matrix>,
+    ) -> Result<PendingRows, OptimError> {
+        let Some(dout) = dout else {
+            return Ok(PendingRows::default());
+        };
+        let _span = trace_span!("sum table gradients").entered();
+        self.tables.sum(executor, rounds, bags, dout)
+    }
+
+    /// Waits, on the device, for the rows of all ranks.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn merge_tables<E: Executor>(
+        &self,
+        executor: &mut E,
+        rounds: &TableRounds,
+        pending: PendingRows,
+    ) -> Result<(), OptimError> {
+        let _span = trace_span!("merge table gradients").entered();
+        self.tables.merge(executor, rounds, pending)
+    }
+
+    /// Updates everything, if all gradients and the loss are finite; those of dense weights and the loss are those of
+    /// all ranks by now. `dout` are the gradients of all pooled vectors.
     ///
     /// # Errors
     /// When the device fails.
@@ -287,18 +247,7 @@ impl DeviceOptimizer {
         bags: Bags,
         dout: Option<Matrix>,
     ) -> Result<(), OptimError> {
-        let of_rounds = || self.rounds.iter().zip(rounds.rounds());
-        let tables = dout.filter(|_| !self.rounds.is_empty());
         let control = self.control;
-        if let (Some(dout), true) = (tables, self.sums_first) {
-            let _span = trace_span!("sum table gradients").entered();
-            for (own, round) in of_rounds() {
-                self.group(executor, own, round, bags, dout, |gradients| {
-                    let (rows, out) = own.sums.as_ref().expect("memory was reserved");
-                    sparse_optimizer::sum(gradients, rows, *out)
-                })?;
-            }
-        }
         {
             let _span = trace_span!("update dense weights").entered();
             let (spans, gradients) = (&self.spans, weights.gradients());
@@ -318,82 +267,11 @@ impl DeviceOptimizer {
             let update = dense_optimizer::update(spans, &arenas, &self.dense_rule, step);
             launch_all(executor, "dense parameters", update)?;
         }
-        let Some(dout) = tables else {
+        let Some(dout) = dout else {
             return Ok(());
         };
         let _span = trace_span!("update tables").entered();
-        for (own, round) in of_rounds() {
-            match self.sums_first {
-                true => self.update_rows(executor, own, round)?,
-                false => self.group(executor, own, round, bags, dout, |gradients| {
-                    let (rule, not_finite) = (&self.sparse_rule, control.not_finite());
-                    sparse_optimizer::update(gradients, rule, DType::F32, not_finite)
-                })?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Groups a round's lookups by row, then does what `then` makes of their gradients.
-    fn group<E: Executor>(
-        &self,
-        executor: &mut E,
-        own: &RoundTables,
-        round: &TableRound,
-        bags: Bags,
-        dout: Matrix,
-        then: impl FnOnce(
-            &Gradients<'_>,
-        ) -> streamrec_kernels::Result<[streamrec_kernels::cuda::Launch; 2]>,
-    ) -> Result<(), OptimError> {
-        let LookupMemory { sort, partial } = self.memory.expect("memory was reserved");
-        let operands = Build {
-            bags,
-            sources: &round.sources,
-            sources_on_device: round.sources_on_device,
-            memory: sort,
-            rows: own.sums.map(|(rows, _)| rows),
-            first_bad: self.control.first_bad(),
-        };
-        let (launches, sorted) = groups::build(&operands).map_err(failed("the tables"))?;
-        launch_all(executor, "the tables", Ok(launches))?;
-        let gradients = Gradients {
-            bags,
-            sorted,
-            capacity: sort.capacity,
-            sources: &round.sources,
-            sources_on_device: round.sources_on_device,
-            tables: &own.tables,
-            tables_on_device: own.on_device,
-            dout,
-            partial,
-            step: self.control.step(),
-        };
-        launch_all(executor, "the tables", then(&gradients))
-    }
-
-    fn update_rows<E: Executor>(
-        &self,
-        executor: &mut E,
-        own: &RoundTables,
-        round: &TableRound,
-    ) -> Result<(), OptimError> {
-        let (rows, gradients) = own.sums.expect("memory was reserved");
-        let memory = self.memory.expect("memory was reserved");
-        let keys = groups::Keys::new(&round.sources).map_err(failed("the tables"))?;
-        let operands = UpdateRows {
-            tables: &own.tables,
-            tables_on_device: own.on_device,
-            weights: DType::F32,
-            row_bits: keys.row_bits,
-            rows,
-            capacity: memory.sort.capacity,
-            gradients,
-            step: self.control.step(),
-            not_finite: self.control.not_finite(),
-        };
-        let launch = sparse_optimizer::update_rows(&operands, &self.sparse_rule);
-        launch_all(executor, "the tables", launch.map(|launch| [launch]))
+        self.tables.update(executor, rounds, bags, dout)
     }
 
     /// What became of the last step. Waits for it.
@@ -403,39 +281,6 @@ impl DeviceOptimizer {
     pub fn verdict<E: Executor>(&self, executor: &mut E) -> Result<DeviceVerdict, DeviceError> {
         self.control.verdict_of_step(executor)
     }
-}
-
-fn tables(
-    optimizer: &Optimizer,
-    parameters: &ParameterStore,
-    weights: &DeviceWeights,
-    states: &[[Address; 2]],
-    round: &TableRound,
-) -> Vec<Table> {
-    let first_rows: Vec<u64> = parameters
-        .tables()
-        .scan(0, |next, (_, table)| {
-            let first = *next;
-            *next += table.rows() as u64;
-            Some(first)
-        })
-        .collect();
-    let table = |&id: &crate::model::TableId| {
-        let (own, [first, second]) = (parameters.table(id), states[id.index()]);
-        let (learning_rate_scale, weight_decay) = optimizer.sparse.factors(id);
-        Table {
-            weights: weights.table(id).0,
-            first: first.0,
-            second: second.0,
-            row_stride: own.dim() as i64,
-            first_row: first_rows[id.index()],
-            dim: own.dim() as u32,
-            learning_rate_scale,
-            weight_decay,
-            reserved: 0,
-        }
-    };
-    round.tables.iter().map(table).collect()
 }
 
 fn failed(what: &str) -> impl FnOnce(streamrec_kernels::Error) -> OptimError {

@@ -10,7 +10,19 @@
 //! ones are recorded once for each slot and replayed. What changes from step to step lies in device memory:
 //! the batch, the learning rates, the loss scale, the verdict. An overflow is part of the same work: updates
 //! look at the verdict, and nobody asks the host.
+//!
+//! With several ranks, each of which has a device, the same step holds what they exchange:
+//!
+//! ```text
+//! work         loss ▸ backward, to the embeddings ▸ sums of rows ▸ backward, the rest ▸ merged rows ▸ verdict ▸ updates
+//! collectives    └► loss       └► buckets ...                  └► rows, overflow  └► buckets ...
+//! host         arrive (step, stop, ids) ............................................................ leave
+//! ```
+//!
+//! Collectives run in this order on a stream of their own; what the host's ranks tell one another (ADR 44) finds the
+//! rank that is gone, which the others' devices would wait for.
 
+mod roll_call;
 mod slots;
 mod step;
 mod trainer;

@@ -114,7 +114,9 @@ impl<E: Executor> Slots<E> {
         };
         self.slots[slot].receive(executor)?;
         self.last = slot;
-        if let Some((next, step)) = next {
+        // One for which there is no room yet is sent when its step comes.
+        let fits = |next: &Batch| next.encoded.ids.len() <= self.layout.ids;
+        if let Some((next, step)) = next.filter(|(next, _)| fits(next)) {
             self.slots[1 - slot].send(executor, &host_input(next, step))?;
             self.ahead = Some((1 - slot, Sent::new(next, step.number)));
         }

@@ -1,7 +1,8 @@
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
-    Address, Executor, Matrix,
+    Address, Begun, Collective, Executor, Matrix,
     bce::{self, Bce},
+    collective::{Element, Reduce},
 };
 use tracing::trace_span;
 
@@ -10,6 +11,7 @@ use crate::model::{
     device::{DeviceInput, DeviceNetwork, DeviceWeights, TableRounds},
 };
 use crate::optim::device::DeviceOptimizer;
+use crate::parallel::DeviceBuckets;
 use crate::train::TrainError;
 
 /// All that a step works with, in device memory: asks for the same work each time.
@@ -19,6 +21,7 @@ pub(super) struct DeviceStep {
     pub(super) weights: DeviceWeights,
     pub(super) rounds: TableRounds,
     pub(super) optimizer: DeviceOptimizer,
+    pub(super) buckets: DeviceBuckets,
     pub(super) loss: DeviceLoss,
 }
 
@@ -63,17 +66,43 @@ impl DeviceStep {
             .begin(executor, input.step)
             .map_err(ModelError::from)?;
         let logits = network.forward(executor, weights, input)?;
+        let mut loss = None;
         if let Some(d_logits) = network.d_logits(rows) {
             let _span = trace_span!("loss").entered();
             self.loss(executor, input, logits, d_logits)?;
+            loss = self.send_loss(executor)?;
         }
-        network.backward(executor, weights, input)?;
+        let mut buckets = self.buckets.pass();
+        network.begin_backward(executor, weights, input, &mut buckets)?;
         let dout = match self.rounds.rounds() {
             [] => None,
             _ => Some(self.rounds.gather(executor, network, rows)?),
         };
+        // Gradients of tables travel while the layers before the embeddings go backward.
+        let pending = optimizer.sum_tables(executor, &self.rounds, input.bags, dout)?;
+        network.finish_backward(executor, weights, input, &mut buckets)?;
+        optimizer.merge_tables(executor, &self.rounds, pending)?;
+        if let Some(loss) = loss {
+            executor.finish(loss).map_err(ModelError::from)?;
+        }
+        buckets.finish(executor)?;
         optimizer.update(executor, weights, &self.rounds, input.bags, dout)?;
         Ok(())
+    }
+
+    /// Begins to add up the loss over all ranks.
+    fn send_loss<E: Executor>(&self, executor: &mut E) -> Result<Option<Begun>, ModelError> {
+        let [_, ranks] = executor.rank();
+        if ranks == 1 {
+            return Ok(None);
+        }
+        let sum = Collective::AllReduce {
+            at: self.optimizer.loss(),
+            len: 1,
+            element: Element::F64,
+            reduce: Reduce::Sum,
+        };
+        Ok(Some(executor.begin("the sum of the loss", &[sum])?))
     }
 
     fn loss<E: Executor>(

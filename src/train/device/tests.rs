@@ -1,6 +1,8 @@
 //! Steps on the emulated device, held against the CPU's trainer; with `STREAMREC_TEST_DEVICE=cuda` on the GPU of this
 //! machine instead.
 
+mod ranks;
+
 use std::collections::BTreeMap;
 
 use streamrec_artifact::{Encoded, FeatureSchema, Graph};
@@ -154,14 +156,16 @@ impl Case {
     }
 
     fn on<E: Executor>(&self, executor: E) -> Result<DeviceTrainer<E>, TrainError> {
-        let context = Context::cpu(1, false).unwrap();
+        let (context, mesh) = (Context::cpu(1, false).unwrap(), Mesh::single());
         let Self {
             graph,
             schema,
             optimizer,
             settings,
         } = self;
-        DeviceTrainer::new(executor, &context, graph, schema, optimizer, settings)
+        DeviceTrainer::new(
+            executor, &context, &mesh, graph, schema, optimizer, settings,
+        )
     }
 
     fn batch(&self, step: u64) -> Batch {

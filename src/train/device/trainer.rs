@@ -1,13 +1,14 @@
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use streamrec_artifact::{FeatureSchema, Graph};
 use streamrec_kernels::Context;
-use streamrec_kernels::cuda::{Executor, step::StepInput};
+use streamrec_kernels::cuda::{DeviceError, Executor, step::StepInput};
 
+use super::roll_call::{Report, RollCall};
 use super::slots::{Slots, host_input};
 use super::step::{DeviceLoss, DeviceStep};
-use crate::comm::SingleRank;
+use crate::comm::Settings;
 use crate::config::{LossScaleConfig, OptimizerConfig, Precision, Reduction};
 use crate::data::Batch;
 use crate::model::device::{
@@ -19,7 +20,7 @@ use crate::model::{
 };
 use crate::optim::device::DeviceOptimizer;
 use crate::optim::{LossScaler, LossScalerState, OptimError, Optimizer};
-use crate::parallel::Mesh;
+use crate::parallel::{DeviceBuckets, Mesh};
 use crate::train::{Predict, StepOutcome, TrainError, Trainee, TrainerSettings};
 
 /// Which side has the weights and the state of the moment.
@@ -30,7 +31,10 @@ enum Newer {
     Same,
 }
 
-/// A model in training on a device, on one rank. It starts from the weights that a
+/// How long a device may work on a step before its rank looks after the others.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// A model in training on a device, the only one or one of several ranks that share batches. It starts from the weights that a
 /// [`Trainer`](crate::train::Trainer) of the same settings starts from, follows the same rules, and gives weights and
 /// state back under the same names, so that checkpoints and artifacts tell nothing of the device.
 pub struct DeviceTrainer<E: Executor> {
@@ -47,12 +51,15 @@ pub struct DeviceTrainer<E: Executor> {
     seed: u64,
     probabilities: Vec<f32>,
     rows: usize,
+    ranks: RollCall,
+    /// How long devices may wait for one another.
+    timeout: Duration,
     // Fields are dropped in their order: what works on memory before what holds it.
     executor: E,
 }
 
 impl<E: Executor> DeviceTrainer<E> {
-    /// A fresh model.
+    /// A fresh model, on the device of one rank of a mesh. Collective.
     ///
     /// # Errors
     /// When the settings ask for what a device does not do yet, the graph is not valid, an optimiser's group matches no
@@ -60,26 +67,21 @@ impl<E: Executor> DeviceTrainer<E> {
     pub fn new(
         mut executor: E,
         context: &Context,
+        mesh: &Mesh,
         graph: &Graph,
         schema: &FeatureSchema,
         optimizer: &OptimizerConfig,
         settings: &TrainerSettings,
     ) -> Result<Self, TrainError> {
-        check(settings)?;
-        let (shapes, batch) = (
-            graph.validate(schema).map_err(ModelError::from)?,
-            settings.batch_rows,
-        );
+        check(settings, mesh, executor.rank())?;
+        let (batch, shapes) = (settings.batch_rows, graph.validate(schema));
+        let shapes = shapes.map_err(ModelError::from)?;
         let parameters = ParameterBuilder::new(settings.seed)
             .precision(settings.precision)
             .graph(graph, &shapes, &TensorParallel::none())
-            .build(context, &SingleRank, settings.buckets)?;
-        let mesh = Mesh::single();
-        let optimizer = Optimizer::new(context, optimizer, &parameters, &mesh, Reduction::Fast)?;
-        let scaler = match settings.precision {
-            Precision::Fp16 => Some(LossScaler::new(settings.loss_scale).state()),
-            Precision::Fp32 | Precision::Bf16 => None,
-        };
+            .build(context, mesh.dp.as_ref(), settings.buckets)?;
+        let optimizer = Optimizer::new(context, optimizer, &parameters, mesh, Reduction::Fast)?;
+        let scaler = scaler(settings);
         let weights = DeviceWeights::new(&mut executor, &parameters)?;
         let of = DeviceSource {
             context,
@@ -107,6 +109,9 @@ impl<E: Executor> DeviceTrainer<E> {
             labels: network.heads(),
             ids: 0,
         };
+        let buckets = DeviceBuckets::new(parameters.layout(), weights.gradients());
+        // What ranks tell one another is not mixed with what else they exchange.
+        let ranks = mesh.world.split(0, mesh.world.rank())?;
         Ok(Self {
             newer: Newer::Host,
             step: DeviceStep {
@@ -114,6 +119,7 @@ impl<E: Executor> DeviceTrainer<E> {
                 weights,
                 rounds,
                 optimizer: device_optimizer,
+                buckets,
                 loss,
             },
             slots: Slots::new(layout.clone()),
@@ -124,10 +130,17 @@ impl<E: Executor> DeviceTrainer<E> {
             seed: settings.seed,
             probabilities: Vec::new(),
             rows: 0,
+            ranks: RollCall::new(ranks),
+            timeout: Settings::default().timeout,
             parameters,
             optimizer,
             executor,
         })
+    }
+
+    /// Waits for the devices of other ranks up to so long.
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Brings what the host has newer to the device.
@@ -160,6 +173,117 @@ impl<E: Executor> DeviceTrainer<E> {
             sparse_learning_rate: sparse as f32,
             number,
             seed: self.seed,
+        }
+    }
+
+    fn take_step(
+        &mut self,
+        batch: &Batch,
+        next: Option<&Batch>,
+        step: u64,
+        stop: bool,
+    ) -> Result<StepOutcome, TrainError> {
+        self.refresh_device()?;
+        let own = (batch, self.step_input(step));
+        let next = next.map(|next| (next, self.step_input(step + 1)));
+        for (batch, input) in [Some(own), next].into_iter().flatten() {
+            self.slots.check(batch, input)?;
+        }
+        let ids = |batch: &Batch| batch.encoded.ids.len();
+        let most = ids(batch).max(next.map_or(0, |(next, _)| ids(next)));
+        let of_ranks = self.ranks.arrive(Report {
+            step,
+            ids: most as u64,
+            stop: u32::from(stop),
+            ahead: u32::from(next.is_some()),
+        })?;
+        self.reserve(ids(batch), of_ranks)?;
+        let executor = &mut self.executor;
+        let input = self
+            .slots
+            .take(executor, own, next)
+            .map_err(ModelError::from)?;
+        self.newer = Newer::Device;
+        self.rows = batch.rows;
+        self.slots.run(executor, &self.step, &input)?;
+        self.wait(step)?;
+        self.ranks.leave();
+        let stop = self.ranks.stops()?;
+        self.outcome(step, stop)
+    }
+
+    /// Makes room for the ids of a batch: the same room on all ranks.
+    fn reserve(&mut self, own: usize, of_ranks: usize) -> Result<(), TrainError> {
+        let ids = match self.ranks.ranks() {
+            1 => own.max(of_ranks),
+            _ if own > of_ranks => {
+                return Err(ModelError::Batch {
+                    what: "the number of ids",
+                    expected: format!("at most {of_ranks}, as the ranks told a step before"),
+                    got: own.to_string(),
+                }
+                .into());
+            }
+            _ => of_ranks,
+        };
+        let room = self.slots.reserve(&mut self.executor, ids);
+        if let Some(room) = room.map_err(ModelError::from)? {
+            let optimizer = &mut self.step.optimizer;
+            optimizer
+                .reserve(&mut self.executor, room)
+                .map_err(ModelError::from)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the device, and looks after the other ranks meanwhile: it would wait for one that is gone for ever.
+    fn wait(&mut self, step: u64) -> Result<(), TrainError> {
+        if self.ranks.ranks() == 1 {
+            return Ok(());
+        }
+        let began = Instant::now();
+        while !self.executor.is_done().map_err(ModelError::from)? {
+            let waited = began.elapsed();
+            if waited < PATIENCE {
+                std::thread::yield_now();
+                continue;
+            }
+            self.ranks.leave();
+            self.ranks.look()?;
+            if waited > self.timeout {
+                let what = self.executor.last_begun();
+                self.executor.abandon();
+                return Err(TrainError::Stuck {
+                    what: what.unwrap_or("the work"),
+                    step,
+                    steps: self.ranks.steps().to_vec(),
+                    waited_s: waited.as_secs_f64(),
+                });
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        Ok(())
+    }
+
+    /// Says which ranks are missing, where a failure is that of a collective; and lets nothing wait any more.
+    fn explain(&mut self, error: TrainError, step: u64) -> TrainError {
+        if self.ranks.ranks() == 1 || !is_of_collectives(&error) {
+            return error;
+        }
+        let what = self.executor.last_begun();
+        self.executor.abandon();
+        let missing = match error {
+            TrainError::Comm(source) => source,
+            error => match self.ranks.missing() {
+                Some(source) => source,
+                None => return error,
+            },
+        };
+        TrainError::Collective {
+            what: what.unwrap_or("the first collective"),
+            step,
+            steps: self.ranks.steps().to_vec(),
+            source: Box::new(missing),
         }
     }
 
@@ -208,8 +332,30 @@ impl<E: Executor> DeviceTrainer<E> {
     }
 }
 
+/// Whether other ranks are behind a failure.
+fn is_of_collectives(error: &TrainError) -> bool {
+    if matches!(error, TrainError::Comm(_)) {
+        return true;
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if matches!(error.downcast_ref(), Some(DeviceError::Collective { .. })) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Where the scaling of the loss begins, with fp16.
+fn scaler(settings: &TrainerSettings) -> Option<LossScalerState> {
+    let scaled = settings.precision == Precision::Fp16;
+    scaled.then(|| LossScaler::new(settings.loss_scale).state())
+}
+
 /// Refuses what no device does yet.
-fn check(settings: &TrainerSettings) -> Result<(), TrainError> {
+fn check(settings: &TrainerSettings, mesh: &Mesh, device: [usize; 2]) -> Result<(), TrainError> {
+    let world = [mesh.world.rank(), mesh.world.size()];
     let problem = match settings {
         TrainerSettings { accumulate, .. } if *accumulate > 1 => {
             format!("`train.accumulate` = {accumulate}, expected 1")
@@ -223,6 +369,13 @@ fn check(settings: &TrainerSettings) -> Result<(), TrainError> {
         } if !plan.is_replicated() => {
             "`parallel.embeddings` shards tables, expected \"replicated\"".to_owned()
         }
+        _ if mesh.tp.size() > 1 => {
+            format!("`parallel.tp` = {}, expected 1", mesh.tp.size())
+        }
+        _ if device != world => format!(
+            "this is rank {} of {}, its device number {} of {}",
+            world[0], world[1], device[0], device[1]
+        ),
         _ => return Ok(()),
     };
     Err(TrainError::Device { problem })
@@ -311,33 +464,8 @@ impl<E: Executor> Trainee for DeviceTrainer<E> {
         step: u64,
         stop: bool,
     ) -> Result<StepOutcome, TrainError> {
-        self.refresh_device()?;
-        let own = (batch, self.step_input(step));
-        let next = next.map(|next| (next, self.step_input(step + 1)));
-        for (batch, input) in [Some(own), next].into_iter().flatten() {
-            self.slots.check(batch, input)?;
-        }
-        let ids = |batch: &Batch| batch.encoded.ids.len();
-        let most = ids(batch).max(next.map_or(0, |(next, _)| ids(next)));
-        let executor = &mut self.executor;
-        let room = self
-            .slots
-            .reserve(executor, most)
-            .map_err(ModelError::from)?;
-        if let Some(room) = room {
-            let optimizer = &mut self.step.optimizer;
-            optimizer
-                .reserve(executor, room)
-                .map_err(ModelError::from)?;
-        }
-        let input = self
-            .slots
-            .take(executor, own, next)
-            .map_err(ModelError::from)?;
-        self.newer = Newer::Device;
-        self.rows = batch.rows;
-        self.slots.run(executor, &self.step, &input)?;
-        self.outcome(step, stop)
+        self.take_step(batch, next, step, stop)
+            .map_err(|error| self.explain(error, step))
     }
 
     fn last_probabilities(&self) -> (Range<usize>, &[f32]) {

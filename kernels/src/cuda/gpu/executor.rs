@@ -1,7 +1,10 @@
 use cudarc::driver::result;
 
-use super::{Feed, Gpu, Graph, Stream, failed, memory::Arena, products::Products};
+use super::{
+    Feed, Gpu, Graph, Nccl, Stream, failed, memory::Arena, products::Products, ranks::Ranks,
+};
 use crate::cuda::{
+    collective::{Begun, Collective},
     executor::{DeviceError, Executor},
     launch::{Address, Launch},
     product::Product,
@@ -10,6 +13,8 @@ use crate::cuda::{
 /// A stream of a GPU that runs launches and products, with the memory they work on.
 pub struct GpuExecutor {
     stream: Stream,
+    /// The GPUs of other ranks.
+    ranks: Option<Ranks>,
     products: Products,
     // Fields are dropped in their order: the memory goes last.
     arena: Arena,
@@ -27,15 +32,30 @@ impl GpuExecutor {
         let products = Products::new(&mut arena)?;
         Ok(Self {
             stream,
+            ranks: None,
             products,
             arena,
             recording: false,
         })
     }
 
+    /// Works together with the GPUs of other ranks.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn with_ranks(mut self, nccl: Nccl) -> Result<Self, DeviceError> {
+        self.ranks = Some(Ranks::new(self.stream.gpu(), nccl)?);
+        Ok(self)
+    }
+
     /// The stream.
     pub fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    fn ranks(&mut self, what: &'static str) -> Result<&mut Ranks, DeviceError> {
+        self.stream.gpu().bind()?;
+        self.ranks.as_mut().ok_or_else(|| alone(what))
     }
 
     fn outside_of_recordings(&self, call: &'static str) -> Result<(), DeviceError> {
@@ -56,26 +76,7 @@ impl Executor for GpuExecutor {
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError> {
-        let gpu = self.stream.gpu();
-        gpu.bind()?;
-        let function = gpu.function(launch.kernel, launch.shared_bytes)?;
-        let mut launch = launch.clone();
-        let ([x, y, z], threads, shared_bytes) = (launch.grid, launch.threads, launch.shared_bytes);
-        let mut arguments = launch.arguments();
-        // SAFETY: the function's parameters are those of the launch, which the emulation checks for every
-        // kernel; the driver copies them before it returns. What addresses point to is the caller's to prove,
-        // as `Executor` says.
-        unsafe {
-            result::launch_kernel(
-                function,
-                (x, y, z),
-                (threads, 1, 1),
-                shared_bytes,
-                self.stream.handle(),
-                &mut arguments,
-            )
-        }
-        .map_err(failed(launch.kernel.name))
+        self.stream.launch(launch)
     }
 
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError> {
@@ -126,6 +127,42 @@ impl Executor for GpuExecutor {
         feed.receive(&self.stream)
     }
 
+    fn rank(&self) -> [usize; 2] {
+        self.ranks.as_ref().map_or([0, 1], Ranks::rank)
+    }
+
+    fn begin(
+        &mut self,
+        what: &'static str,
+        collectives: &[Collective],
+    ) -> Result<Begun, DeviceError> {
+        let stream = self.stream.clone();
+        self.ranks(what)?.begin(&stream, what, collectives)
+    }
+
+    fn finish(&mut self, begun: Begun) -> Result<(), DeviceError> {
+        let stream = self.stream.clone();
+        self.ranks("collectives")?.finish(&stream, begun)
+    }
+
+    fn is_done(&mut self) -> Result<bool, DeviceError> {
+        self.outside_of_recordings("asking whether work is done")?;
+        if let Some(ranks) = &self.ranks {
+            ranks.look()?;
+        }
+        self.stream.is_done()
+    }
+
+    fn last_begun(&self) -> Option<&'static str> {
+        self.ranks.as_ref().and_then(Ranks::last_begun)
+    }
+
+    fn abandon(&mut self) {
+        if let Some(ranks) = &mut self.ranks {
+            ranks.abandon();
+        }
+    }
+
     fn synchronize(&mut self) -> Result<(), DeviceError> {
         self.outside_of_recordings("waiting")?;
         self.stream.synchronize()
@@ -146,5 +183,13 @@ impl Executor for GpuExecutor {
     fn replay(&mut self, graph: &Graph) -> Result<(), DeviceError> {
         self.outside_of_recordings("replaying")?;
         graph.launch(&self.stream)
+    }
+}
+
+fn alone(what: &'static str) -> DeviceError {
+    DeviceError::Collective {
+        what,
+        call: "a collective".to_owned(),
+        message: "this GPU was connected with no others".to_owned(),
     }
 }

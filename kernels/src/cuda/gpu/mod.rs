@@ -6,6 +6,7 @@
 //! Graph        a step recorded on a stream
 //! Pinned       host memory that copies run from and to beside other work; in a Copying meanwhile
 //! Feed         pinned memory with a stream of its own, for the batch ahead
+//! Nccl         the GPUs of all ranks: collectives on a stream of their own
 //! Event        a mark in a stream that another stream, or the host, waits for
 //! ```
 //!
@@ -18,8 +19,10 @@ mod feed;
 mod graph;
 mod memory;
 mod modules;
+mod nccl;
 mod pinned;
 mod products;
+mod ranks;
 mod stream;
 
 pub use context::Gpu;
@@ -27,6 +30,9 @@ pub use event::Event;
 pub use executor::GpuExecutor;
 pub use feed::Feed;
 pub use graph::Graph;
+#[doc(hidden)]
+pub use nccl::DECLARATIONS as NCCL_DECLARATIONS;
+pub use nccl::Nccl;
 pub use pinned::{Copying, Pinned};
 pub use stream::Stream;
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 use super::{Event, Gpu, failed};
-use crate::cuda::executor::DeviceError;
+use crate::cuda::{executor::DeviceError, launch::Launch};
 
 /// A queue of work on a GPU. Clones are the same queue.
 #[derive(Debug, Clone)]
@@ -63,6 +63,44 @@ impl Stream {
         // SAFETY: both live.
         unsafe { result::stream::wait_event(self.handle(), event.handle(), flags) }
             .map_err(failed("waiting for an event"))
+    }
+
+    /// Queues a kernel.
+    pub(super) fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
+        let gpu = self.gpu();
+        gpu.bind()?;
+        let function = gpu.function(launch.kernel, launch.shared_bytes)?;
+        let mut launch = launch.clone();
+        let ([x, y, z], threads, shared_bytes) = (launch.grid, launch.threads, launch.shared_bytes);
+        let mut arguments = launch.arguments();
+        // SAFETY: the function's parameters are those of the launch, which the emulation checks for every
+        // kernel; the driver copies them before it returns. What addresses point to is the caller's to prove,
+        // as `Executor` says.
+        unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                (threads, 1, 1),
+                shared_bytes,
+                self.handle(),
+                &mut arguments,
+            )
+        }
+        .map_err(failed(launch.kernel.name))
+    }
+
+    /// Whether all that is queued is done.
+    ///
+    /// # Errors
+    /// When some of it failed.
+    pub fn is_done(&self) -> Result<bool, DeviceError> {
+        self.gpu().bind()?;
+        // SAFETY: the stream lives.
+        match unsafe { sys::cuStreamQuery(self.handle()) }.result() {
+            Ok(()) => Ok(true),
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            Err(error) => Err(failed("work of a stream")(error)),
+        }
     }
 
     /// Waits until all that is queued is done.

@@ -1,0 +1,410 @@
+//! Updates of embedding tables on a device, round by round.
+
+use streamrec_kernels::DType;
+use streamrec_kernels::cuda::{
+    Address, DeviceError, Executor, Matrix,
+    embedding_bag::Bags,
+    groups::{self, Build, Memory, Rows},
+    radix_sort::counts_len,
+    sparse_optimizer::{self, Gradients, Partial, Table, UpdateRows, fuses, row_stride, tiles},
+};
+use streamrec_kernels::sparse_optimizer::SparseRule;
+
+use super::{
+    Control, OptimError, download, failed, launch_all,
+    row_exchange::{PendingRows, RowExchange},
+    upload,
+};
+use crate::{
+    model::{
+        ModelError, ParameterStore,
+        device::{DeviceWeights, TableRound, TableRounds},
+    },
+    optim::{Optimizer, SparseOptimizer},
+};
+
+/// The tables with their state.
+#[derive(Debug)]
+pub(super) struct DeviceTables {
+    rule: SparseRule,
+    /// Of each table, in the order of the store.
+    states: Vec<[Address; 2]>,
+    rounds: Vec<RoundTables>,
+    control: Control,
+    /// The longest row, of sums.
+    stride: usize,
+    /// Sums of rows are tested before anything is updated: with a scaled loss, and where rows are
+    /// too long for the fused update.
+    sums_first: bool,
+    memory: Option<LookupMemory>,
+    /// With several ranks.
+    exchange: Option<RowExchange>,
+}
+
+/// The tables of a round as kernels know them.
+#[derive(Debug)]
+pub(super) struct RoundTables {
+    pub(super) tables: Vec<Table>,
+    pub(super) on_device: Address,
+    /// Rows of all its tables.
+    rows: usize,
+    /// This rank's sums, where they are formed.
+    pub(super) sums: Option<RowSums>,
+}
+
+/// Touched rows with their gradients.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowSums {
+    pub(super) rows: Rows,
+    /// `[capacity, row_stride]` of `f32`
+    pub(super) gradients: Address,
+    /// Rows that there is room for.
+    pub(super) capacity: usize,
+}
+
+/// Working memory for up to `capacity` lookups, which all rounds share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LookupMemory {
+    pub(super) sort: Memory,
+    pub(super) partial: Partial,
+}
+
+impl RoundTables {
+    /// Elements from one row of sums to the next.
+    pub(super) fn stride(&self) -> usize {
+        row_stride(self.dim_max())
+    }
+
+    fn dim_max(&self) -> usize {
+        let dims = self.tables.iter().map(|table| table.dim as usize);
+        dims.max().unwrap_or(0)
+    }
+}
+
+impl RowSums {
+    /// Memory for the rows of `lookups` lookups, at most `capacity` different ones.
+    pub(super) fn new<E: Executor>(
+        executor: &mut E,
+        [lookups, capacity]: [usize; 2],
+        stride: usize,
+    ) -> Result<Self, DeviceError> {
+        let rows = Rows {
+            keys: executor.allocate(8 * capacity)?,
+            row_of: executor.allocate(4 * lookups)?,
+            count: executor.allocate(4)?,
+        };
+        Ok(Self {
+            rows,
+            gradients: executor.allocate(4 * capacity * stride)?,
+            capacity,
+        })
+    }
+}
+
+impl LookupMemory {
+    pub(super) fn new<E: Executor>(
+        executor: &mut E,
+        capacity: usize,
+        stride: usize,
+    ) -> Result<Self, DeviceError> {
+        let floats = 4 * tiles(capacity) * stride;
+        let mut take = |bytes: usize| executor.allocate(bytes);
+        let sort = Memory {
+            keys: [take(8 * capacity)?, take(8 * capacity)?],
+            positions: [take(4 * capacity)?, take(4 * capacity)?],
+            bags: take(4 * capacity)?,
+            counts: take(4 * counts_len(capacity))?,
+            totals: take(4 * 256)?,
+            list_lengths: take(8)?,
+            capacity,
+        };
+        let partial = Partial {
+            heads: take(floats)?,
+            tails: take(floats)?,
+            lists: take(8 * tiles(capacity))?,
+            list_lengths: sort.list_lengths,
+        };
+        Ok(Self { sort, partial })
+    }
+}
+
+impl DeviceTables {
+    /// Memory for the state of all tables.
+    pub(super) fn new<E: Executor>(
+        executor: &mut E,
+        optimizer: &Optimizer,
+        parameters: &ParameterStore,
+        weights: &DeviceWeights,
+        rounds: &TableRounds,
+        (scales_loss, control): (bool, Control),
+    ) -> Result<Self, OptimError> {
+        let mut states = Vec::new();
+        for state in optimizer.sparse.states() {
+            let mut own = [Address::NULL; 2];
+            for (into, (_, tensor)) in own.iter_mut().zip(state.tensors()) {
+                let bytes = tensor.len() * size_of::<f32>();
+                *into = executor.allocate(bytes).map_err(ModelError::from)?;
+            }
+            states.push(own);
+        }
+        let mut of_rounds = Vec::new();
+        for round in rounds.rounds() {
+            let tables = tables(optimizer, parameters, weights, &states, round);
+            let rows = round.tables.iter().map(|&id| parameters.table(id).rows());
+            let on_device = executor.allocate(size_of_val(tables.as_slice()));
+            let on_device = on_device.map_err(ModelError::from)?;
+            upload(executor, &tables, on_device)?;
+            of_rounds.push(RoundTables {
+                rows: rows.sum(),
+                tables,
+                on_device,
+                sums: None,
+            });
+        }
+        let dim_max = of_rounds.iter().map(RoundTables::dim_max).max();
+        let dim_max = dim_max.unwrap_or(0);
+        let [_, ranks] = executor.rank();
+        let exchange = match (ranks, of_rounds.is_empty()) {
+            (2.., false) => Some(RowExchange::new(executor, ranks)?),
+            _ => None,
+        };
+        // Ranks exchange float32 sums.
+        let gradient = match exchange {
+            Some(_) => DType::F32,
+            None => weights.compute_dtype(),
+        };
+        Ok(Self {
+            rule: optimizer.sparse.rule(),
+            states,
+            rounds: of_rounds,
+            control,
+            stride: row_stride(dim_max),
+            sums_first: scales_loss || !fuses(dim_max, gradient),
+            memory: None,
+            exchange,
+        })
+    }
+
+    /// As [`DeviceOptimizer::reserve`](super::DeviceOptimizer::reserve).
+    pub(super) fn reserve<E: Executor>(
+        &mut self,
+        executor: &mut E,
+        capacity: usize,
+    ) -> Result<(), DeviceError> {
+        if self.sums_first || self.exchange.is_some() {
+            for round in &mut self.rounds {
+                // A row is touched once, however often it is looked up.
+                let rows = capacity.min(round.rows).max(1);
+                let sums = RowSums::new(executor, [capacity, rows], round.stride())?;
+                round.sums = Some(sums);
+            }
+        }
+        self.memory = Some(LookupMemory::new(executor, capacity, self.stride)?);
+        match &mut self.exchange {
+            Some(exchange) => {
+                exchange.reserve(executor, &self.rounds, self.sums_first, self.stride)
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn upload<E: Executor>(
+        &self,
+        executor: &mut E,
+        optimizer: &SparseOptimizer,
+    ) -> Result<(), OptimError> {
+        for (state, places) in optimizer.states().zip(&self.states) {
+            for ((_, tensor), &at) in state.tensors().zip(places) {
+                upload(executor, tensor.f32(), at)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn download<E: Executor>(
+        &self,
+        executor: &mut E,
+        optimizer: &mut SparseOptimizer,
+    ) -> Result<(), OptimError> {
+        for (state, places) in optimizer.states_mut().zip(&self.states) {
+            for ((_, tensor), &at) in state.tensors_mut().zip(places) {
+                download(executor, at, tensor.f32_mut())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sums this rank's rows, where sums are needed, and begins to send them.
+    pub(super) fn sum<E: Executor>(
+        &self,
+        executor: &mut E,
+        rounds: &TableRounds,
+        bags: Bags,
+        dout: Matrix,
+    ) -> Result<PendingRows, OptimError> {
+        if !self.sums_first && self.exchange.is_none() {
+            return Ok(PendingRows::default());
+        }
+        for (own, round) in self.rounds.iter().zip(rounds.rounds()) {
+            self.group(executor, own, round, bags, dout, |gradients| {
+                let sums = own.sums.as_ref().expect("memory was reserved");
+                sparse_optimizer::sum(gradients, &sums.rows, sums.gradients)
+            })?;
+        }
+        match &self.exchange {
+            Some(exchange) => {
+                exchange.send(executor, &self.rounds, rounds, self.control.overflow())
+            }
+            None => Ok(PendingRows::default()),
+        }
+    }
+
+    /// Waits for the rows of all ranks, and sums them where sums are tested before the update.
+    pub(super) fn merge<E: Executor>(
+        &self,
+        executor: &mut E,
+        rounds: &TableRounds,
+        pending: PendingRows,
+    ) -> Result<(), OptimError> {
+        pending.finish(executor)?;
+        let (Some(exchange), true) = (&self.exchange, self.sums_first) else {
+            return Ok(());
+        };
+        for (index, (own, round)) in self.rounds.iter().zip(rounds.rounds()).enumerate() {
+            let place = (index, own, round);
+            exchange.merge(executor, place, self.control, |gradients, merged| {
+                let sums = merged.sums.as_ref().expect("memory was reserved");
+                sparse_optimizer::sum(gradients, &sums.rows, sums.gradients)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Updates the touched rows, unless the verdict is against it.
+    pub(super) fn update<E: Executor>(
+        &self,
+        executor: &mut E,
+        rounds: &TableRounds,
+        bags: Bags,
+        dout: Matrix,
+    ) -> Result<(), OptimError> {
+        let fused = |gradients: &Gradients<'_>| {
+            let not_finite = self.control.not_finite();
+            sparse_optimizer::update(gradients, &self.rule, DType::F32, not_finite)
+        };
+        for (index, (own, round)) in self.rounds.iter().zip(rounds.rounds()).enumerate() {
+            match (&self.exchange, self.sums_first) {
+                (None, false) => self.group(executor, own, round, bags, dout, fused)?,
+                (None, true) => self.update_rows(executor, own, round, own.sums)?,
+                (Some(exchange), false) => {
+                    exchange.merge(
+                        executor,
+                        (index, own, round),
+                        self.control,
+                        |gradients, _| fused(gradients),
+                    )?;
+                }
+                (Some(exchange), true) => {
+                    self.update_rows(executor, own, round, exchange.sums(index))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Groups a round's lookups by row, then does what `then` makes of their gradients.
+    fn group<E: Executor>(
+        &self,
+        executor: &mut E,
+        own: &RoundTables,
+        round: &TableRound,
+        bags: Bags,
+        dout: Matrix,
+        then: impl FnOnce(
+            &Gradients<'_>,
+        ) -> streamrec_kernels::Result<[streamrec_kernels::cuda::Launch; 2]>,
+    ) -> Result<(), OptimError> {
+        let LookupMemory { sort, partial } = self.memory.expect("memory was reserved");
+        let operands = Build {
+            bags,
+            sources: &round.sources,
+            sources_on_device: round.sources_on_device,
+            memory: sort,
+            rows: own.sums.map(|sums| sums.rows),
+            first_bad: self.control.first_bad(),
+        };
+        let (launches, sorted) = groups::build(&operands).map_err(failed("the tables"))?;
+        launch_all(executor, "the tables", Ok(launches))?;
+        let gradients = Gradients {
+            bags,
+            sorted,
+            capacity: sort.capacity,
+            sources: &round.sources,
+            sources_on_device: round.sources_on_device,
+            tables: &own.tables,
+            tables_on_device: own.on_device,
+            dout,
+            scaled: true,
+            partial,
+            step: self.control.step(),
+        };
+        launch_all(executor, "the tables", then(&gradients))
+    }
+
+    fn update_rows<E: Executor>(
+        &self,
+        executor: &mut E,
+        own: &RoundTables,
+        round: &TableRound,
+        sums: Option<RowSums>,
+    ) -> Result<(), OptimError> {
+        let sums = sums.expect("memory was reserved");
+        let keys = groups::Keys::new(&round.sources).map_err(failed("the tables"))?;
+        let operands = UpdateRows {
+            tables: &own.tables,
+            tables_on_device: own.on_device,
+            weights: DType::F32,
+            row_bits: keys.row_bits,
+            rows: sums.rows,
+            capacity: sums.capacity,
+            gradients: sums.gradients,
+            step: self.control.step(),
+            not_finite: self.control.not_finite(),
+        };
+        let launch = sparse_optimizer::update_rows(&operands, &self.rule);
+        launch_all(executor, "the tables", launch.map(|launch| [launch]))
+    }
+}
+
+fn tables(
+    optimizer: &Optimizer,
+    parameters: &ParameterStore,
+    weights: &DeviceWeights,
+    states: &[[Address; 2]],
+    round: &TableRound,
+) -> Vec<Table> {
+    let first_rows: Vec<u64> = parameters
+        .tables()
+        .scan(0, |next, (_, table)| {
+            let first = *next;
+            *next += table.rows() as u64;
+            Some(first)
+        })
+        .collect();
+    let table = |&id: &crate::model::TableId| {
+        let (own, [first, second]) = (parameters.table(id), states[id.index()]);
+        let (learning_rate_scale, weight_decay) = optimizer.sparse.factors(id);
+        Table {
+            weights: weights.table(id).0,
+            first: first.0,
+            second: second.0,
+            row_stride: own.dim() as i64,
+            first_row: first_rows[id.index()],
+            dim: own.dim() as u32,
+            learning_rate_scale,
+            weight_decay,
+            reserved: 0,
+        }
+    };
+    round.tables.iter().map(table).collect()
+}

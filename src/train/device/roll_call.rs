@@ -1,0 +1,206 @@
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::comm::{CommError, Communicator, Event};
+
+/// What ranks tell one another on the host while their devices work: where they are, whether they were asked to stop, how
+/// many ids come. And how a rank learns that another is gone, which its device would wait for for ever.
+///
+/// ```text
+/// arrive   step, stop, ids of this batch and the next ─► every rank      before a step's work is asked for
+/// leave                                               ─► every rank      when the device is done, or takes long
+/// ```
+///
+/// Each rank does both in each step, so that a rank that ends meanwhile is missed by one of the two.
+pub(super) struct RollCall {
+    comm: Arc<dyn Communicator>,
+    arriving: Option<Event<Vec<Vec<u8>>>>,
+    leaving: Option<Event<()>>,
+    left: bool,
+    told: Option<Told>,
+    /// The last step that each rank reported.
+    steps: Vec<u64>,
+}
+
+/// What one rank tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Report {
+    pub(super) step: u64,
+    /// The most ids of this batch and the next.
+    pub(super) ids: u64,
+    /// Not 0: it was asked to stop.
+    pub(super) stop: u32,
+    /// Not 0: it knows the next batch.
+    pub(super) ahead: u32,
+}
+
+/// What all ranks told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    ids: usize,
+    stop: bool,
+    /// All of them knew the next batch.
+    ahead: bool,
+}
+
+impl RollCall {
+    /// Of the ranks of `comm`, which nobody else uses.
+    pub(super) fn new(comm: Arc<dyn Communicator>) -> Self {
+        Self {
+            steps: vec![0; comm.size()],
+            comm,
+            arriving: None,
+            leaving: None,
+            left: true,
+            told: None,
+        }
+    }
+
+    pub(super) fn ranks(&self) -> usize {
+        self.comm.size()
+    }
+
+    pub(super) fn steps(&self) -> &[u64] {
+        &self.steps
+    }
+
+    /// Comes to a step. Returns the most ids of its batch on any rank, which every rank learns at the same time.
+    pub(super) fn arrive(&mut self, report: Report) -> Result<usize, CommError> {
+        let message = bytemuck::bytes_of(&report).to_vec();
+        let before = self.told.filter(|told| told.ahead);
+        self.arriving = Some(self.comm.all_gather_bytes(message));
+        self.left = false;
+        match before {
+            // All knew in the step before what comes: nobody needs to wait.
+            Some(told) => Ok(told.ids),
+            None => Ok(self.hear()?.ids),
+        }
+    }
+
+    /// Has done a step, or is still waiting for the device. Once a step.
+    pub(super) fn leave(&mut self) {
+        if !std::mem::replace(&mut self.left, true) {
+            self.leaving = Some(self.comm.barrier());
+        }
+    }
+
+    /// Whether any rank was asked to stop in this step.
+    pub(super) fn stops(&mut self) -> Result<bool, CommError> {
+        Ok(self.hear()?.stop)
+    }
+
+    /// Tells of a rank that is gone, without waiting.
+    pub(super) fn look(&mut self) -> Result<(), CommError> {
+        if self.arriving.as_ref().is_some_and(Event::is_ready) {
+            self.hear()?;
+        }
+        match self.leaving.take_if(|event| event.is_ready()) {
+            Some(event) => event.wait(),
+            None => Ok(()),
+        }
+    }
+
+    /// After a failure: which ranks are missing, once that is known.
+    pub(super) fn missing(&mut self) -> Option<CommError> {
+        self.leave();
+        let arrived = self.hear().err();
+        let left = || self.leaving.take().and_then(|event| event.wait().err());
+        arrived.or_else(left)
+    }
+
+    fn hear(&mut self) -> Result<Told, CommError> {
+        if let Some(event) = self.arriving.take() {
+            let reports = event.wait()?;
+            let mut told = Told {
+                ids: 0,
+                stop: false,
+                ahead: true,
+            };
+            for (rank, report) in reports.iter().enumerate() {
+                let report: Report =
+                    bytemuck::try_pod_read_unaligned(report).map_err(|_| CommError::Corrupt {
+                        collective: "roll call",
+                        rank,
+                        problem: format!(
+                            "expected {} bytes, got {}",
+                            size_of::<Report>(),
+                            report.len()
+                        ),
+                    })?;
+                self.steps[rank] = report.step;
+                told.ids = told.ids.max(report.ids as usize);
+                told.stop |= report.stop != 0;
+                told.ahead &= report.ahead != 0;
+            }
+            self.told = Some(told);
+        }
+        // Nobody hears before it has arrived.
+        self.told.ok_or(CommError::Abandoned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comm::{Settings, SharedMemory};
+
+    fn report(step: u64, ids: u64, ahead: u32) -> Report {
+        Report {
+            step,
+            ids,
+            stop: 0,
+            ahead,
+        }
+    }
+
+    #[test]
+    fn ranks_learn_of_ids_and_of_a_stop_in_the_same_step() {
+        let ranks = SharedMemory::connect_threads(2, &Settings::default()).unwrap();
+        std::thread::scope(|scope| {
+            for comm in ranks {
+                scope.spawn(move || {
+                    let rank = comm.rank() as u64;
+                    let mut calls = RollCall::new(Arc::new(comm));
+                    // Nothing is known before the first step: all wait.
+                    assert_eq!(calls.arrive(report(1, 10 + rank, 1)).unwrap(), 11);
+                    assert!(!calls.stops().unwrap());
+                    calls.leave();
+                    // What the step before told is of this batch already.
+                    let stop = u32::from(rank == 1);
+                    let second = Report {
+                        stop,
+                        ..report(2, 30, 1 - rank as u32)
+                    };
+                    assert_eq!(calls.arrive(second).unwrap(), 11);
+                    assert!(calls.stops().unwrap());
+                    calls.leave();
+                    // One rank did not know the next batch: all wait.
+                    assert_eq!(calls.arrive(report(3, 40 + rank, 0)).unwrap(), 41);
+                    assert_eq!(calls.steps(), [3, 3]);
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_rank_that_ends_in_a_step_is_missed() {
+        let mut ranks = SharedMemory::connect_threads(2, &Settings::default()).unwrap();
+        let (gone, stays) = (ranks.pop().unwrap(), ranks.pop().unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut calls = RollCall::new(Arc::new(gone));
+                calls.arrive(report(1, 1, 1)).unwrap();
+            });
+            let mut calls = RollCall::new(Arc::new(stays));
+            calls.arrive(report(1, 1, 1)).unwrap();
+            let missing = calls.missing().unwrap();
+            assert!(
+                matches!(missing, CommError::Lost { ref ranks, .. } if *ranks == [1]),
+                "{missing}"
+            );
+            assert_eq!(calls.steps(), [1, 1]);
+        });
+    }
+}
