@@ -1,5 +1,6 @@
 //! The command line: what there is to say, with an example each.
 
+mod kernels;
 mod monitor;
 mod plan;
 mod validate;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::score::ScoreArgs;
+pub use kernels::*;
 pub use monitor::*;
 pub use plan::*;
 pub use validate::*;
@@ -109,6 +111,8 @@ Examples:
     Report(ReportArgs),
     /// Tell what of this machine a run can use, and what to install for more.
     Doctor,
+    /// Compile the CUDA kernels ahead, for GPU machines without NVRTC. Needs NVRTC, and no GPU.
+    Kernels(KernelsArgs),
     /// Run a command on another host of a job, through its launcher; mpirun calls this.
     #[command(hide = true)]
     NodeShell {

@@ -14,6 +14,7 @@ mod evaluate;
 mod export;
 mod features;
 mod folder;
+mod kernels;
 mod launch;
 mod logging;
 mod monitor;
@@ -78,6 +79,7 @@ pub fn command_line() -> ExitCode {
         cli::Command::Monitor(command) => monitor::run(&command),
         cli::Command::Report(args) => report::run(&args),
         cli::Command::Doctor => doctor::run(),
+        cli::Command::Kernels(args) => kernels::run(&args),
         cli::Command::Validate(command) => return validate::run(&command),
         cli::Command::NodeShell { host, command } => return launch::node_shell(&host, &command),
     };

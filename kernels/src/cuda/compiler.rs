@@ -8,6 +8,7 @@ use std::{
 use cudarc::nvrtc::{result, sys};
 
 use super::{
+    ahead::{AHEAD_VARIABLE, find_ahead},
     library::{CudaLibrary, load_nvrtc},
     source::{HEADER, HEADER_NAME, Source},
 };
@@ -17,7 +18,11 @@ use super::{
 #[non_exhaustive]
 pub enum CompileError {
     /// There is no compiler.
-    #[error("NVRTC, which compiles the CUDA kernels, is not found; {}", CudaLibrary::Nvrtc.remedy())]
+    #[error(
+        "NVRTC, which compiles the CUDA kernels, is not found; {}; or run `streamrec kernels` of this version where NVRTC is, \
+         and set {AHEAD_VARIABLE} to the folder that it writes",
+        CudaLibrary::Nvrtc.remedy()
+    )]
     NoCompiler,
     /// The compiler refused the source: a fault of this program, or an architecture it does not know.
     #[error("NVRTC refused {file} for {architecture}: {log}")]
@@ -43,16 +48,16 @@ pub enum CompileError {
 /// Kernels of one source, compiled for one architecture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiled {
-    /// The machine code, an ELF image that the driver loads.
-    pub cubin: Vec<u8>,
-    /// The name in `cubin` of each kernel, in the order they were asked for.
+    /// What the driver loads: machine code, an ELF image; or of a virtual architecture PTX, a text that ends with 0.
+    pub image: Vec<u8>,
+    /// The name in `image` of each kernel, in the order they were asked for.
     pub symbols: Vec<String>,
     /// What the assembler tells of each kernel: registers, shared memory, spills. Empty when the
     /// kernels come from a cache.
     pub log: String,
 }
 
-/// Compiles kernels of a source for an architecture such as `sm_90`.
+/// Compiles kernels of a source for an architecture such as `sm_90`, or a virtual one such as `compute_80`.
 ///
 /// # Errors
 /// When there is no compiler, or it refuses the source.
@@ -136,7 +141,11 @@ impl Program {
         let symbols: Result<Vec<String>, String> =
             names.iter().map(|name| self.symbol(name)).collect();
         Ok(Compiled {
-            cubin: self.cubin().map_err(text)?,
+            image: match architecture.starts_with("compute_") {
+                true => self.ptx(),
+                false => self.cubin(),
+            }
+            .map_err(text)?,
             symbols: symbols?,
             log,
         })
@@ -164,6 +173,12 @@ impl Program {
             .into_owned())
     }
 
+    fn ptx(&self) -> Result<Vec<u8>, result::NvrtcError> {
+        // SAFETY: the program is alive and compiled.
+        let text = unsafe { result::get_ptx(self.0) }?;
+        Ok(text.iter().map(|&c| c as u8).collect())
+    }
+
     fn cubin(&self) -> Result<Vec<u8>, result::NvrtcError> {
         let mut bytes = 0;
         // SAFETY: the program is alive and compiled; the buffer has the size that the first call tells.
@@ -182,7 +197,8 @@ fn c_string(text: &str) -> CString {
 }
 
 /// As [`compile`], but looks into `folder` first, and keeps there what it compiled: a file is found by
-/// the source, the kernels, the architecture and the compiler's version.
+/// the source, the kernels, the architecture and the compiler's version. Without a compiler, kernels that were compiled
+/// [ahead](super::compile_ahead) serve.
 ///
 /// # Errors
 /// As [`compile`], and when the folder cannot be written.
@@ -192,7 +208,9 @@ pub fn compile_cached(
     architecture: &str,
     folder: &Path,
 ) -> Result<Compiled, CompileError> {
-    let compiler = CudaLibrary::Nvrtc.find().ok_or(CompileError::NoCompiler)?;
+    let Some(compiler) = CudaLibrary::Nvrtc.find() else {
+        return find_ahead(source).ok_or(CompileError::NoCompiler);
+    };
     let key = fingerprint(&[
         source.text,
         HEADER,
@@ -216,33 +234,33 @@ pub fn compile_cached(
 }
 
 /// FNV-1a over all parts (<http://www.isthe.com/chongo/tech/comp/fnv/>).
-fn fingerprint(parts: &[&str]) -> u64 {
+pub(super) fn fingerprint(parts: &[&str]) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0xff]));
     bytes.fold(0xcbf2_9ce4_8422_2325, step)
 }
 
-/// Symbols, one a line, then an empty line, the cubin's fingerprint, and the cubin.
-fn encode(compiled: &Compiled) -> Vec<u8> {
+/// Symbols, one a line, then an empty line, the image's fingerprint, and the image.
+pub(super) fn encode(compiled: &Compiled) -> Vec<u8> {
     let mut bytes = compiled.symbols.join("\n").into_bytes();
     bytes.extend_from_slice(b"\n\n");
-    bytes.extend_from_slice(&checksum(&compiled.cubin).to_le_bytes());
-    bytes.extend_from_slice(&compiled.cubin);
+    bytes.extend_from_slice(&checksum(&compiled.image).to_le_bytes());
+    bytes.extend_from_slice(&compiled.image);
     bytes
 }
 
 /// What `encode` wrote; `None` for anything else.
-fn decode(bytes: &[u8], kernels: usize) -> Option<Compiled> {
+pub(super) fn decode(bytes: &[u8], kernels: usize) -> Option<Compiled> {
     let end = bytes.windows(2).position(|pair| pair == b"\n\n")?;
     let symbols: Vec<String> = str::from_utf8(&bytes[..end])
         .ok()?
         .lines()
         .map(str::to_owned)
         .collect();
-    let (sum, cubin) = bytes[end + 2..].split_first_chunk::<8>()?;
-    let whole = symbols.len() == kernels && checksum(cubin) == u64::from_le_bytes(*sum);
+    let (sum, image) = bytes[end + 2..].split_first_chunk::<8>()?;
+    let whole = symbols.len() == kernels && checksum(image) == u64::from_le_bytes(*sum);
     whole.then(|| Compiled {
-        cubin: cubin.to_vec(),
+        image: image.to_vec(),
         symbols,
         log: String::new(),
     })
@@ -254,7 +272,7 @@ fn checksum(bytes: &[u8]) -> u64 {
 }
 
 /// Writes beside the file's place and renames: several ranks may start at the same time.
-fn store(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn store(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -270,7 +288,7 @@ mod tests {
     #[test]
     fn what_is_cached_is_read_back_and_damage_is_seen() {
         let compiled = Compiled {
-            cubin: vec![0x7f, b'E', 10, 10, 0, 3],
+            image: vec![0x7f, b'E', 10, 10, 0, 3],
             symbols: vec!["_Z3bce".to_owned(), "sum".to_owned()],
             log: String::new(),
         };

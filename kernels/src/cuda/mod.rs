@@ -10,6 +10,7 @@
 //! operand, and each operation tells how much it needs.
 
 pub mod add;
+mod ahead;
 pub mod bce;
 pub mod cast;
 pub mod collective;
@@ -31,6 +32,7 @@ mod source;
 pub mod sparse_optimizer;
 pub mod step;
 
+pub use ahead::{AHEAD_VARIABLE, compile_ahead, find_ahead};
 pub use collective::{Begun, Collective};
 pub use compiler::{CompileError, Compiled, compile, compile_cached};
 pub use executor::{DeviceError, Executor};

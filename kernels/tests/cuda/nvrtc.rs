@@ -1,12 +1,14 @@
 //! NVRTC compiles every kernel for the architectures that users have, where it is installed.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
 use streamrec_kernels::cuda::{
-    CompileError, Compiled, LIBRARIES_VARIABLE, SOURCES, Source, compile, compile_cached,
+    AHEAD_VARIABLE, CompileError, Compiled, LIBRARIES_VARIABLE, SOURCES, Source, compile,
+    compile_ahead, compile_cached, find_ahead,
 };
 
 /// Registers, bytes of static shared memory, bytes of spills.
@@ -94,7 +96,7 @@ fn check(source: &str, architecture: &str, [part, parts]: [usize; 2]) {
     let Some(compiled) = compiled(source, &kernels, architecture) else {
         return;
     };
-    assert_eq!(compiled.cubin[..4], *b"\x7fELF");
+    assert_eq!(compiled.image[..4], *b"\x7fELF");
     let (usage, mut table) = (usage(&compiled.log), String::new());
     for (kernel, symbol) in kernels.iter().zip(&compiled.symbols) {
         let [registers, shared, spills] = usage.get(symbol).copied().unwrap_or_else(|| {
@@ -195,8 +197,8 @@ fn what_was_compiled_once_comes_from_the_cache() {
     let cached = ask();
     assert!(cached.log.is_empty(), "from the cache");
     assert_eq!(
-        (&cached.symbols, cached.cubin.len()),
-        (&first.symbols, first.cubin.len())
+        (&cached.symbols, cached.image.len()),
+        (&first.symbols, first.image.len())
     );
     let file = std::fs::read_dir(&folder)
         .unwrap()
@@ -206,6 +208,34 @@ fn what_was_compiled_once_comes_from_the_cache() {
         .path();
     std::fs::write(&file, b"damaged").unwrap();
     assert!(!ask().log.is_empty(), "compiled again");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn kernels_compiled_ahead_serve_where_there_is_no_compiler() {
+    let source = of_name("groups");
+    if compiled(source, source.kernels, "sm_80").is_none() {
+        return;
+    }
+    let folder =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("ahead-{}", std::process::id()));
+    let path = compile_ahead(source, &folder).unwrap();
+    assert!(find_ahead(source).is_none(), "no folder is named");
+    // SAFETY: tests run in processes of their own.
+    unsafe { std::env::set_var(AHEAD_VARIABLE, &folder) };
+    let found = find_ahead(source).unwrap();
+    let text = CStr::from_bytes_with_nul(&found.image).unwrap();
+    let text = text.to_str().unwrap();
+    assert!(text.contains(".target sm_80"), "{}", &text[..500]);
+    assert_eq!(found.symbols.len(), source.kernels.len());
+    for symbol in &found.symbols {
+        assert!(text.contains(&format!(".entry {symbol}(")), "{symbol}");
+    }
+    assert!(find_ahead(of_name("cast")).is_none(), "of no other source");
+    let mut damaged = std::fs::read(&path).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    assert!(find_ahead(source).is_none(), "damaged");
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

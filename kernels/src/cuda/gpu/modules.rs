@@ -72,8 +72,8 @@ impl Modules {
             return Ok(());
         };
         let compiled = compile_cached(source, source.kernels, architecture, cache)?;
-        // SAFETY: the image is a whole ELF file, which the driver copies.
-        let module = unsafe { result::module::load_data(compiled.cubin.as_ptr().cast::<c_void>()) }
+        // SAFETY: the image is a whole ELF file, or a text that ends with 0, which the driver copies.
+        let module = unsafe { result::module::load_data(compiled.image.as_ptr().cast::<c_void>()) }
             .map_err(failed("loading kernels"))?;
         self.loaded.push(module);
         for (kernel, symbol) in source.kernels.iter().zip(&compiled.symbols) {
