@@ -21,7 +21,10 @@ pub struct RemoteLookup {
 
 impl RemoteLookup {
     /// Those of a graph, in the order of their columns.
-    pub(super) fn of_graph(
+    ///
+    /// # Errors
+    /// When the store lacks one of the tables.
+    pub fn of_graph(
         graph: &Graph,
         schema: &FeatureSchema,
         parameters: &ParameterStore,

@@ -1,6 +1,9 @@
 use std::sync::Arc;
 
-use streamrec_kernels::{Context, sparse_optimizer::SparseGradient};
+use streamrec_kernels::{
+    Context,
+    sparse_optimizer::{SparseGradient, SparseRule},
+};
 
 use super::{DenseOptimizer, OptimError, Schedule, SparseOptimizer, groups::Groups};
 use crate::{
@@ -50,6 +53,11 @@ impl Optimizer {
     /// The factor on learning rates.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    /// The rule by which tables are updated.
+    pub fn sparse_rule(&self) -> SparseRule {
+        self.sparse.rule()
     }
 
     /// The learning rates of `step`, from 1, of dense parameters and of tables.

@@ -1,7 +1,8 @@
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
+use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, Executor,
+    Address, Begun, Collective, Executor, Matrix, add,
     collective::{Element, Reduce},
 };
 
@@ -16,6 +17,18 @@ pub struct DeviceBuckets {
     gradients: Address,
     /// The parameters of each bucket.
     sizes: Vec<usize>,
+    /// Sums of the gradients of earlier micro-batches, laid out alike, where there are several.
+    earlier: Option<Address>,
+}
+
+/// The gradients of a micro-batch that is not the last: they are added up where they are.
+#[derive(Debug)]
+pub struct KeepDeviceGradients;
+
+impl<E> DeviceGradientSink<E> for KeepDeviceGradients {
+    fn ready(&mut self, _executor: &mut E, _parameter: ParamId) -> Result<(), ModelError> {
+        Ok(())
+    }
 }
 
 /// The buckets of one backward pass.
@@ -24,13 +37,19 @@ pub struct DeviceBucketsPass<'a> {
     buckets: &'a DeviceBuckets,
     /// The parameters of each bucket that are not ready yet.
     missing: Vec<usize>,
-    /// In the order of the buckets, from the first on.
+    /// Buckets that are complete, from the first on.
+    complete: usize,
+    /// Those of them that are reduced.
     in_flight: Vec<Begun>,
 }
 
 impl DeviceBuckets {
-    /// For gradients that lie as `layout` says.
-    pub fn new(layout: &Arc<ParameterLayout>, gradients: Address) -> Self {
+    /// For gradients that lie as `layout` says; `earlier` is memory for as many, with several micro-batches.
+    pub fn new(
+        layout: &Arc<ParameterLayout>,
+        gradients: Address,
+        earlier: Option<Address>,
+    ) -> Self {
         let mut sizes = vec![0; layout.buckets().len()];
         for placed in layout.parameters() {
             sizes[placed.bucket] += 1;
@@ -39,14 +58,30 @@ impl DeviceBuckets {
             layout: Arc::clone(layout),
             gradients,
             sizes,
+            earlier,
         }
     }
 
-    /// Begins a backward pass.
+    /// Takes up the gradients of micro-batch `index`, which is not the last.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn keep<E: Executor>(&self, executor: &mut E, index: usize) -> Result<(), ModelError> {
+        match self.earlier {
+            Some(earlier) => {
+                let all = 0..self.layout.len();
+                add_to(executor, all, [self.gradients, earlier], index > 0)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Begins the backward pass of the only micro-batch, or the last.
     pub fn pass(&self) -> DeviceBucketsPass<'_> {
         DeviceBucketsPass {
             buckets: self,
             missing: self.sizes.clone(),
+            complete: 0,
             in_flight: Vec::new(),
         }
     }
@@ -78,7 +113,10 @@ impl DeviceBucketsPass<'_> {
 impl<E: Executor> DeviceGradientSink<E> for DeviceBucketsPass<'_> {
     fn ready(&mut self, executor: &mut E, parameter: ParamId) -> Result<(), ModelError> {
         let DeviceBuckets {
-            layout, gradients, ..
+            layout,
+            gradients,
+            earlier,
+            ..
         } = self.buckets;
         let placed = layout.get(parameter);
         let missing = &mut self.missing[placed.bucket];
@@ -88,15 +126,18 @@ impl<E: Executor> DeviceGradientSink<E> for DeviceBucketsPass<'_> {
                 parameter: placed.parameter.name.clone(),
                 problem: "its gradient was announced twice in one pass".into(),
             })?;
-        let [_, ranks] = executor.rank();
-        if ranks == 1 {
-            return Ok(());
-        }
-        while self.missing.get(self.in_flight.len()) == Some(&0) {
-            let range = &layout.buckets()[self.in_flight.len()];
-            let at = gradients.0 + (range.start * size_of::<f32>()) as u64;
+        while self.missing.get(self.complete) == Some(&0) {
+            let range = layout.buckets()[self.complete].clone();
+            self.complete += 1;
+            if let Some(earlier) = earlier {
+                add_to(executor, range.clone(), [*earlier, *gradients], true)?;
+            }
+            let [_, ranks] = executor.rank();
+            if ranks == 1 {
+                continue;
+            }
             let sum = Collective::AllReduce {
-                at: Address(at),
+                at: at(*gradients, range.start),
                 len: range.len(),
                 element: Element::F32,
                 reduce: Reduce::Sum,
@@ -106,4 +147,26 @@ impl<E: Executor> DeviceGradientSink<E> for DeviceBucketsPass<'_> {
         }
         Ok(())
     }
+}
+
+/// Copies, or adds, a range of one arena to the same of another. Ranges begin and end at multiples of 64 bytes.
+fn add_to<E: Executor>(
+    executor: &mut E,
+    range: Range<usize>,
+    [from, to]: [Address; 2],
+    accumulate: bool,
+) -> Result<(), ModelError> {
+    const COLUMNS: usize = 16;
+    if range.is_empty() {
+        return Ok(());
+    }
+    let rows = range.len() / COLUMNS;
+    let matrix = |arena| Matrix::new(at(arena, range.start), DType::F32, [rows, COLUMNS]);
+    let launch = add::copy(&matrix(from), &matrix(to), accumulate)
+        .map_err(ModelError::kernel("adding up gradients of micro-batches"))?;
+    Ok(executor.launch(&launch)?)
+}
+
+fn at(arena: Address, start: usize) -> Address {
+    Address(arena.0 + (start * size_of::<f32>()) as u64)
 }

@@ -30,8 +30,10 @@ mod table_plan;
 mod tensor_plan;
 
 pub use buckets::GradientBuckets;
-pub use device_buckets::{DeviceBuckets, DeviceBucketsPass};
-pub use embedding_exchange::{EmbeddingExchange, PendingIds, PendingVectors};
+pub use device_buckets::{DeviceBuckets, DeviceBucketsPass, KeepDeviceGradients};
+pub use embedding_exchange::{
+    DeviceLookups, EmbeddingExchange, OwnedBags, PendingIds, PendingVectors,
+};
 pub use mesh::{Mesh, MeshError};
 pub use micro_shards::{GradientTree, InvariantRanksError, MICRO_SHARDS, MicroShards};
 pub use sparse_sync::SparseSync;

@@ -28,11 +28,7 @@ impl Device {
     ///
     /// # Errors
     /// When a GPU is asked for and cannot be used, in words that tell what to install or to set.
-    pub(super) fn open(
-        rank: &Rank,
-        experiment: &Experiment,
-        profiled: bool,
-    ) -> Result<Self, RunError> {
+    pub(super) fn open(rank: &Rank, experiment: &Experiment) -> Result<Self, RunError> {
         match experiment.train.device {
             DeviceChoice::Cpu => Ok(Self::Cpu),
             DeviceChoice::Auto => {
@@ -41,14 +37,7 @@ impl Device {
                 }
                 Ok(Self::Cpu)
             }
-            DeviceChoice::Cuda => {
-                if profiled {
-                    tracing::warn!(
-                        "--profile tells how long the host asks for work, not how long the GPU works"
-                    );
-                }
-                Self::cuda(rank, experiment)
-            }
+            DeviceChoice::Cuda => Self::cuda(rank, experiment),
         }
     }
 

@@ -286,7 +286,7 @@ impl<'a> Session<'a> {
                 coming = tracing::trace_span!("read").in_scope(|| self.training.next())?;
                 let stop = self.step(batch, coming.as_ref(), signal)?;
                 if let Some(profile) = &mut self.profile {
-                    profile.note_step(&self.rank)?;
+                    profile.note_step(&self.rank, self.trainer.as_mut())?;
                 }
                 let evaluated = self.evaluate_if_due(stop)?;
                 self.save_if_due(evaluated, stop)?;

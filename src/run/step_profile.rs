@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::RunError;
 use super::rank::Rank;
-use crate::train::Profile;
+use crate::train::{Profile, Trainee};
 
 /// Steps before the first that is recorded: memory is touched, readers are ahead.
 const WARM_UP: u64 = 10;
@@ -31,11 +31,23 @@ impl StepProfile {
     }
 
     /// A step has been taken.
-    pub(super) fn note_step(&mut self, rank: &Rank) -> Result<(), RunError> {
+    pub(super) fn note_step(
+        &mut self,
+        rank: &Rank,
+        trainer: &mut dyn Trainee,
+    ) -> Result<(), RunError> {
         self.steps += 1;
+        if self.steps > WARM_UP && self.steps <= WARM_UP + STEPS {
+            let on_device = trainer.measured_on_device()?;
+            if !on_device.is_empty() {
+                self.profile.add_device(on_device);
+            }
+        }
         if self.steps == WARM_UP {
+            trainer.measure_device(true)?;
             self.profile.start();
         } else if self.steps == WARM_UP + STEPS {
+            trainer.measure_device(false)?;
             self.tell(rank, STEPS)?;
         }
         Ok(())

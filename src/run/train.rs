@@ -123,7 +123,7 @@ fn train_rank(
     profile: Option<Profile>,
     signal: &StopSignal,
 ) -> Result<TrainOutcome, RunError> {
-    let device = Device::open(&rank, experiment, profile.is_some())?;
+    let device = Device::open(&rank, experiment)?;
     let folder = RunFolder::new(&experiment.output);
     let dataset = Dataset::open(&experiment.data.dataset)?;
     let resumed = prepare(&rank, experiment, args, &folder, &dataset)?;

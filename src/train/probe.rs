@@ -137,6 +137,7 @@ mod tests {
             steps: 1,
             step_ms: 26.0,
             operations: operations.map(|(name, ms)| (name.to_owned(), ms)).into(),
+            device: Vec::new(),
             communication_ms: 0.0,
             waited_ms: 0.0,
         };

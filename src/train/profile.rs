@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use streamrec_kernels::cuda::Measured;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Metadata, Subscriber};
@@ -34,6 +35,14 @@ struct Shared {
     began_us: AtomicU64,
     ended_us: AtomicU64,
     spans: Mutex<Vec<Recorded>>,
+    device: Mutex<Vec<OnDevice>>,
+}
+
+/// Work of a device, and when its first piece began.
+#[derive(Debug)]
+struct OnDevice {
+    began: Duration,
+    work: Vec<Measured>,
 }
 
 #[derive(Debug)]
@@ -70,6 +79,7 @@ impl Profile {
                 began_us: AtomicU64::new(0),
                 ended_us: AtomicU64::new(0),
                 spans: Mutex::default(),
+                device: Mutex::default(),
             }),
         }
     }
@@ -83,9 +93,19 @@ impl Profile {
     /// Begins to record, anew.
     pub fn start(&self) {
         self.shared.lock().clear();
+        self.shared.device().clear();
         let now = self.shared.now_us();
         self.shared.began_us.store(now, Ordering::Relaxed);
         self.shared.recording.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes up what a device did in a step that is over just now.
+    pub fn add_device(&self, work: Vec<Measured>) {
+        let ends = work.iter().map(|piece| piece.began_us + piece.took_us);
+        let took_us = ends.fold(0.0, f64::max);
+        let now = self.shared.origin.elapsed();
+        let began = now.saturating_sub(Duration::from_secs_f64(took_us / 1e6));
+        self.shared.device().push(OnDevice { began, work });
     }
 
     /// Ends the recording, after so many steps.
@@ -109,7 +129,13 @@ impl Profile {
             }
             *operations.entry(span.name.clone()).or_default() += own;
         }
+        let mut device = BTreeMap::<String, f64>::new();
+        for piece in shared.device().iter().flat_map(|step| &step.work) {
+            let took = Duration::from_secs_f64(piece.took_us / 1e6);
+            *device.entry(piece.name.clone()).or_default() += per_step(took);
+        }
         ProfileReport {
+            device: device.into_iter().collect(),
             steps,
             step_ms: per_step(Duration::from_micros(wall_us)),
             operations: operations.into_iter().collect(),
@@ -135,7 +161,23 @@ impl Profile {
                 "tid": span.thread,
             })
         };
-        let events: Vec<_> = spans.iter().map(event).collect();
+        let mut events: Vec<_> = spans.iter().map(event).collect();
+        let steps = self.shared.device();
+        let on_device = steps.iter().flat_map(|step| {
+            let began_us = step.began.as_secs_f64() * 1e6;
+            step.work.iter().map(move |piece| (began_us, piece))
+        });
+        events.extend(on_device.map(|(began_us, piece)| {
+            json!({
+                "name": piece.name,
+                "cat": if piece.is_collective { "collective" } else { "device" },
+                "ph": "X",
+                "ts": began_us + piece.began_us,
+                "dur": piece.took_us,
+                "pid": rank,
+                "tid": if piece.is_collective { "device, collectives" } else { "device" },
+            })
+        }));
         serde_json::to_writer(&mut *out, &json!({ "traceEvents": events }))?;
         out.write_all(b"\n")
     }
@@ -150,6 +192,10 @@ impl Default for Profile {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Vec<Recorded>> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn device(&self) -> MutexGuard<'_, Vec<OnDevice>> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now_us(&self) -> u64 {
@@ -236,6 +282,8 @@ pub struct ProfileReport {
     pub step_ms: f64,
     /// Milliseconds a step of each operation, without the operations inside it.
     pub operations: Vec<(String, f64)>,
+    /// Milliseconds a step of each operation on a device, measured piece by piece; collectives run beside the others.
+    pub device: Vec<(String, f64)>,
     /// Milliseconds a step that collectives took, on all communication threads.
     pub communication_ms: f64,
     /// Milliseconds a step that the rank waited for them.
@@ -255,14 +303,19 @@ impl fmt::Display for ProfileReport {
         let step = self.step_ms;
         write!(f, "{} steps, {step:.3} ms each", self.steps)?;
         let mut operations = self.operations.clone();
-        operations.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         let sum: f64 = operations.iter().map(|(_, ms)| ms).sum();
-        operations.push(("anything else".to_owned(), (step - sum).max(0.0)));
-        let width = operations.iter().map(|(name, _)| name.len()).max();
-        let width = width.unwrap_or(0);
-        for (name, ms) in &operations {
-            let share = 100.0 * ms / step.max(f64::MIN_POSITIVE);
-            write!(f, "\n  {name:width$}  {ms:>9.3} ms  {share:>5.1} %")?;
+        let rest = ("anything else".to_owned(), (step - sum).max(0.0));
+        operations.sort_by(largest_first);
+        operations.push(rest);
+        write_table(f, &operations, step)?;
+        if !self.device.is_empty() {
+            let mut device = self.device.clone();
+            device.sort_by(largest_first);
+            write!(
+                f,
+                "\non the device, piece by piece (recorded steps take less time):"
+            )?;
+            write_table(f, &device, step)?;
         }
         if let Some(hidden) = self.hidden() {
             write!(
@@ -275,6 +328,25 @@ impl fmt::Display for ProfileReport {
         }
         Ok(())
     }
+}
+
+fn largest_first((_, a): &(String, f64), (_, b): &(String, f64)) -> std::cmp::Ordering {
+    b.total_cmp(a)
+}
+
+/// A line an operation, with its share of a step.
+fn write_table(
+    f: &mut fmt::Formatter<'_>,
+    operations: &[(String, f64)],
+    step_ms: f64,
+) -> fmt::Result {
+    let width = operations.iter().map(|(name, _)| name.len()).max();
+    let width = width.unwrap_or(0);
+    for (name, ms) in operations {
+        let share = 100.0 * ms / step_ms.max(f64::MIN_POSITIVE);
+        write!(f, "\n  {name:width$}  {ms:>9.3} ms  {share:>5.1} %")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -362,5 +434,37 @@ mod tests {
             .unwrap();
         assert!(inner["ts"].as_f64() >= outer["ts"].as_f64());
         assert!(inner["dur"].as_f64() < outer["dur"].as_f64());
+    }
+
+    #[test]
+    fn work_of_a_device_has_a_table_and_a_track_of_its_own() {
+        let (profile, _) = recorded();
+        profile.start();
+        let piece = |name: &str, began_us, took_us, is_collective| Measured {
+            name: name.to_owned(),
+            began_us,
+            took_us,
+            is_collective,
+        };
+        profile.add_device(vec![
+            piece("kernel", 0.0, 1000.0, false),
+            piece("sum", 500.0, 4000.0, true),
+            piece("kernel", 1000.0, 2000.0, false),
+        ]);
+        let report = profile.finish(1);
+        assert_eq!(
+            report.device,
+            [("kernel".to_owned(), 3.0), ("sum".to_owned(), 4.0)]
+        );
+        let text = report.to_string();
+        assert!(text.contains("on the device, piece by piece"), "{text}");
+        let mut trace = Vec::new();
+        profile.write_chrome_trace(0, &mut trace).unwrap();
+        let trace: serde_json::Value = serde_json::from_slice(&trace).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        let tracks: Vec<_> = events.iter().map(|event| &event["tid"]).collect();
+        assert_eq!(tracks, ["device", "device, collectives", "device"]);
+        let [first, sum] = [0, 1].map(|index: usize| events[index]["ts"].as_f64().unwrap());
+        assert!((sum - first - 500.0).abs() < 1e-3);
     }
 }

@@ -1,5 +1,7 @@
 use std::ops::Range;
 
+use streamrec_kernels::cuda::Measured;
+
 use super::{Predict, StepOutcome, TrainError, Trainer};
 use crate::data::Batch;
 use crate::model::{NamedSlice, NamedSliceMut, ParameterStore};
@@ -52,6 +54,23 @@ pub trait Trainee: Predict {
     /// The probabilities that the last step's forward pass gave: see
     /// [`Trainer::last_probabilities`].
     fn last_probabilities(&self) -> (Range<usize>, &[f32]);
+
+    /// Begins, or ends, to measure the work of a device, piece by piece, which is slower than the steps that it records.
+    /// All ranks do at the same step. Nothing on a CPU, which a [`Profile`](super::Profile) measures.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn measure_device(&mut self, _on: bool) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    /// What was measured of a device since this was asked last.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn measured_on_device(&mut self) -> Result<Vec<Measured>, TrainError> {
+        Ok(Vec::new())
+    }
 }
 
 impl Trainee for Trainer {

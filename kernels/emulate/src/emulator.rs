@@ -1,10 +1,11 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use bytemuck::Pod;
 use libloading::Library;
 use streamrec_kernels::DType;
-use streamrec_kernels::cuda::{Address, Launch, Matrix};
+use streamrec_kernels::cuda::{Address, Launch, Matrix, Measured};
 
 use crate::{buffer::Buffer, collective::Ranks, executor::Work, library::library};
 
@@ -40,6 +41,8 @@ pub struct Emulator {
     pub(crate) recording: Option<Vec<Work>>,
     /// The devices of other ranks.
     pub(crate) ranks: Ranks,
+    /// What was measured, since when.
+    pub(crate) times: Option<(Instant, Vec<Measured>)>,
 }
 
 /// Orders in which a kernel must give the same result.

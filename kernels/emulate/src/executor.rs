@@ -1,5 +1,9 @@
+use std::time::Instant;
+
 use streamrec_kernels::cuda::product::Product;
-use streamrec_kernels::cuda::{Address, Begun, Collective, DeviceError, Executor, Launch};
+use streamrec_kernels::cuda::{
+    Address, Begun, Collective, DeviceError, Executor, Launch, Measured,
+};
 
 use crate::{Emulator, product::multiply};
 
@@ -32,8 +36,30 @@ impl Emulator {
                 recorded.push(work);
                 Ok(())
             }
-            None => self.work(&work),
+            None => self.measured_work(&work),
         }
+    }
+
+    /// Works, and measures that.
+    fn measured_work(&mut self, work: &Work) -> Result<(), DeviceError> {
+        let (name, is_collective) = match work {
+            _ if self.times.is_none() => return self.work(work),
+            Work::Zero(..) | Work::Finish(_) => return self.work(work),
+            Work::Launch(launch) => (launch.kernel.name.to_owned(), false),
+            Work::Multiply(product) => (product.to_string(), false),
+            Work::Begin(_, what, _) => ((*what).to_owned(), true),
+        };
+        let began = Instant::now();
+        let outcome = self.work(work);
+        if let Some((origin, measured)) = &mut self.times {
+            measured.push(Measured {
+                name,
+                began_us: (began - *origin).as_secs_f64() * 1e6,
+                took_us: began.elapsed().as_secs_f64() * 1e6,
+                is_collective,
+            });
+        }
+        outcome
     }
 
     fn work(&mut self, work: &Work) -> Result<(), DeviceError> {
@@ -162,6 +188,18 @@ impl Executor for Emulator {
     }
 
     fn abandon(&mut self) {}
+
+    fn measure(&mut self, on: bool) -> Result<(), DeviceError> {
+        self.outside_of_recordings("measuring")?;
+        self.times = on.then(|| (Instant::now(), Vec::new()));
+        Ok(())
+    }
+
+    fn measured(&mut self) -> Result<Vec<Measured>, DeviceError> {
+        self.outside_of_recordings("measuring")?;
+        let times = self.times.as_mut();
+        Ok(times.map_or(Vec::new(), |(_, measured)| std::mem::take(measured)))
+    }
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {
         self.outside_of_recordings("waiting")

@@ -72,9 +72,23 @@ pub fn forward_backward(operands: &Bce) -> Result<[Launch; 2]> {
         .with(operands.partial)
         .with(rows)
         .with(columns);
-    let sum = Launch::new(Kernel::new("bce", "sum_partial"), 1, THREADS)
-        .with(operands.partial)
-        .with(blocks)
-        .with(operands.loss);
+    let sum = sum_partial(operands.partial, blocks, operands.loss);
     Ok([pass, sum])
+}
+
+/// Adds up the partial sums of several batches, each of which [`forward_backward`] put behind those before, all of them
+/// `[len]`; the second of its launches is this for one batch. `loss: [1]` of `f64`.
+///
+/// # Errors
+/// When there are too many.
+pub fn sum(partial: Address, len: usize, loss: Address) -> Result<Launch> {
+    let len = count(OPERATION, "there are fewer than 2^31 partial sums", len)?;
+    Ok(sum_partial(partial, len, loss))
+}
+
+fn sum_partial(partial: Address, len: u32, loss: Address) -> Launch {
+    Launch::new(Kernel::new("bce", "sum_partial"), 1, THREADS)
+        .with(partial)
+        .with(len)
+        .with(loss)
 }

@@ -2,6 +2,7 @@ use super::{
     collective::{Begun, Collective},
     launch::{Address, Launch},
     library::CudaLibrary,
+    measured::Measured,
     product::Product,
 };
 use crate::cuda::CompileError;
@@ -113,6 +114,18 @@ pub trait Executor {
 
     /// Gives up collectives that never end, so that nothing waits for them. The executor is of no use afterwards.
     fn abandon(&mut self);
+
+    /// Begins, or ends, to measure each piece of work that is asked for. Recorded work is not measured.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn measure(&mut self, on: bool) -> Result<(), DeviceError>;
+
+    /// What was measured since this was asked last. Waits.
+    ///
+    /// # Errors
+    /// As [`synchronize`](Self::synchronize).
+    fn measured(&mut self) -> Result<Vec<Measured>, DeviceError>;
 
     /// Waits until all is done.
     ///

@@ -114,6 +114,25 @@ pub struct Product {
     pub epilogue: Epilogue,
 }
 
+/// `product [512, 13] x [13, 65536]`, with what is fused after it.
+impl std::fmt::Display for Product {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let depth = match self.left.transposed {
+            true => self.left.rows,
+            false => self.left.columns,
+        };
+        let (rows, columns) = (self.out.rows, self.out.columns);
+        write!(f, "product [{rows}, {depth}] x [{depth}, {columns}]")?;
+        f.write_str(match self.epilogue {
+            Epilogue::None => "",
+            Epilogue::Bias(_) => " + bias",
+            Epilogue::BiasRelu(..) => " + bias, ReLU",
+            Epilogue::ReluGradient(..) => ", gradient of ReLU",
+            Epilogue::RightSums(_) => ", gradient of bias",
+        })
+    }
+}
+
 /// What a layer does after its product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Finish {

@@ -163,6 +163,8 @@ pub struct DeviceInput {
     pub bags: Bags,
     /// Ids that there is room for.
     pub ids: usize,
+    /// The lookups of all ranks in tables that this device holds for them.
+    pub owned: Option<Bags>,
 }
 
 /// A place for one input on the device, with the host memory that it is sent from.
@@ -237,6 +239,7 @@ impl<F: Send> InputSlot<F> {
                 features: self.layout.id_limits.len(),
             },
             ids: self.layout.ids,
+            owned: None,
         }
     }
 }

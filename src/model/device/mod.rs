@@ -18,12 +18,16 @@ mod linear;
 mod memory;
 mod network;
 mod pass;
+mod shards;
+mod source;
 mod table_rounds;
 mod weights;
 
 pub use gradient_sink::DeviceGradientSink;
 pub use input::{DeviceInput, HostInput, InputLayout, InputSlot};
 pub use memory::{download_floats, upload_floats};
-pub use network::{DeviceNetwork, DeviceSource};
+pub use network::DeviceNetwork;
+pub use shards::{ShardPart, Shards};
+pub use source::DeviceSource;
 pub use table_rounds::{TableRound, TableRounds};
 pub use weights::DeviceWeights;

@@ -1,25 +1,24 @@
 use std::ops::Range;
 
-use streamrec_artifact::{Activation, FeatureSchema, Graph, LookupSpec, Node, Op};
+use streamrec_artifact::Op;
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
-    Address, DeviceError, Executor, Matrix, add, embedding_bag::Lookup, linear::partial_len,
-    product::Mask,
+    Address, Begun, DeviceError, Executor, Matrix, add, linear::partial_len,
 };
-use streamrec_kernels::embedding_bag::Pooling;
 use tracing::trace_span;
 
 use super::{
     DeviceGradientSink, DeviceInput, DeviceWeights,
-    cross::{Cross, CrossMatrix},
     layer::DeviceLayer,
     linear::Linear,
     memory::{DeviceBuffer, columns, download_floats},
     pass::Pass,
+    shards::{DeviceShards, Shards},
+    source::DeviceSource,
 };
 use crate::model::{
-    ModelError, ParamId, ParameterStore, TensorParallel,
-    layers::{LayerContext, TableBag},
+    ModelError, TensorParallel,
+    layers::TableBag,
     plan::{self, GradientPlan, Places, PlannedNode},
 };
 
@@ -49,11 +48,16 @@ pub struct DeviceNetwork {
     pub(super) first_bad: Address,
     /// The first node that reads embeddings.
     first_reader: usize,
+    /// The nodes, those first that depend on no embedding.
+    order: Vec<usize>,
+    /// Where tables are sharded.
+    shards: Option<DeviceShards>,
     pub(super) batch: usize,
 }
 
 impl DeviceNetwork {
-    /// Plans a graph over parameters on the device, whose store is `parameters`, and takes all memory.
+    /// Plans a graph over parameters on the device, whose store is `parameters`, and takes all memory. Vectors of
+    /// sharded tables come from the devices that hold `shards`.
     ///
     /// # Errors
     /// When the graph is not valid, the store lacks one of its parameters, or the device has not so
@@ -62,6 +66,7 @@ impl DeviceNetwork {
         executor: &mut E,
         of: &DeviceSource<'_>,
         weights: &DeviceWeights,
+        shards: Option<Shards>,
     ) -> Result<Self, ModelError> {
         let DeviceSource {
             graph,
@@ -76,7 +81,7 @@ impl DeviceNetwork {
         let dtype = weights.compute_dtype();
         let mut layers = Vec::with_capacity(nodes.len());
         for (node, planned) in graph.nodes.iter().zip(&nodes) {
-            let built = build(executor, of, weights, node, planned.width)?;
+            let built = super::source::build(executor, of, weights, node, planned.width)?;
             layers.push(built);
         }
         mask_by_readers(&mut layers, &nodes, &places, &plan);
@@ -117,6 +122,10 @@ impl DeviceNetwork {
                 .transpose()?,
             first_bad,
             first_reader: plan::first_reader_of_embeddings(&nodes),
+            order: plan::by_embeddings(&nodes).concat(),
+            shards: shards
+                .map(|shards| DeviceShards::new(executor, of, weights, shards))
+                .transpose()?,
             nodes,
             layers,
             places,
@@ -145,7 +154,7 @@ impl DeviceNetwork {
             };
             for bag in TableBag::all(lookups, of.graph, of.schema, of.parameters)? {
                 let limit = &mut limits[bag.source.feature];
-                *limit = (*limit).min(of.parameters.table(bag.table).rows());
+                *limit = (*limit).min(of.parameters.table(bag.table).parameter.shape[0]);
             }
         }
         Ok(limits)
@@ -161,6 +170,13 @@ impl DeviceNetwork {
         weights: &DeviceWeights,
         input: &DeviceInput,
     ) -> Result<Matrix, ModelError> {
+        let rows = input.bags.batch;
+        let mut vectors = match (&self.shards, input.owned) {
+            (Some(shards), Some(bags)) => {
+                Some(shards.send_vectors(executor, bags, rows, self.first_bad)?)
+            }
+            _ => None,
+        };
         let mut pass = self.pass(executor, weights, input);
         if let Some(copy) = &self.dense_copy {
             let into = copy.view(pass.rows, input.dense.shape[1]);
@@ -169,13 +185,41 @@ impl DeviceNetwork {
                     .map_err(|error| error.at(&self.names[0], "forward"))?;
             }
         }
-        for (node, layer) in self.layers.iter().enumerate() {
+        for &node in &self.order {
             let _span = trace_span!("forward", node = self.names[node]).entered();
-            layer
-                .forward(&mut pass, node)
+            // What depends on no embedding goes forward while vectors travel.
+            let receives = matches!(self.layers[node], DeviceLayer::EmbeddingBag { .. });
+            let outcome = match (&self.shards, vectors.take_if(|_| receives)) {
+                (Some(shards), Some(begun)) => shards.receive(&mut pass, begun),
+                _ => Ok(()),
+            };
+            outcome
+                .and_then(|()| self.layers[node].forward(&mut pass, node))
                 .map_err(|error| error.at(&self.names[node], "forward"))?;
         }
         Ok(pass.value(self.nodes.len() - 1))
+    }
+
+    /// Begins to send the gradients of vectors of sharded tables to the devices that hold these, after
+    /// [`begin_backward`](Self::begin_backward); nothing where none is sharded.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn send_gradients<E: Executor>(
+        &self,
+        executor: &mut E,
+        rows: usize,
+    ) -> Result<Option<Begun>, ModelError> {
+        let shards = self.shards.as_ref();
+        shards
+            .map(|shards| shards.send_gradients(executor, self, rows))
+            .transpose()
+    }
+
+    /// The gradients of the vectors that this device pooled for all ranks, `[ranks * rows, width]`, once those that were
+    /// sent are finished.
+    pub fn owned_gradients(&self, rows: usize) -> Option<Matrix> {
+        self.shards.as_ref().map(|shards| shards.gradients(rows))
     }
 
     /// The gradient of the logits, `[rows, heads]`, float32, for the loss to write; `None` where no
@@ -285,123 +329,6 @@ impl DeviceNetwork {
         let whole = self.slots[place.slot].view(rows, place.width);
         Some(columns(&whole, &place.columns))
     }
-}
-
-/// What a network on a device is made of.
-#[derive(Clone, Copy)]
-pub struct DeviceSource<'a> {
-    /// On the host: where parameters are looked up by name.
-    pub context: &'a streamrec_kernels::Context,
-    /// The model.
-    pub graph: &'a Graph,
-    /// Its features.
-    pub schema: &'a FeatureSchema,
-    /// The parameters' store.
-    pub parameters: &'a ParameterStore,
-    /// The most samples of a batch.
-    pub batch: usize,
-}
-
-fn build<E: Executor>(
-    executor: &mut E,
-    of: &DeviceSource<'_>,
-    weights: &DeviceWeights,
-    node: &Node,
-    width: usize,
-) -> Result<DeviceLayer, ModelError> {
-    let none = TensorParallel::none();
-    let context = LayerContext {
-        context: of.context,
-        graph: of.graph,
-        schema: of.schema,
-        parameters: of.parameters,
-        shared: &none,
-        remote: &[],
-        batch: of.batch,
-    };
-    let parameters = context.parameters(node)?;
-    Ok(match &node.op {
-        Op::Dense => DeviceLayer::Dense,
-        Op::EmbeddingBag { lookups } => embedding_bag(executor, of, weights, lookups)?,
-        Op::Linear { activation, .. } => {
-            let relu = *activation == Activation::Relu;
-            // The library applies a ReLU behind a bias only.
-            let mask = match relu && parameters.len() > 1 {
-                true => Some(executor.allocate(Mask::bytes([of.batch, width]))?),
-                false => None,
-            };
-            DeviceLayer::Linear(Linear {
-                parameters,
-                relu,
-                mask: mask.map(|address| Mask::new(address, width)),
-                masked_by_reader: false,
-                input_mask: None,
-            })
-        }
-        Op::Cross { dim } => {
-            let matrix = CrossMatrix::Full { w: parameters[0] };
-            cross(executor, of, weights, matrix, parameters[1], *dim)?
-        }
-        Op::CrossLowRank { dim, .. } => {
-            let rank = weights.weight(parameters[0]).shape[0];
-            let matrix = CrossMatrix::LowRank {
-                v: parameters[0],
-                w: parameters[1],
-                rank,
-                inner: DeviceBuffer::new(executor, weights.compute_dtype(), of.batch * rank)?,
-            };
-            cross(executor, of, weights, matrix, parameters[2], *dim)?
-        }
-        &Op::DotInteraction { features, dim } => DeviceLayer::DotInteraction { features, dim },
-        &Op::FactorizationMachine { features, dim } => {
-            DeviceLayer::FactorizationMachine { features, dim }
-        }
-        &Op::SumFeatures { features, .. } => DeviceLayer::SumFeatures { features },
-        Op::Concat => DeviceLayer::Concat,
-        Op::Add => DeviceLayer::Add,
-    })
-}
-
-fn embedding_bag<E: Executor>(
-    executor: &mut E,
-    of: &DeviceSource<'_>,
-    weights: &DeviceWeights,
-    lookups: &[LookupSpec],
-) -> Result<DeviceLayer, ModelError> {
-    let bags = TableBag::all(lookups, of.graph, of.schema, of.parameters)?;
-    let lookup = |bag: &TableBag| {
-        let table = of.parameters.table(bag.table);
-        Lookup {
-            table: weights.table(bag.table).0,
-            rows: table.rows() as i64,
-            row_stride: table.dim() as i64,
-            dim: table.dim() as u32,
-            feature: bag.source.feature as u32,
-            column: bag.source.column as u32,
-            mean: u32::from(bag.source.pooling == Pooling::Mean),
-        }
-    };
-    let lookups: Vec<Lookup> = bags.iter().map(lookup).collect();
-    let on_device = executor.allocate(size_of_val(lookups.as_slice()))?;
-    executor.upload(bytemuck::cast_slice(&lookups), on_device)?;
-    Ok(DeviceLayer::EmbeddingBag { lookups, on_device })
-}
-
-fn cross<E: Executor>(
-    executor: &mut E,
-    of: &DeviceSource<'_>,
-    weights: &DeviceWeights,
-    matrix: CrossMatrix,
-    bias: ParamId,
-    dim: usize,
-) -> Result<DeviceLayer, ModelError> {
-    let projection = DeviceBuffer::new(executor, weights.compute_dtype(), of.batch * dim)?;
-    Ok(DeviceLayer::Cross(Cross {
-        matrix,
-        bias,
-        dim,
-        projection,
-    }))
 }
 
 /// Lets a layer apply the mask of the ReLU before it to the gradient that it writes, where nobody

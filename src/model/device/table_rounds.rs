@@ -5,9 +5,9 @@ use streamrec_kernels::cuda::{Address, Executor, Matrix, add, groups::Source};
 use streamrec_kernels::embedding_bag::Pooling;
 
 use super::{
-    DeviceNetwork, DeviceWeights,
+    DeviceNetwork, DeviceWeights, Shards,
     memory::{DeviceBuffer, columns},
-    network::DeviceSource,
+    source::DeviceSource,
 };
 use crate::model::{ModelError, TableId, layers::TableBag};
 
@@ -37,6 +37,8 @@ pub struct TableRound {
 enum Gathered {
     /// In the gradient of the one node that looks up.
     Node(usize),
+    /// With the vectors of all ranks.
+    Elsewhere,
     /// In a matrix of their own, `[batch, width]`, to which they are copied.
     Matrix {
         buffer: DeviceBuffer,
@@ -78,7 +80,8 @@ impl TableRounds {
         for (index, node) in of.graph.nodes.iter().enumerate() {
             if let Op::EmbeddingBag { lookups } = &node.op {
                 let mut bags = TableBag::all(lookups, of.graph, of.schema, of.parameters)?;
-                bags.retain(|bag| !is_frozen(bag.table));
+                let here = |bag: &TableBag| !of.parameters.table(bag.table).is_sharded();
+                bags.retain(|bag| here(bag) && !is_frozen(bag.table));
                 nodes.push((index, bags));
             }
         }
@@ -99,9 +102,46 @@ impl TableRounds {
         };
         let mut rounds = Vec::new();
         for tables in colour(&joined) {
-            rounds.push(round(executor, of, tables, &joined)?);
+            rounds.push(round(
+                executor,
+                of,
+                tables,
+                (&joined, of.schema.categorical.len()),
+            )?);
         }
         Ok(Self { rounds, gathered })
+    }
+
+    /// The one round of the tables that this device holds for all ranks, whose lookups are the features of its bags;
+    /// nothing where it holds none that is trained.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn owned<E: Executor>(
+        executor: &mut E,
+        of: &DeviceSource<'_>,
+        shards: &Shards,
+        is_frozen: impl Fn(TableId) -> bool,
+    ) -> Result<Option<Self>, ModelError> {
+        let own = shards.own();
+        let trained = own.iter().map(|part| part.lookup.table);
+        let tables: BTreeSet<TableId> = trained.filter(|&table| !is_frozen(table)).collect();
+        if tables.is_empty() {
+            return Ok(None);
+        }
+        let tables: Vec<TableId> = tables.into_iter().collect();
+        let joined = own.iter().enumerate().map(|(feature, part)| Joined {
+            table: part.lookup.table,
+            feature,
+            pooling: part.lookup.source.pooling,
+            column: part.first,
+        });
+        let joined: Vec<Joined> = joined.collect();
+        let round = round(executor, of, tables, (&joined, own.len()))?;
+        Ok(Some(Self {
+            rounds: vec![round],
+            gathered: Gathered::Elsewhere,
+        }))
     }
 
     /// The rounds.
@@ -126,6 +166,7 @@ impl TableRounds {
         };
         match &self.gathered {
             Gathered::Node(node) => Ok(gradient(*node)),
+            Gathered::Elsewhere => unreachable!("vectors of all ranks bring their gradients"),
             Gathered::Matrix {
                 buffer,
                 width,
@@ -223,7 +264,7 @@ fn round<E: Executor>(
     executor: &mut E,
     of: &DeviceSource<'_>,
     tables: Vec<TableId>,
-    joined: &[Joined],
+    (joined, features): (&[Joined], usize),
 ) -> Result<TableRound, ModelError> {
     let none = Source {
         rows: 0,
@@ -232,7 +273,7 @@ fn round<E: Executor>(
         mean: 0,
         reserved: 0,
     };
-    let mut sources = vec![none; of.schema.categorical.len()];
+    let mut sources = vec![none; features];
     for lookup in joined {
         let Some(table) = tables.iter().position(|&table| table == lookup.table) else {
             continue;

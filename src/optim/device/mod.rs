@@ -3,6 +3,7 @@
 //! ```text
 //! sum_tables    rows' gradients summed ─► to all ranks in flight     where ranks exchange them, or sums are tested first
 //! merge_tables  those of all ranks, merged by row in rank order
+//! sum_owned     sums of the rows of sharded tables that this device holds ─► verdict of all ranks
 //! update        norm ▸ verdict ▸ dense weights ▸ tables
 //! ```
 
@@ -11,7 +12,8 @@ mod row_exchange;
 mod tables;
 
 use streamrec_kernels::cuda::{
-    Address, DeviceError, Executor, Matrix,
+    Address, Collective, DeviceError, Executor, Matrix,
+    collective::{Element, Reduce},
     dense_optimizer::{self, Arenas, DenseRule, Span, Spans},
     embedding_bag::Bags,
     step::{self, Scaler},
@@ -31,7 +33,7 @@ use crate::{
 use control::Control;
 pub use control::DeviceVerdict;
 pub use row_exchange::PendingRows;
-use tables::DeviceTables;
+use tables::{DeviceTables, TableSource};
 
 /// Updates the parameters on a device as an [`Optimizer`] does on the CPU, whose state it holds.
 #[derive(Debug)]
@@ -43,13 +45,28 @@ pub struct DeviceOptimizer {
     /// Working memory of the norm.
     squares: Address,
     dense_states: [Address; 2],
+    /// Of each table, in the order of the store.
+    table_states: Vec<[Address; 2]>,
     tables: DeviceTables,
+    /// Sharded tables that this device holds.
+    owned: Option<DeviceTables>,
     control: Control,
 }
 
+/// Where the gradients of tables come from.
+#[derive(Debug, Clone, Copy)]
+pub struct TableGradients<'a> {
+    /// The tables with their lookups.
+    pub rounds: &'a TableRounds,
+    /// The lookups of this step.
+    pub bags: Bags,
+    /// The gradients of all pooled vectors.
+    pub dout: Matrix,
+}
+
 impl DeviceOptimizer {
-    /// Memory for the state of `optimizer`; [`upload`](Self::upload) fills it. Tables are replicated on the devices of
-    /// all ranks.
+    /// Memory for the state of `optimizer`; [`upload`](Self::upload) fills it. `rounds` are those of replicated tables,
+    /// and of sharded ones that this device holds.
     ///
     /// # Errors
     /// When rows are too long, or the device has not so much memory.
@@ -58,8 +75,8 @@ impl DeviceOptimizer {
         optimizer: &Optimizer,
         parameters: &ParameterStore,
         weights: &DeviceWeights,
-        rounds: &TableRounds,
-        scales_loss: bool,
+        (rounds, owned): (&TableRounds, Option<&TableRounds>),
+        (scales_loss, micro_batches): (bool, usize),
     ) -> Result<Self, OptimError> {
         let spans: Vec<Span> = optimizer.dense.device_spans();
         let chunks = dense_optimizer::chunks(&spans);
@@ -77,9 +94,31 @@ impl DeviceOptimizer {
             chunk_count: chunks.len(),
         };
         let squares = take(2 * chunks.len().max(1) * size_of::<f64>())?;
+        let mut table_states = Vec::new();
+        for state in optimizer.sparse.states() {
+            let mut own = [Address::NULL; 2];
+            for (into, (_, tensor)) in own.iter_mut().zip(state.tensors()) {
+                *into = take(tensor.len() * size_of::<f32>())?;
+            }
+            table_states.push(own);
+        }
         upload(executor, &spans, on_device.spans)?;
         upload(executor, &chunks, on_device.chunks)?;
         upload(executor, &[u64::MAX; 2], control.not_finite())?;
+        let source = TableSource {
+            optimizer,
+            parameters,
+            weights,
+            states: &table_states,
+            scales_loss,
+            control,
+        };
+        let [_, ranks] = executor.rank();
+        let tables = DeviceTables::new(executor, &source, rounds, [ranks, micro_batches])?;
+        // Whoever holds a table has the gradients of all ranks.
+        let owned = owned
+            .map(|rounds| DeviceTables::new(executor, &source, rounds, [1, 1]))
+            .transpose()?;
         Ok(Self {
             dense_rule,
             sparse_rule,
@@ -87,14 +126,9 @@ impl DeviceOptimizer {
             spans: on_device,
             squares,
             dense_states,
-            tables: DeviceTables::new(
-                executor,
-                optimizer,
-                parameters,
-                weights,
-                rounds,
-                (scales_loss, control),
-            )?,
+            table_states,
+            tables,
+            owned,
             control,
         })
     }
@@ -111,6 +145,21 @@ impl DeviceOptimizer {
         self.tables.reserve(executor, capacity)
     }
 
+    /// Takes memory for up to `capacity` lookups of all ranks in the tables that this device holds for them.
+    ///
+    /// # Errors
+    /// When the device has not so much.
+    pub fn reserve_owned<E: Executor>(
+        &mut self,
+        executor: &mut E,
+        capacity: usize,
+    ) -> Result<(), DeviceError> {
+        match &mut self.owned {
+            Some(owned) => owned.reserve(executor, capacity),
+            None => Ok(()),
+        }
+    }
+
     /// Takes the state of the host's optimiser, and where its loss scaling stands.
     ///
     /// # Errors
@@ -125,7 +174,11 @@ impl DeviceOptimizer {
         for (arena, at) in dense {
             upload(executor, arena.f32(), at)?;
         }
-        self.tables.upload(executor, &optimizer.sparse)?;
+        for (state, places) in optimizer.sparse.states().zip(&self.table_states) {
+            for ((_, tensor), &at) in state.tensors().zip(places) {
+                upload(executor, tensor.f32(), at)?;
+            }
+        }
         let scaler = match scaling {
             Some((config, state)) => Scaler {
                 scale: state.scale,
@@ -158,7 +211,12 @@ impl DeviceOptimizer {
         for (arena, at) in dense {
             download(executor, at, arena.f32_mut())?;
         }
-        self.tables.download(executor, &mut optimizer.sparse)
+        for (state, places) in optimizer.sparse.states_mut().zip(&self.table_states) {
+            for ((_, tensor), &at) in state.tensors_mut().zip(places) {
+                download(executor, at, tensor.f32_mut())?;
+            }
+        }
+        Ok(())
     }
 
     /// The [`Step`] that kernels read.
@@ -195,8 +253,8 @@ impl DeviceOptimizer {
         executor.launch(&step::begin(input, scaler, [dense, sparse], step))
     }
 
-    /// Sums the gradients of touched rows, where they are tested before the update or other ranks need them, and begins
-    /// to send them to all ranks. `dout` are the gradients of all pooled vectors.
+    /// Sums the gradients of touched rows of replicated tables in micro-batch `index`, where they are tested before the
+    /// update or others are added to them, and after the last begins to send them to all ranks.
     ///
     /// # Errors
     /// When the device fails.
@@ -206,15 +264,14 @@ impl DeviceOptimizer {
     pub fn sum_tables<E: Executor>(
         &self,
         executor: &mut E,
-        rounds: &TableRounds,
-        bags: Bags,
-        dout: Option<Matrix>,
+        gradients: Option<&TableGradients<'_>>,
+        index: usize,
     ) -> Result<PendingRows, OptimError> {
-        let Some(dout) = dout else {
-            return Ok(PendingRows::default());
-        };
         let _span = trace_span!("sum table gradients").entered();
-        self.tables.sum(executor, rounds, bags, dout)
+        match gradients {
+            Some(gradients) => self.tables.sum(executor, gradients, index),
+            None => Ok(PendingRows::default()),
+        }
     }
 
     /// Waits, on the device, for the rows of all ranks.
@@ -224,15 +281,43 @@ impl DeviceOptimizer {
     pub fn merge_tables<E: Executor>(
         &self,
         executor: &mut E,
-        rounds: &TableRounds,
+        gradients: Option<&TableGradients<'_>>,
         pending: PendingRows,
     ) -> Result<(), OptimError> {
         let _span = trace_span!("merge table gradients").entered();
-        self.tables.merge(executor, rounds, pending)
+        pending.finish(executor)?;
+        match gradients {
+            Some(gradients) => self.tables.merge(executor, gradients.rounds),
+            None => Ok(()),
+        }
+    }
+
+    /// Sums the gradients of touched rows of the sharded tables that this device holds, where they are tested before the
+    /// update, and lets all ranks know of the test. Every rank of a job with sharded tables does this.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn sum_owned<E: Executor>(
+        &self,
+        executor: &mut E,
+        gradients: Option<&TableGradients<'_>>,
+    ) -> Result<(), OptimError> {
+        if let (Some(owned), Some(gradients)) = (&self.owned, gradients) {
+            owned.sum(executor, gradients, 0)?.finish(executor)?;
+        }
+        let largest = Collective::AllReduce {
+            at: self.control.overflow(),
+            len: 1,
+            element: Element::U32,
+            reduce: Reduce::Max,
+        };
+        let begun = executor.begin("the verdict", &[largest]);
+        let begun = begun.map_err(ModelError::from)?;
+        Ok(executor.finish(begun).map_err(ModelError::from)?)
     }
 
     /// Updates everything, if all gradients and the loss are finite; those of dense weights and the loss are those of
-    /// all ranks by now. `dout` are the gradients of all pooled vectors.
+    /// all ranks by now. Gradients are those of replicated tables and of sharded ones that this device holds.
     ///
     /// # Errors
     /// When the device fails.
@@ -243,35 +328,42 @@ impl DeviceOptimizer {
         &self,
         executor: &mut E,
         weights: &DeviceWeights,
-        rounds: &TableRounds,
-        bags: Bags,
-        dout: Option<Matrix>,
+        [tables, owned]: [Option<&TableGradients<'_>>; 2],
     ) -> Result<(), OptimError> {
-        let control = self.control;
-        {
-            let _span = trace_span!("update dense weights").entered();
-            let (spans, gradients) = (&self.spans, weights.gradients());
-            let squares =
-                dense_optimizer::squares(spans, gradients, self.squares, control.squares());
-            launch_all(executor, "the norm of the gradients", squares)?;
-            let (squares, loss, clip) = (control.squares(), control.loss(), self.clip_norm);
-            let (scaler, step) = (control.scaler(), control.step());
-            let judge = step::judge(squares, loss, clip, scaler, step, control.verdict());
-            launch_all(executor, "the verdict", Ok([judge]))?;
-            let arenas = Arenas {
-                weights: weights.masters(),
-                gradients,
-                states: self.dense_states,
-                copy: weights.copy(),
-            };
-            let update = dense_optimizer::update(spans, &arenas, &self.dense_rule, step);
-            launch_all(executor, "dense parameters", update)?;
-        }
-        let Some(dout) = dout else {
-            return Ok(());
-        };
+        self.update_dense(executor, weights)?;
         let _span = trace_span!("update tables").entered();
-        self.tables.update(executor, rounds, bags, dout)
+        if let Some(gradients) = tables {
+            self.tables.update(executor, gradients)?;
+        }
+        if let (Some(tables), Some(gradients)) = (&self.owned, owned) {
+            tables.update(executor, gradients)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the verdict, and updates the dense weights.
+    fn update_dense<E: Executor>(
+        &self,
+        executor: &mut E,
+        weights: &DeviceWeights,
+    ) -> Result<(), OptimError> {
+        let _span = trace_span!("update dense weights").entered();
+        let control = self.control;
+        let (spans, gradients) = (&self.spans, weights.gradients());
+        let squares = dense_optimizer::squares(spans, gradients, self.squares, control.squares());
+        launch_all(executor, "the norm of the gradients", squares)?;
+        let (squares, loss, clip) = (control.squares(), control.loss(), self.clip_norm);
+        let (scaler, step) = (control.scaler(), control.step());
+        let judge = step::judge(squares, loss, clip, scaler, step, control.verdict());
+        launch_all(executor, "the verdict", Ok([judge]))?;
+        let arenas = Arenas {
+            weights: weights.masters(),
+            gradients,
+            states: self.dense_states,
+            copy: weights.copy(),
+        };
+        let update = dense_optimizer::update(spans, &arenas, &self.dense_rule, step);
+        launch_all(executor, "dense parameters", update)
     }
 
     /// What became of the last step. Waits for it.

@@ -5,7 +5,8 @@
 //! rank 1   keys, rows ─┴─► all_gather ─┴─► the same, to the bit
 //! ```
 //!
-//! The lists have the same room on every rank, whatever is in use of it, so that the exchange is the same in every step
+//! Micro-batches of a rank are lists of their own, one behind the other, before those of the next rank. The lists have the
+//! same room on every rank, whatever is in use of it, so that the exchange is the same in every step
 //! and can be recorded. What tells of numbers that are not finite goes with them.
 
 use streamrec_kernels::DType;
@@ -22,10 +23,7 @@ use super::{
     tables::{LookupMemory, RoundTables, RowSums},
     upload,
 };
-use crate::model::{
-    ModelError,
-    device::{TableRound, TableRounds},
-};
+use crate::model::{ModelError, device::TableRound};
 
 const WHAT: &str = "the exchange of table gradients";
 
@@ -42,6 +40,8 @@ const SOURCE: Source = Source {
 #[derive(Debug)]
 pub(super) struct RowExchange {
     ranks: usize,
+    /// Lists of all ranks.
+    lists: usize,
     source: Address,
     /// Of each round, in their order.
     rounds: Vec<MergedRows>,
@@ -52,12 +52,12 @@ pub(super) struct RowExchange {
 /// A round's rows of all ranks.
 #[derive(Debug)]
 pub(super) struct MergedRows {
-    /// `[ranks, capacity]` of `u64`
+    /// `[all]` of `u64`
     keys: Address,
-    /// `[ranks, capacity, row_stride]` of `f32`
+    /// `[all, row_stride]` of `f32`
     gradients: Address,
-    /// Of one rank.
-    capacity: usize,
+    /// Rows that there is room for in all lists.
+    all: usize,
     /// Each row once, where sums are tested before the update.
     pub(super) sums: Option<RowSums>,
 }
@@ -77,12 +77,16 @@ impl PendingRows {
 }
 
 impl RowExchange {
-    pub(super) fn new<E: Executor>(executor: &mut E, ranks: usize) -> Result<Self, OptimError> {
+    pub(super) fn new<E: Executor>(
+        executor: &mut E,
+        [ranks, micro_batches]: [usize; 2],
+    ) -> Result<Self, OptimError> {
         let source = executor.allocate(size_of::<Source>());
         let source = source.map_err(ModelError::from)?;
         upload(executor, &[SOURCE], source)?;
         Ok(Self {
             ranks,
+            lists: ranks * micro_batches,
             source,
             rounds: Vec::new(),
             memory: None,
@@ -99,17 +103,25 @@ impl RowExchange {
     ) -> Result<(), DeviceError> {
         let (mut merged, mut most) = (Vec::new(), 0);
         for round in rounds {
-            let capacity = round.sums.as_ref().map_or(0, |sums| sums.capacity);
-            let all = self.ranks * capacity;
+            let own = round.sums.expect("memory was reserved");
+            let all = self.lists * own.capacity;
             most = most.max(all);
             let sums = match sums_first {
-                true => Some(RowSums::new(executor, [all, all], round.stride())?),
+                true => Some(RowSums::new(executor, 1, [all, all], round.stride())?),
                 false => None,
             };
+            // A rank that is alone merges its lists where they are.
+            let (keys, gradients) = match self.ranks {
+                1 => (own.rows.keys, own.gradients),
+                _ => (
+                    executor.allocate(8 * all)?,
+                    executor.allocate(4 * all * round.stride())?,
+                ),
+            };
             merged.push(MergedRows {
-                keys: executor.allocate(8 * all)?,
-                gradients: executor.allocate(4 * all * round.stride())?,
-                capacity,
+                keys,
+                gradients,
+                all,
                 sums,
             });
         }
@@ -128,29 +140,32 @@ impl RowExchange {
         &self,
         executor: &mut E,
         own: &[RoundTables],
-        rounds: &TableRounds,
         overflow: Address,
     ) -> Result<PendingRows, OptimError> {
+        if self.ranks == 1 {
+            return Ok(PendingRows::default());
+        }
         let mut collectives = vec![Collective::AllReduce {
             at: overflow,
             len: 1,
             element: Element::U32,
             reduce: Reduce::Max,
         }];
-        for ((own, round), merged) in own.iter().zip(rounds.rounds()).zip(&self.rounds) {
-            let sums = own.sums.expect("memory was reserved");
-            let end = groups::end_rows(&sums.rows, sums.capacity, &round.sources);
-            launch_all(executor, "the tables", end.map(|launch| [launch]))?;
+        for (own, merged) in own.iter().zip(&self.rounds) {
+            let (sums, len) = (
+                own.sums.expect("memory was reserved"),
+                merged.all / self.ranks,
+            );
             collectives.push(Collective::AllGather {
                 from: sums.rows.keys,
                 to: merged.keys,
-                len: merged.capacity,
+                len,
                 element: Element::U64,
             });
             collectives.push(Collective::AllGather {
                 from: sums.gradients,
                 to: merged.gradients,
-                len: merged.capacity * own.stride(),
+                len: len * own.stride(),
                 element: Element::F32,
             });
         }
@@ -168,7 +183,7 @@ impl RowExchange {
     ) -> Result<(), OptimError> {
         let merged = &self.rounds[index];
         let LookupMemory { sort, partial } = self.memory.expect("memory was reserved");
-        let capacity = self.ranks * merged.capacity;
+        let capacity = merged.all;
         let memory = Memory {
             keys: [merged.keys, sort.keys[1]],
             capacity,

@@ -11,7 +11,7 @@ use streamrec_kernels::cuda::{
 use streamrec_kernels::sparse_optimizer::SparseRule;
 
 use super::{
-    Control, OptimError, download, failed, launch_all,
+    Control, OptimError, TableGradients, failed, launch_all,
     row_exchange::{PendingRows, RowExchange},
     upload,
 };
@@ -20,25 +20,37 @@ use crate::{
         ModelError, ParameterStore,
         device::{DeviceWeights, TableRound, TableRounds},
     },
-    optim::{Optimizer, SparseOptimizer},
+    optim::Optimizer,
 };
 
-/// The tables with their state.
+/// Tables that are updated with one kind of lookups: replicated ones with this rank's, or sharded ones that this device
+/// holds with those of all ranks.
 #[derive(Debug)]
 pub(super) struct DeviceTables {
     rule: SparseRule,
-    /// Of each table, in the order of the store.
-    states: Vec<[Address; 2]>,
     rounds: Vec<RoundTables>,
     control: Control,
     /// The longest row, of sums.
     stride: usize,
     /// Sums of rows are tested before anything is updated: with a scaled loss, and where rows are
     /// too long for the fused update.
-    sums_first: bool,
+    pub(super) sums_first: bool,
     memory: Option<LookupMemory>,
-    /// With several ranks.
+    /// Of replicated tables, with several ranks or micro-batches.
     exchange: Option<RowExchange>,
+    micro_batches: usize,
+}
+
+/// What tables are made of.
+#[derive(Clone, Copy)]
+pub(super) struct TableSource<'a> {
+    pub(super) optimizer: &'a Optimizer,
+    pub(super) parameters: &'a ParameterStore,
+    pub(super) weights: &'a DeviceWeights,
+    /// Of each table, in the order of the store.
+    pub(super) states: &'a [[Address; 2]],
+    pub(super) scales_loss: bool,
+    pub(super) control: Control,
 }
 
 /// The tables of a round as kernels know them.
@@ -48,17 +60,17 @@ pub(super) struct RoundTables {
     pub(super) on_device: Address,
     /// Rows of all its tables.
     rows: usize,
-    /// This rank's sums, where they are formed.
+    /// This rank's sums, where they are formed: those of each micro-batch.
     pub(super) sums: Option<RowSums>,
 }
 
-/// Touched rows with their gradients.
+/// Touched rows with their gradients; lists of several lie one behind the other.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowSums {
     pub(super) rows: Rows,
     /// `[capacity, row_stride]` of `f32`
     pub(super) gradients: Address,
-    /// Rows that there is room for.
+    /// Rows that there is room for in a list.
     pub(super) capacity: usize,
 }
 
@@ -82,22 +94,36 @@ impl RoundTables {
 }
 
 impl RowSums {
-    /// Memory for the rows of `lookups` lookups, at most `capacity` different ones.
+    /// Memory for `lists` lists of the rows of `lookups` lookups, at most `capacity` different ones.
     pub(super) fn new<E: Executor>(
         executor: &mut E,
+        lists: usize,
         [lookups, capacity]: [usize; 2],
         stride: usize,
     ) -> Result<Self, DeviceError> {
         let rows = Rows {
-            keys: executor.allocate(8 * capacity)?,
+            keys: executor.allocate(8 * lists * capacity)?,
             row_of: executor.allocate(4 * lookups)?,
             count: executor.allocate(4)?,
         };
         Ok(Self {
             rows,
-            gradients: executor.allocate(4 * capacity * stride)?,
+            gradients: executor.allocate(4 * lists * capacity * stride)?,
             capacity,
         })
+    }
+
+    /// The list of a micro-batch.
+    fn list(&self, index: usize, stride: usize) -> Self {
+        let first = (index * self.capacity) as u64;
+        Self {
+            rows: Rows {
+                keys: Address(self.rows.keys.0 + 8 * first),
+                ..self.rows
+            },
+            gradients: Address(self.gradients.0 + 4 * first * stride as u64),
+            ..*self
+        }
     }
 }
 
@@ -129,27 +155,24 @@ impl LookupMemory {
 }
 
 impl DeviceTables {
-    /// Memory for the state of all tables.
+    /// Of some rounds; `ranks` exchange the rows of so many micro-batches each.
     pub(super) fn new<E: Executor>(
         executor: &mut E,
-        optimizer: &Optimizer,
-        parameters: &ParameterStore,
-        weights: &DeviceWeights,
+        of: &TableSource<'_>,
         rounds: &TableRounds,
-        (scales_loss, control): (bool, Control),
+        [ranks, micro_batches]: [usize; 2],
     ) -> Result<Self, OptimError> {
-        let mut states = Vec::new();
-        for state in optimizer.sparse.states() {
-            let mut own = [Address::NULL; 2];
-            for (into, (_, tensor)) in own.iter_mut().zip(state.tensors()) {
-                let bytes = tensor.len() * size_of::<f32>();
-                *into = executor.allocate(bytes).map_err(ModelError::from)?;
-            }
-            states.push(own);
-        }
+        let TableSource {
+            optimizer,
+            parameters,
+            weights,
+            states,
+            scales_loss,
+            control,
+        } = *of;
         let mut of_rounds = Vec::new();
         for round in rounds.rounds() {
-            let tables = tables(optimizer, parameters, weights, &states, round);
+            let tables = tables(optimizer, parameters, weights, states, round);
             let rows = round.tables.iter().map(|&id| parameters.table(id).rows());
             let on_device = executor.allocate(size_of_val(tables.as_slice()));
             let on_device = on_device.map_err(ModelError::from)?;
@@ -163,25 +186,24 @@ impl DeviceTables {
         }
         let dim_max = of_rounds.iter().map(RoundTables::dim_max).max();
         let dim_max = dim_max.unwrap_or(0);
-        let [_, ranks] = executor.rank();
-        let exchange = match (ranks, of_rounds.is_empty()) {
-            (2.., false) => Some(RowExchange::new(executor, ranks)?),
+        let exchange = match (ranks * micro_batches, of_rounds.is_empty()) {
+            (2.., false) => Some(RowExchange::new(executor, [ranks, micro_batches])?),
             _ => None,
         };
-        // Ranks exchange float32 sums.
+        // Ranks exchange float32 sums, and micro-batches are added up so.
         let gradient = match exchange {
             Some(_) => DType::F32,
             None => weights.compute_dtype(),
         };
         Ok(Self {
             rule: optimizer.sparse.rule(),
-            states,
             rounds: of_rounds,
             control,
             stride: row_stride(dim_max),
             sums_first: scales_loss || !fuses(dim_max, gradient),
             memory: None,
             exchange,
+            micro_batches,
         })
     }
 
@@ -195,7 +217,8 @@ impl DeviceTables {
             for round in &mut self.rounds {
                 // A row is touched once, however often it is looked up.
                 let rows = capacity.min(round.rows).max(1);
-                let sums = RowSums::new(executor, [capacity, rows], round.stride())?;
+                let (lists, stride) = (self.micro_batches, round.stride());
+                let sums = RowSums::new(executor, lists, [capacity, rows], stride)?;
                 round.sums = Some(sums);
             }
         }
@@ -208,65 +231,42 @@ impl DeviceTables {
         }
     }
 
-    pub(super) fn upload<E: Executor>(
-        &self,
-        executor: &mut E,
-        optimizer: &SparseOptimizer,
-    ) -> Result<(), OptimError> {
-        for (state, places) in optimizer.states().zip(&self.states) {
-            for ((_, tensor), &at) in state.tensors().zip(places) {
-                upload(executor, tensor.f32(), at)?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn download<E: Executor>(
-        &self,
-        executor: &mut E,
-        optimizer: &mut SparseOptimizer,
-    ) -> Result<(), OptimError> {
-        for (state, places) in optimizer.states_mut().zip(&self.states) {
-            for ((_, tensor), &at) in state.tensors_mut().zip(places) {
-                download(executor, at, tensor.f32_mut())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sums this rank's rows, where sums are needed, and begins to send them.
+    /// Sums this rank's rows of micro-batch `index`, where sums are needed; after the last, begins to send them.
     pub(super) fn sum<E: Executor>(
         &self,
         executor: &mut E,
-        rounds: &TableRounds,
-        bags: Bags,
-        dout: Matrix,
+        &TableGradients { rounds, bags, dout }: &TableGradients<'_>,
+        index: usize,
     ) -> Result<PendingRows, OptimError> {
         if !self.sums_first && self.exchange.is_none() {
             return Ok(PendingRows::default());
         }
         for (own, round) in self.rounds.iter().zip(rounds.rounds()) {
-            self.group(executor, own, round, bags, dout, |gradients| {
-                let sums = own.sums.as_ref().expect("memory was reserved");
+            let sums = own.sums.expect("memory was reserved");
+            let sums = sums.list(index, own.stride());
+            let rows = Some(sums.rows);
+            self.group(executor, (own, round, rows), bags, dout, |gradients| {
                 sparse_optimizer::sum(gradients, &sums.rows, sums.gradients)
             })?;
+            if self.exchange.is_some() {
+                let end = groups::end_rows(&sums.rows, sums.capacity, &round.sources);
+                launch_all(executor, "the tables", end.map(|launch| [launch]))?;
+            }
         }
         match &self.exchange {
-            Some(exchange) => {
-                exchange.send(executor, &self.rounds, rounds, self.control.overflow())
+            Some(exchange) if index + 1 == self.micro_batches => {
+                exchange.send(executor, &self.rounds, self.control.overflow())
             }
-            None => Ok(PendingRows::default()),
+            _ => Ok(PendingRows::default()),
         }
     }
 
-    /// Waits for the rows of all ranks, and sums them where sums are tested before the update.
+    /// Sums the rows of all ranks, once they are there, where sums are tested before the update.
     pub(super) fn merge<E: Executor>(
         &self,
         executor: &mut E,
         rounds: &TableRounds,
-        pending: PendingRows,
     ) -> Result<(), OptimError> {
-        pending.finish(executor)?;
         let (Some(exchange), true) = (&self.exchange, self.sums_first) else {
             return Ok(());
         };
@@ -284,9 +284,7 @@ impl DeviceTables {
     pub(super) fn update<E: Executor>(
         &self,
         executor: &mut E,
-        rounds: &TableRounds,
-        bags: Bags,
-        dout: Matrix,
+        &TableGradients { rounds, bags, dout }: &TableGradients<'_>,
     ) -> Result<(), OptimError> {
         let fused = |gradients: &Gradients<'_>| {
             let not_finite = self.control.not_finite();
@@ -294,7 +292,9 @@ impl DeviceTables {
         };
         for (index, (own, round)) in self.rounds.iter().zip(rounds.rounds()).enumerate() {
             match (&self.exchange, self.sums_first) {
-                (None, false) => self.group(executor, own, round, bags, dout, fused)?,
+                (None, false) => {
+                    self.group(executor, (own, round, None), bags, dout, fused)?;
+                }
                 (None, true) => self.update_rows(executor, own, round, own.sums)?,
                 (Some(exchange), false) => {
                     exchange.merge(
@@ -316,8 +316,7 @@ impl DeviceTables {
     fn group<E: Executor>(
         &self,
         executor: &mut E,
-        own: &RoundTables,
-        round: &TableRound,
+        (own, round, rows): (&RoundTables, &TableRound, Option<Rows>),
         bags: Bags,
         dout: Matrix,
         then: impl FnOnce(
@@ -330,7 +329,7 @@ impl DeviceTables {
             sources: &round.sources,
             sources_on_device: round.sources_on_device,
             memory: sort,
-            rows: own.sums.map(|sums| sums.rows),
+            rows,
             first_bad: self.control.first_bad(),
         };
         let (launches, sorted) = groups::build(&operands).map_err(failed("the tables"))?;

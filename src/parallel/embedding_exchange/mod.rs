@@ -19,6 +19,7 @@
 //!
 //! Never does: update a row, or read a table that it does not hold.
 
+mod device;
 mod gradients;
 mod layout;
 mod owned_ids;
@@ -42,6 +43,7 @@ use streamrec_kernels::{
 
 use tracing::trace_span;
 
+pub use self::device::{DeviceLookups, OwnedBags};
 use self::{layout::Layout, owned_ids::OwnedIds, requested_ids::RequestedIds, wire::Words};
 use super::{Mesh, TablePlan, row_sum::RowSum};
 use crate::{

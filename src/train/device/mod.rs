@@ -22,10 +22,13 @@
 //! Collectives run in this order on a stream of their own; what the host's ranks tell one another (ADR 44) finds the
 //! rank that is gone, which the others' devices would wait for.
 
+mod build;
+mod owned_lookups;
 mod roll_call;
 mod slots;
 mod step;
 mod trainer;
+mod waiting;
 
 pub use trainer::DeviceTrainer;
 

@@ -3,7 +3,7 @@ use streamrec_kernels::cuda::{DeviceError, Executor, step::StepInput};
 use super::step::DeviceStep;
 use crate::data::{Batch, Position};
 use crate::model::{
-    ModelError,
+    BatchInput, MicroBatch, ModelError,
     device::{DeviceInput, HostInput, InputLayout, InputSlot},
 };
 use crate::train::TrainError;
@@ -33,11 +33,77 @@ impl Sent {
     }
 }
 
+/// How batches come to the device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    /// The micro-batches of each.
+    pub(super) micro_batches: usize,
+    /// Dense and categorical features.
+    pub(super) features: [usize; 2],
+    pub(super) labels: usize,
+}
+
+impl Cut {
+    /// The most ids of a micro-batch.
+    pub(super) fn ids(&self, batch: &Batch) -> usize {
+        let (rows, offsets) = (batch.rows, &batch.encoded.offsets);
+        let of_piece = |piece| {
+            let range = MicroBatch::rows(piece, self.micro_batches, rows);
+            let ids = |feature: usize| {
+                let at = |row| offsets.get(feature * rows + row).copied().unwrap_or(0);
+                (at(range.end) - at(range.start)).max(0) as usize
+            };
+            (0..self.features[1]).map(ids).sum()
+        };
+        match self.micro_batches {
+            // Ids that no bag holds are copied too.
+            1 => batch.encoded.ids.len(),
+            count => (0..count).map(of_piece).max().unwrap_or(0),
+        }
+    }
+
+    /// Hands over what the device is sent of each micro-batch.
+    fn each(
+        &self,
+        (batch, step): (&Batch, StepInput),
+        buffer: &mut MicroBatch,
+        mut work: impl FnMut(usize, &HostInput<'_>) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        if self.micro_batches == 1 {
+            return work(0, &host_input(batch, step));
+        }
+        let dense = self.features[0];
+        let whole = BatchInput::of(&batch.encoded, self.features);
+        for piece in 0..self.micro_batches {
+            let rows = MicroBatch::rows(piece, self.micro_batches, batch.rows);
+            let input = buffer.cut(&whole, rows.clone());
+            let wide = |width: usize| rows.start * width..rows.end * width;
+            work(
+                piece,
+                &HostInput {
+                    rows: rows.len(),
+                    dense: &batch.encoded.dense[wide(dense)],
+                    ids: input.bags.ids,
+                    offsets: input.bags.offsets,
+                    labels: &batch.labels[wide(self.labels)],
+                    weights: &batch.weights[rows.clone()],
+                    weight_sum: batch.weight_sum,
+                    step,
+                },
+            )?;
+        }
+        Ok(())
+    }
+}
+
 /// Two places for batches, so that one is filled while the other is worked on, with the step that was recorded
 /// for each.
 pub(super) struct Slots<E: Executor> {
     layout: InputLayout,
-    slots: Vec<InputSlot<E::Feed>>,
+    cut: Cut,
+    buffer: MicroBatch,
+    /// Of each place, those of the micro-batches.
+    slots: Vec<Vec<InputSlot<E::Feed>>>,
     /// The step on each slot, with the rows of its batch.
     graphs: [Option<(usize, E::Graph)>; 2],
     /// The slot that was filled ahead.
@@ -46,22 +112,27 @@ pub(super) struct Slots<E: Executor> {
     last: usize,
     /// Whether a step was taken piece by piece.
     warm: bool,
+    /// Whether all are.
+    pub(super) piece_by_piece: bool,
 }
 
 impl<E: Executor> Slots<E> {
     /// Without room for ids yet.
-    pub(super) fn new(layout: InputLayout) -> Self {
+    pub(super) fn new(layout: InputLayout, cut: Cut) -> Self {
         Self {
             layout,
+            cut,
+            buffer: MicroBatch::default(),
             slots: Vec::new(),
             graphs: [None, None],
             ahead: None,
             last: 0,
             warm: false,
+            piece_by_piece: false,
         }
     }
 
-    /// Makes room for batches of so many ids. Returns for how many there is, where that is new.
+    /// Makes room for micro-batches of so many ids. Returns for how many there is, where that is new.
     ///
     /// # Errors
     /// When the device has not so much memory.
@@ -80,9 +151,23 @@ impl<E: Executor> Slots<E> {
         (self.graphs, self.ahead) = ([None, None], None);
         self.slots.clear();
         for _ in 0..2 {
-            self.slots.push(InputSlot::new(executor, &self.layout)?);
+            let mut slots = Vec::new();
+            for _ in 0..self.cut.micro_batches {
+                slots.push(InputSlot::new(executor, &self.layout)?);
+            }
+            self.slots.push(slots);
         }
         Ok(Some(ids))
+    }
+
+    /// Takes steps on other memory from now on: they are recorded anew.
+    pub(super) fn forget_recorded(&mut self) {
+        self.graphs = [None, None];
+    }
+
+    /// The slot of the batch that comes next.
+    pub(super) fn next(&self) -> usize {
+        1 - self.last
     }
 
     /// Checks a batch.
@@ -93,7 +178,12 @@ impl<E: Executor> Slots<E> {
         self.layout.check(&host_input(batch, step))
     }
 
-    /// Lets the device have a batch, and begins to send the one after it.
+    /// The most ids of a micro-batch.
+    pub(super) fn ids(&self, batch: &Batch) -> usize {
+        self.cut.ids(batch)
+    }
+
+    /// Lets the device have a batch, and begins to send the one after it. Returns its micro-batches.
     ///
     /// # Errors
     /// When the device fails.
@@ -102,25 +192,45 @@ impl<E: Executor> Slots<E> {
         executor: &mut E,
         (batch, step): (&Batch, StepInput),
         next: Option<(&Batch, StepInput)>,
-    ) -> Result<DeviceInput, DeviceError> {
+    ) -> Result<Vec<DeviceInput>, ModelError> {
         let sent = Sent::new(batch, step.number);
         let slot = match self.ahead.take() {
             Some((slot, known)) if known == sent => slot,
             _ => {
                 let slot = 1 - self.last;
-                self.slots[slot].send(executor, &host_input(batch, step))?;
+                self.send(executor, slot, (batch, step))?;
                 slot
             }
         };
-        self.slots[slot].receive(executor)?;
+        for micro_batch in &mut self.slots[slot] {
+            micro_batch.receive(executor)?;
+        }
         self.last = slot;
         // One for which there is no room yet is sent when its step comes.
-        let fits = |next: &Batch| next.encoded.ids.len() <= self.layout.ids;
+        let fits = |next: &Batch| self.cut.ids(next) <= self.layout.ids;
         if let Some((next, step)) = next.filter(|(next, _)| fits(next)) {
-            self.slots[1 - slot].send(executor, &host_input(next, step))?;
+            self.send(executor, 1 - slot, (next, step))?;
             self.ahead = Some((1 - slot, Sent::new(next, step.number)));
         }
-        Ok(self.slots[slot].input(batch.rows))
+        let count = self.cut.micro_batches;
+        let inputs = self.slots[slot].iter().enumerate();
+        let inputs = inputs.map(|(index, own)| {
+            let rows = MicroBatch::rows(index, count, batch.rows);
+            own.input(rows.len())
+        });
+        Ok(inputs.collect())
+    }
+
+    fn send(
+        &mut self,
+        executor: &mut E,
+        slot: usize,
+        batch: (&Batch, StepInput),
+    ) -> Result<(), ModelError> {
+        let slots = &mut self.slots[slot];
+        self.cut.each(batch, &mut self.buffer, |index, input| {
+            Ok(slots[index].send(executor, input)?)
+        })
     }
 
     /// Runs a step on the input that was taken last: piece by piece the first time, else as it was recorded.
@@ -131,17 +241,17 @@ impl<E: Executor> Slots<E> {
         &mut self,
         executor: &mut E,
         step: &DeviceStep,
-        input: &DeviceInput,
+        inputs: &[DeviceInput],
     ) -> Result<(), TrainError> {
-        if !self.warm {
-            step.run(executor, input)?;
+        if !self.warm || self.piece_by_piece {
+            step.run(executor, inputs)?;
             self.warm = true;
             return Ok(());
         }
-        let rows = input.bags.batch;
+        let rows = inputs.iter().map(|input| input.bags.batch).sum();
         let slot = &mut self.graphs[self.last];
         if slot.as_ref().is_none_or(|(of, _)| *of != rows) {
-            *slot = Some((rows, record(executor, step, input)?));
+            *slot = Some((rows, record(executor, step, inputs)?));
         }
         match slot {
             Some((_, graph)) => Ok(executor.replay(graph).map_err(ModelError::from)?),
@@ -159,10 +269,10 @@ impl<E: Executor> Slots<E> {
 fn record<E: Executor>(
     executor: &mut E,
     step: &DeviceStep,
-    input: &DeviceInput,
+    inputs: &[DeviceInput],
 ) -> Result<E::Graph, TrainError> {
     let mut failure = None;
-    let graph = executor.record(&mut |executor| match step.run(executor, input) {
+    let graph = executor.record(&mut |executor| match step.run(executor, inputs) {
         Ok(()) => Ok(()),
         Err(error) => {
             failure = Some(error);

@@ -10,8 +10,8 @@ use crate::model::{
     ModelError,
     device::{DeviceInput, DeviceNetwork, DeviceWeights, TableRounds},
 };
-use crate::optim::device::DeviceOptimizer;
-use crate::parallel::DeviceBuckets;
+use crate::optim::device::{DeviceOptimizer, TableGradients};
+use crate::parallel::{DeviceBuckets, KeepDeviceGradients};
 use crate::train::TrainError;
 
 /// All that a step works with, in device memory: asks for the same work each time.
@@ -20,6 +20,8 @@ pub(super) struct DeviceStep {
     pub(super) network: DeviceNetwork,
     pub(super) weights: DeviceWeights,
     pub(super) rounds: TableRounds,
+    /// Of sharded tables that this device holds.
+    pub(super) owned: Option<TableRounds>,
     pub(super) optimizer: DeviceOptimizer,
     pub(super) buckets: DeviceBuckets,
     pub(super) loss: DeviceLoss,
@@ -39,7 +41,7 @@ pub(super) struct DeviceLoss {
 impl DeviceLoss {
     pub(super) fn new<E: Executor>(
         executor: &mut E,
-        batch: usize,
+        [batch, micro_batches]: [usize; 2],
         label_weights: &[f32],
     ) -> Result<Self, ModelError> {
         let head_weights = executor.allocate(size_of_val(label_weights))?;
@@ -48,56 +50,123 @@ impl DeviceLoss {
         Ok(Self {
             head_weights,
             probabilities: executor.allocate(floats)?,
-            partial: executor.allocate(bce::partial_len(batch) * size_of::<f64>())?,
+            partial: executor
+                .allocate(micro_batches * bce::partial_len(batch) * size_of::<f64>())?,
         })
     }
 }
 
 impl DeviceStep {
-    /// Asks for one step on an input.
+    /// Asks for one step on a batch, whose micro-batches are the inputs.
     pub(super) fn run<E: Executor>(
         &self,
         executor: &mut E,
-        input: &DeviceInput,
+        inputs: &[DeviceInput],
     ) -> Result<(), TrainError> {
+        let Some((input, earlier)) = inputs.split_last() else {
+            return Ok(());
+        };
         let (network, weights, optimizer) = (&self.network, &self.weights, &self.optimizer);
-        let rows = input.bags.batch;
         optimizer
             .begin(executor, input.step)
             .map_err(ModelError::from)?;
-        let logits = network.forward(executor, weights, input)?;
-        let mut loss = None;
-        if let Some(d_logits) = network.d_logits(rows) {
-            let _span = trace_span!("loss").entered();
-            self.loss(executor, input, logits, d_logits)?;
-            loss = self.send_loss(executor)?;
+        let mut partial = 0;
+        for (index, input) in earlier.iter().enumerate() {
+            self.forward(executor, input, &mut partial)?;
+            let keep = &mut KeepDeviceGradients;
+            network.begin_backward(executor, weights, input, keep)?;
+            let tables = self.table_gradients(executor, input)?;
+            let nothing = optimizer.sum_tables(executor, tables.as_ref(), index)?;
+            network.finish_backward(executor, weights, input, keep)?;
+            optimizer.merge_tables(executor, None, nothing)?;
+            self.buckets.keep(executor, index)?;
         }
+        self.forward(executor, input, &mut partial)?;
+        let loss = self.send_loss(executor, partial)?;
         let mut buckets = self.buckets.pass();
         network.begin_backward(executor, weights, input, &mut buckets)?;
-        let dout = match self.rounds.rounds() {
-            [] => None,
-            _ => Some(self.rounds.gather(executor, network, rows)?),
-        };
+        let tables = self.table_gradients(executor, input)?;
         // Gradients of tables travel while the layers before the embeddings go backward.
-        let pending = optimizer.sum_tables(executor, &self.rounds, input.bags, dout)?;
+        let vectors = network.send_gradients(executor, input.bags.batch)?;
+        let pending = optimizer.sum_tables(executor, tables.as_ref(), earlier.len())?;
         network.finish_backward(executor, weights, input, &mut buckets)?;
-        optimizer.merge_tables(executor, &self.rounds, pending)?;
+        optimizer.merge_tables(executor, tables.as_ref(), pending)?;
+        let mut owned = None;
+        if let Some(vectors) = vectors {
+            executor.finish(vectors).map_err(ModelError::from)?;
+            owned = self.owned_gradients(input);
+            optimizer.sum_owned(executor, owned.as_ref())?;
+        }
         if let Some(loss) = loss {
             executor.finish(loss).map_err(ModelError::from)?;
         }
         buckets.finish(executor)?;
-        optimizer.update(executor, weights, &self.rounds, input.bags, dout)?;
+        optimizer.update(executor, weights, [tables.as_ref(), owned.as_ref()])?;
         Ok(())
     }
 
-    /// Begins to add up the loss over all ranks.
-    fn send_loss<E: Executor>(&self, executor: &mut E) -> Result<Option<Begun>, ModelError> {
+    /// Goes forward, and computes the loss and its gradient. `partial` counts partial sums of the loss.
+    fn forward<E: Executor>(
+        &self,
+        executor: &mut E,
+        input: &DeviceInput,
+        partial: &mut usize,
+    ) -> Result<(), ModelError> {
+        let logits = self.network.forward(executor, &self.weights, input)?;
+        let Some(d_logits) = self.network.d_logits(input.bags.batch) else {
+            return Ok(());
+        };
+        let _span = trace_span!("loss").entered();
+        self.loss(executor, input, logits, d_logits, *partial)?;
+        *partial += bce::partial_len(input.bags.batch);
+        Ok(())
+    }
+
+    /// The gradients of replicated tables.
+    fn table_gradients<E: Executor>(
+        &self,
+        executor: &mut E,
+        input: &DeviceInput,
+    ) -> Result<Option<TableGradients<'_>>, ModelError> {
+        if self.rounds.rounds().is_empty() {
+            return Ok(None);
+        }
+        let (rounds, rows) = (&self.rounds, input.bags.batch);
+        Ok(Some(TableGradients {
+            rounds,
+            bags: input.bags,
+            dout: rounds.gather(executor, &self.network, rows)?,
+        }))
+    }
+
+    /// The gradients of sharded tables that this device holds.
+    fn owned_gradients(&self, input: &DeviceInput) -> Option<TableGradients<'_>> {
+        Some(TableGradients {
+            rounds: self.owned.as_ref()?,
+            bags: input.owned?,
+            dout: self.network.owned_gradients(input.bags.batch)?,
+        })
+    }
+
+    /// Adds up the loss of this rank, and begins to add it up over all ranks.
+    fn send_loss<E: Executor>(
+        &self,
+        executor: &mut E,
+        partial: usize,
+    ) -> Result<Option<Begun>, ModelError> {
+        if partial == 0 {
+            return Ok(None);
+        }
+        let loss = self.optimizer.loss();
+        let sum = bce::sum(self.loss.partial, partial, loss);
+        let sum = sum.map_err(ModelError::kernel("the loss"))?;
+        executor.launch(&sum)?;
         let [_, ranks] = executor.rank();
         if ranks == 1 {
             return Ok(None);
         }
         let sum = Collective::AllReduce {
-            at: self.optimizer.loss(),
+            at: loss,
             len: 1,
             element: Element::F64,
             reduce: Reduce::Sum,
@@ -105,12 +174,14 @@ impl DeviceStep {
         Ok(Some(executor.begin("the sum of the loss", &[sum])?))
     }
 
+    /// Loss and gradient of a micro-batch; its partial sums begin at number `first`.
     fn loss<E: Executor>(
         &self,
         executor: &mut E,
         input: &DeviceInput,
         logits: Matrix,
         d_logits: Matrix,
+        first: usize,
     ) -> Result<(), ModelError> {
         let DeviceLoss {
             head_weights,
@@ -126,13 +197,11 @@ impl DeviceStep {
             step: self.optimizer.step(),
             d_logits,
             probabilities: Matrix::new(probabilities, DType::F32, logits.shape),
-            partial,
+            partial: Address(partial.0 + (first * size_of::<f64>()) as u64),
             loss: self.optimizer.loss(),
         };
         let launches = bce::forward_backward(&operands).map_err(ModelError::kernel("the loss"))?;
-        for launch in &launches {
-            executor.launch(launch)?;
-        }
-        Ok(())
+        // The sum is of all micro-batches.
+        Ok(executor.launch(&launches[0])?)
     }
 }

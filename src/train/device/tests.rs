@@ -1,7 +1,9 @@
 //! Steps on the emulated device, held against the CPU's trainer; with `STREAMREC_TEST_DEVICE=cuda` on the GPU of this
 //! machine instead.
 
+mod micro_batches;
 mod ranks;
+mod sharded;
 
 use std::collections::BTreeMap;
 
@@ -262,7 +264,11 @@ fn one_step_of_gradient_descent_moves_every_parameter_as_on_the_cpu() {
 
 /// Trains both and compares losses, predictions and, in float32, all weights and state.
 fn follows_the_cpu(model: &str, optimizer: &str, precision: Precision, steps: u64) {
-    let case = Case::new(model, optimizer, precision, 1);
+    case_follows_the_cpu(&Case::new(model, optimizer, precision, 1), model, steps);
+}
+
+fn case_follows_the_cpu(case: &Case, model: &str, steps: u64) {
+    let precision = case.settings.precision;
     let (mut cpu, mut device) = (case.on_cpu(), case.on_device());
     let expected = case.train(&mut cpu, 1..=steps, undisturbed);
     let got = case.train(device.as_mut(), 1..=steps, undisturbed);
@@ -428,7 +434,7 @@ fn longer_bags_and_another_next_batch_than_was_told_are_no_obstacle() {
 #[test]
 fn what_a_device_does_not_do_yet_is_refused() {
     let mut case = Case::new(DLRM, SGD, Precision::Fp32, 1);
-    case.settings.accumulate = 2;
+    case.settings.reduction = Reduction::Invariant;
     let refused = case.on(Emulator::new(0));
     let Some(error @ TrainError::Device { .. }) = refused.err() else {
         panic!("accepted");
@@ -436,7 +442,7 @@ fn what_a_device_does_not_do_yet_is_refused() {
     assert!(
         error
             .to_string()
-            .contains("`train.accumulate` = 2, expected 1"),
+            .contains("`parallel.reduction` = \"invariant\", expected \"fast\""),
         "{error}"
     );
     let mut device = Case::new(DLRM, SGD, Precision::Fp32, 1).on_device();
@@ -444,4 +450,36 @@ fn what_a_device_does_not_do_yet_is_refused() {
     batch.encoded.ids[0] = 9;
     let error = device.step(&batch, None, 1, false).unwrap_err().to_string();
     assert!(error.contains("an id is 9, expected below 9"), "{error}");
+}
+
+/// Kernels, products and steps that follow, measured or recorded, are the same.
+#[test]
+fn work_is_measured_piece_by_piece_when_it_is_asked_for() {
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
+    let (mut plain, mut measured) = (case.on_device(), case.on_device());
+    let expected = case.train(plain.as_mut(), 1..=6, undisturbed);
+    let mut got = case.train(measured.as_mut(), 1..=2, undisturbed);
+    assert!(measured.measured_on_device().unwrap().is_empty());
+    measured.measure_device(true).unwrap();
+    got.extend(case.train(measured.as_mut(), 3..=4, undisturbed));
+    let work = measured.measured_on_device().unwrap();
+    measured.measure_device(false).unwrap();
+    got.extend(case.train(measured.as_mut(), 5..=6, undisturbed));
+    assert_eq!(got, expected);
+    assert!(measured.measured_on_device().unwrap().is_empty());
+    for name in [
+        "embedding_bag<",
+        "product [",
+        "bce<",
+        "judge",
+        "update_tiles<",
+    ] {
+        let of_name = work.iter().filter(|piece| piece.name.starts_with(name));
+        assert!(of_name.count() >= 2, "{name} in each of two steps");
+    }
+    assert!(
+        work.iter()
+            .all(|piece| piece.began_us >= 0.0 && piece.took_us >= 0.0)
+    );
+    assert!(work.is_sorted_by(|a, b| a.began_us <= b.began_us));
 }

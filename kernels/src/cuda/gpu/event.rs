@@ -30,8 +30,24 @@ impl Event {
     /// # Errors
     /// When the driver fails.
     pub fn new(gpu: &Gpu) -> Result<Self, DeviceError> {
+        Self::with(gpu, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// Likewise, one that also notes the time.
+    pub(super) fn timed(gpu: &Gpu) -> Result<Self, DeviceError> {
+        Self::with(gpu, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    /// The time from this mark to another, of which both were timed and come to.
+    pub(super) fn microseconds_to(&self, other: &Self) -> Result<f64, DeviceError> {
+        // SAFETY: both live.
+        let milliseconds = unsafe { result::event::elapsed(self.handle, other.handle) };
+        let milliseconds = milliseconds.map_err(failed("measuring"))?;
+        Ok(f64::from(milliseconds) * 1e3)
+    }
+
+    fn with(gpu: &Gpu, flags: sys::CUevent_flags) -> Result<Self, DeviceError> {
         gpu.bind()?;
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
         let handle = result::event::create(flags).map_err(failed("creating an event"))?;
         let gpu = gpu.clone();
         Ok(Self { gpu, handle })

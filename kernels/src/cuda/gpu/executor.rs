@@ -2,11 +2,13 @@ use cudarc::driver::result;
 
 use super::{
     Feed, Gpu, Graph, Nccl, Stream, failed, memory::Arena, products::Products, ranks::Ranks,
+    times::Times,
 };
 use crate::cuda::{
     collective::{Begun, Collective},
     executor::{DeviceError, Executor},
     launch::{Address, Launch},
+    measured::Measured,
     product::Product,
 };
 
@@ -15,6 +17,8 @@ pub struct GpuExecutor {
     stream: Stream,
     /// The GPUs of other ranks.
     ranks: Option<Ranks>,
+    /// While work is measured.
+    times: Option<Times>,
     products: Products,
     // Fields are dropped in their order: the memory goes last.
     arena: Arena,
@@ -33,6 +37,7 @@ impl GpuExecutor {
         Ok(Self {
             stream,
             ranks: None,
+            times: None,
             products,
             arena,
             recording: false,
@@ -53,9 +58,20 @@ impl GpuExecutor {
         &self.stream
     }
 
-    fn ranks(&mut self, what: &'static str) -> Result<&mut Ranks, DeviceError> {
-        self.stream.gpu().bind()?;
-        self.ranks.as_mut().ok_or_else(|| alone(what))
+    /// Marks the beginning of work that is measured.
+    fn timed(&mut self, name: &dyn Fn() -> String) -> Result<(), DeviceError> {
+        match &mut self.times {
+            Some(times) if !self.recording => times.begin(&self.stream, name(), false),
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks its end.
+    fn ended(&self) -> Result<(), DeviceError> {
+        match &self.times {
+            Some(times) if !self.recording => times.end(&self.stream),
+            _ => Ok(()),
+        }
     }
 
     fn outside_of_recordings(&self, call: &'static str) -> Result<(), DeviceError> {
@@ -76,12 +92,16 @@ impl Executor for GpuExecutor {
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError> {
-        self.stream.launch(launch)
+        self.timed(&|| launch.kernel.name.to_owned())?;
+        self.stream.launch(launch)?;
+        self.ended()
     }
 
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError> {
         self.stream.gpu().bind()?;
-        self.products.multiply(product, self.stream.handle())
+        self.timed(&|| product.to_string())?;
+        self.products.multiply(product, self.stream.handle())?;
+        self.ended()
     }
 
     fn zero(&mut self, at: Address, bytes: usize) -> Result<(), DeviceError> {
@@ -136,13 +156,16 @@ impl Executor for GpuExecutor {
         what: &'static str,
         collectives: &[Collective],
     ) -> Result<Begun, DeviceError> {
-        let stream = self.stream.clone();
-        self.ranks(what)?.begin(&stream, what, collectives)
+        self.stream.gpu().bind()?;
+        let ranks = self.ranks.as_mut().ok_or_else(|| alone(what))?;
+        let times = self.times.as_mut().filter(|_| !self.recording);
+        ranks.begin(&self.stream, what, collectives, times)
     }
 
     fn finish(&mut self, begun: Begun) -> Result<(), DeviceError> {
-        let stream = self.stream.clone();
-        self.ranks("collectives")?.finish(&stream, begun)
+        self.stream.gpu().bind()?;
+        let ranks = self.ranks.as_mut().ok_or_else(|| alone("collectives"))?;
+        ranks.finish(&self.stream, begun)
     }
 
     fn is_done(&mut self) -> Result<bool, DeviceError> {
@@ -160,6 +183,20 @@ impl Executor for GpuExecutor {
     fn abandon(&mut self) {
         if let Some(ranks) = &mut self.ranks {
             ranks.abandon();
+        }
+    }
+
+    fn measure(&mut self, on: bool) -> Result<(), DeviceError> {
+        self.outside_of_recordings("measuring")?;
+        self.times = on.then(Times::new);
+        Ok(())
+    }
+
+    fn measured(&mut self) -> Result<Vec<Measured>, DeviceError> {
+        self.synchronize()?;
+        match &mut self.times {
+            Some(times) => times.take(self.stream.gpu()),
+            None => Ok(Vec::new()),
         }
     }
 

@@ -24,6 +24,7 @@ mod pinned;
 mod products;
 mod ranks;
 mod stream;
+mod times;
 
 pub use context::Gpu;
 pub use event::Event;

@@ -1,4 +1,4 @@
-use super::{Event, Gpu, Nccl, Pinned, Stream};
+use super::{Event, Gpu, Nccl, Pinned, Stream, times::Times};
 use crate::cuda::{
     collective::{Begun, Collective},
     executor::DeviceError,
@@ -44,6 +44,7 @@ impl Ranks {
         stream: &Stream,
         what: &'static str,
         collectives: &[Collective],
+        mut times: Option<&mut Times>,
     ) -> Result<Begun, DeviceError> {
         let begun = match self.taken.iter().position(|taken| !taken) {
             Some(free) => free,
@@ -56,7 +57,13 @@ impl Ranks {
         self.before.record(stream)?;
         self.stream.wait_for(&self.before)?;
         self.note(what)?;
+        if let Some(times) = &mut times {
+            times.begin(&self.stream, what.to_owned(), true)?;
+        }
         self.nccl.queue(what, collectives, self.stream.handle())?;
+        if let Some(times) = times {
+            times.end(&self.stream)?;
+        }
         self.after[begun].record(&self.stream)?;
         self.taken[begun] = true;
         Ok(Begun(begun))

@@ -20,7 +20,7 @@ use crate::comm::{
 use crate::data::Batch;
 
 /// Devices whose collectives go through the ranks' own communicator.
-struct HostPeers(Arc<dyn Communicator>);
+pub(super) struct HostPeers(pub(super) Arc<dyn Communicator>);
 
 impl Peers for HostPeers {
     fn rank(&self) -> [usize; 2] {
@@ -38,7 +38,10 @@ impl Peers for HostPeers {
 }
 
 /// Runs `work` as each rank of a world, in threads.
-fn on_ranks<T: Send>(ranks: usize, work: impl Fn(Arc<dyn Communicator>) -> T + Sync) -> Vec<T> {
+pub(super) fn on_ranks<T: Send>(
+    ranks: usize,
+    work: impl Fn(Arc<dyn Communicator>) -> T + Sync,
+) -> Vec<T> {
     let comms = SharedMemory::connect_threads(ranks, &Settings::default()).unwrap();
     std::thread::scope(|scope| {
         let start = |comm: SharedMemory| scope.spawn(|| work(Arc::new(comm)));
@@ -49,7 +52,7 @@ fn on_ranks<T: Send>(ranks: usize, work: impl Fn(Arc<dyn Communicator>) -> T + S
 }
 
 /// The rows of a global batch that are a rank's, padded as a reader pads them.
-fn part_of(batch: &Batch, schema: &FeatureSchema, rank: usize, ranks: usize) -> Batch {
+pub(super) fn part_of(batch: &Batch, schema: &FeatureSchema, rank: usize, ranks: usize) -> Batch {
     let own = chunk_range(ROWS, rank, ranks);
     let rows = ROWS.div_ceil(ranks);
     let wide = |values: &[f32], width: usize| {
@@ -87,7 +90,7 @@ fn part_of(batch: &Batch, schema: &FeatureSchema, rank: usize, ranks: usize) -> 
 }
 
 impl Case {
-    fn of_ranks(&self, ranks: usize) -> TrainerSettings {
+    pub(super) fn of_ranks(&self, ranks: usize) -> TrainerSettings {
         TrainerSettings {
             batch_rows: ROWS.div_ceil(ranks),
             ..self.settings.clone()
@@ -95,7 +98,7 @@ impl Case {
     }
 
     /// One rank's trainer on an emulated device. Collective.
-    fn on_device_of(&self, comm: &Arc<dyn Communicator>) -> DeviceTrainer<Emulator> {
+    pub(super) fn on_device_of(&self, comm: &Arc<dyn Communicator>) -> DeviceTrainer<Emulator> {
         let peers = comm.split(0, comm.rank()).unwrap();
         let device = Emulator::new(0).with_peers(Box::new(HostPeers(peers)));
         self.on_executor_of(comm, device)
@@ -138,7 +141,7 @@ impl Case {
     }
 
     /// Trains a rank's part for some steps.
-    fn train_part(
+    pub(super) fn train_part(
         &self,
         trainee: &mut dyn Trainee,
         comm: &dyn Communicator,

@@ -1,0 +1,258 @@
+//! Tables that lie in parts on the devices of several ranks: vectors and gradients travel between devices, inside the
+//! recorded step.
+//!
+//! ```text
+//!                 every rank                                     owner of a part
+//! send_vectors    [rows, width] of each owner  ◄── all_to_all ──   bags of all ranks pooled, [ranks * rows, width]
+//! receive         copied, or added, to where nodes read them
+//! send_gradients  [rows, width] for each owner ──► all_to_all ──►  [ranks * rows, width], summed by row
+//! ```
+
+use std::ops::Range;
+
+use streamrec_kernels::DType;
+use streamrec_kernels::cuda::{
+    Address, Begun, Collective, DeviceError, Executor, Matrix, add,
+    collective::Element,
+    embedding_bag::{self, Bags, Lookup},
+};
+use streamrec_kernels::embedding_bag::Pooling;
+
+use super::{
+    DeviceNetwork, DeviceWeights,
+    memory::{DeviceBuffer, columns},
+    pass::Pass,
+    source::DeviceSource,
+};
+use crate::model::{ModelError, RemoteLookup, layers::PassError};
+
+/// What ranks hold of sharded tables.
+#[derive(Debug, Clone, Default)]
+pub struct Shards {
+    /// This rank.
+    pub rank: usize,
+    /// The lookups that each rank pools for all, in the order of the columns of its vectors. In an owner's bags they are
+    /// the features.
+    pub owners: Vec<Vec<ShardPart>>,
+}
+
+/// A lookup in the part of a table that one rank holds: all of it, some columns, or some rows, in which case the vectors
+/// of all owners are to be added.
+#[derive(Debug, Clone)]
+pub struct ShardPart {
+    /// The lookup.
+    pub lookup: RemoteLookup,
+    /// The columns of the lookup's vectors that are there.
+    pub columns: Range<usize>,
+    /// The first column of the owner's vectors.
+    pub first: usize,
+}
+
+impl ShardPart {
+    /// Its columns among the owner's.
+    fn at_owner(&self) -> Range<usize> {
+        self.first..self.first + self.columns.len()
+    }
+
+    /// Its columns in the value of the node that reads it.
+    fn at_node(&self) -> Range<usize> {
+        let first = self.lookup.source.column;
+        first + self.columns.start..first + self.columns.end
+    }
+}
+
+impl Shards {
+    /// What this rank pools.
+    pub fn own(&self) -> &[ShardPart] {
+        &self.owners[self.rank]
+    }
+
+    /// Columns of an owner's vectors.
+    fn width(&self, owner: usize) -> usize {
+        let parts = self.owners[owner].iter();
+        parts.map(|part| part.columns.len()).sum()
+    }
+}
+
+/// The memory of what travels, in the compute type.
+#[derive(Debug)]
+pub(super) struct DeviceShards {
+    shards: Shards,
+    lookups: Vec<Lookup>,
+    lookups_on_device: Address,
+    /// As an owner: vectors, then their gradients, `[ranks * rows, width]`.
+    owned: DeviceBuffer,
+    d_owned: DeviceBuffer,
+    /// `[rows, width]` of each owner, one behind the other: vectors, then their gradients.
+    received: DeviceBuffer,
+    d_received: DeviceBuffer,
+    dtype: DType,
+}
+
+impl DeviceShards {
+    pub(super) fn new<E: Executor>(
+        executor: &mut E,
+        of: &DeviceSource<'_>,
+        weights: &DeviceWeights,
+        shards: Shards,
+    ) -> Result<Self, DeviceError> {
+        let own = |part: &ShardPart| {
+            let table = of.parameters.table(part.lookup.table);
+            Lookup {
+                table: weights.table(part.lookup.table).0,
+                rows: table.rows() as i64,
+                row_stride: table.dim() as i64,
+                dim: table.dim() as u32,
+                feature: 0,
+                column: part.first as u32,
+                mean: u32::from(part.lookup.source.pooling == Pooling::Mean),
+            }
+        };
+        let mut lookups: Vec<Lookup> = shards.own().iter().map(own).collect();
+        for (feature, lookup) in lookups.iter_mut().enumerate() {
+            lookup.feature = feature as u32;
+        }
+        let lookups_on_device = executor.allocate(size_of_val(lookups.as_slice()))?;
+        executor.upload(bytemuck::cast_slice(&lookups), lookups_on_device)?;
+        let (dtype, ranks) = (weights.compute_dtype(), shards.owners.len());
+        let own = ranks * of.batch * shards.width(shards.rank);
+        let all: usize = (0..ranks).map(|owner| shards.width(owner)).sum();
+        let mut buffer = |len| DeviceBuffer::new(executor, dtype, len);
+        Ok(Self {
+            owned: buffer(own)?,
+            d_owned: buffer(own)?,
+            received: buffer(of.batch * all)?,
+            d_received: buffer(of.batch * all)?,
+            shards,
+            lookups,
+            lookups_on_device,
+            dtype,
+        })
+    }
+
+    /// As an owner: pools the bags of all ranks, and begins to send the vectors.
+    pub(super) fn send_vectors<E: Executor>(
+        &self,
+        executor: &mut E,
+        bags: Bags,
+        rows: usize,
+        first_bad: Address,
+    ) -> Result<Begun, ModelError> {
+        let out = self.own_matrix(&self.owned, rows);
+        if !self.lookups.is_empty() {
+            let operands = embedding_bag::Forward {
+                bags,
+                lookups: &self.lookups,
+                lookups_on_device: self.lookups_on_device,
+                table: DType::F32,
+                out,
+                first_bad,
+            };
+            let launch = embedding_bag::forward(&operands)
+                .map_err(ModelError::kernel("pooling the vectors of sharded tables"))?;
+            executor.launch(&launch)?;
+        }
+        let [own, others] = self.counts(rows);
+        let exchange = Collective::AllToAll {
+            from: self.owned.address,
+            to: self.received.address,
+            sends: own,
+            receives: others,
+            element: self.element(),
+        };
+        Ok(executor.begin("the exchange of vectors", &[exchange])?)
+    }
+
+    /// Lets the device wait for the vectors, and puts them where nodes read them.
+    pub(super) fn receive<E: Executor>(
+        &self,
+        pass: &mut Pass<'_, E>,
+        begun: Begun,
+    ) -> Result<(), PassError> {
+        pass.executor.finish(begun)?;
+        let mut written = Vec::new();
+        for (part, block) in self.blocks(&self.received, pass.rows) {
+            // The same columns of several owners are sums over the rows that each has.
+            let place = (part.lookup.node, part.at_node());
+            let accumulate = written.contains(&place);
+            let into = columns(&pass.value(part.lookup.node), &part.at_node());
+            let from = columns(&block, &part.at_owner());
+            pass.launch(add::copy(&from, &into, accumulate))?;
+            written.push(place);
+        }
+        Ok(())
+    }
+
+    /// Begins to send the gradients of the vectors to their owners.
+    pub(super) fn send_gradients<E: Executor>(
+        &self,
+        executor: &mut E,
+        network: &DeviceNetwork,
+        rows: usize,
+    ) -> Result<Begun, ModelError> {
+        for (part, block) in self.blocks(&self.d_received, rows) {
+            let gradient = network.gradient(part.lookup.node, rows);
+            let gradient = gradient.expect("the plan gives embeddings a gradient");
+            let from = columns(&gradient, &part.at_node());
+            let into = columns(&block, &part.at_owner());
+            let launch = add::copy(&from, &into, false).map_err(ModelError::kernel(
+                "gathering the gradients of sharded tables",
+            ))?;
+            executor.launch(&launch)?;
+        }
+        let [own, others] = self.counts(rows);
+        let exchange = Collective::AllToAll {
+            from: self.d_received.address,
+            to: self.d_owned.address,
+            sends: others,
+            receives: own,
+            element: self.element(),
+        };
+        Ok(executor.begin("the exchange of gradients of vectors", &[exchange])?)
+    }
+
+    /// The gradients of what this rank pooled, `[ranks * rows, width]`, once they are there.
+    pub(super) fn gradients(&self, rows: usize) -> Matrix {
+        self.own_matrix(&self.d_owned, rows)
+    }
+
+    fn own_matrix(&self, buffer: &DeviceBuffer, rows: usize) -> Matrix {
+        let samples = self.shards.owners.len() * rows;
+        buffer.view(samples, self.shards.width(self.shards.rank))
+    }
+
+    /// Every part with the matrix of its owner's vectors, `[rows, width]`.
+    fn blocks(
+        &self,
+        buffer: &DeviceBuffer,
+        rows: usize,
+    ) -> impl Iterator<Item = (&ShardPart, Matrix)> {
+        let mut start = 0;
+        let owners = self.shards.owners.iter().enumerate();
+        let of_owner = owners.map(move |(owner, parts)| {
+            let width = self.shards.width(owner);
+            let block = buffer.view_at(start, rows, width);
+            start += rows * width;
+            (parts, block)
+        });
+        of_owner.flat_map(|(parts, block)| parts.iter().map(move |part| (part, block)))
+    }
+
+    /// Elements that this rank pools for each, and that each pools for it.
+    fn counts(&self, rows: usize) -> [Vec<usize>; 2] {
+        let (ranks, own) = (
+            self.shards.owners.len(),
+            self.shards.width(self.shards.rank),
+        );
+        let others = (0..ranks).map(|owner| rows * self.shards.width(owner));
+        [vec![rows * own; ranks], others.collect()]
+    }
+
+    fn element(&self) -> Element {
+        match self.dtype {
+            DType::Bf16 => Element::Bf16,
+            DType::F16 => Element::F16,
+            _ => Element::F32,
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Lookups in sharded tables whose vectors and gradients travel between devices: here the ids alone.
+
+use std::sync::Arc;
+
+use streamrec_kernels::{embedding_bag::Pooling, sparse_optimizer::SparseRule};
+
+use super::{PendingIds, layout::Layout, owned_ids::OwnedIds, requested_ids::RequestedIds};
+use crate::{
+    comm::Communicator,
+    config::{Exchange, Payload, Placement},
+    model::{
+        BatchInput, ModelError, ParameterStore, RemoteLookup,
+        device::{ShardPart, Shards},
+    },
+    parallel::{Mesh, TablePlan},
+};
+
+/// Brings the ids of a batch to the ranks whose devices hold the rows. Every call is collective, in the world.
+pub struct DeviceLookups {
+    layout: Layout,
+    comm: Arc<dyn Communicator>,
+    /// The memory of a batch before.
+    spare: Option<OwnedIds>,
+}
+
+impl DeviceLookups {
+    /// For the sharded tables of a plan. Collective.
+    ///
+    /// # Errors
+    /// When a table's shards or exchange are not those that devices know, or ranks cannot communicate.
+    pub fn new(
+        mesh: &Mesh,
+        plan: &TablePlan,
+        parameters: &ParameterStore,
+        lookups: &[RemoteLookup],
+    ) -> Result<Self, ModelError> {
+        let layout = Layout::new(mesh.world.rank(), plan, parameters, lookups);
+        for table in layout
+            .tables
+            .iter()
+            .filter(|table| table.placement == Placement::RowWise)
+        {
+            let mut of_table = table.lookups.iter().map(|&lookup| &layout.lookups[lookup]);
+            if of_table.any(|lookup| lookup.source.pooling == Pooling::Mean) {
+                return Err(ModelError::Parameter {
+                    parameter: parameters.table(table.id).parameter.name.clone(),
+                    problem: "a feature looks it up as a mean, which devices do not compute over rows of several \
+                              ranks; set `placement` = \"table_wise\" for it"
+                        .to_owned(),
+                });
+            }
+        }
+        Ok(Self {
+            spare: None,
+            comm: mesh.world.split(0, mesh.world.rank())?,
+            layout,
+        })
+    }
+
+    /// What each rank holds.
+    pub fn shards(&self) -> Shards {
+        let part = |part: &super::layout::PooledPart| {
+            let lookup = self.layout.lookups[part.lookup];
+            ShardPart {
+                lookup,
+                columns: part.columns.clone(),
+                first: part.first,
+            }
+        };
+        let owners = self.layout.owners.iter();
+        Shards {
+            rank: self.layout.rank,
+            owners: owners
+                .map(|owner| owner.pooled.iter().map(part).collect())
+                .collect(),
+        }
+    }
+
+    /// Sends the ids of a batch to their owners. Returns at once.
+    ///
+    /// # Errors
+    /// When an id is outside its table.
+    pub fn send(&self, batch: &BatchInput<'_>) -> Result<PendingIds, ModelError> {
+        let requested = RequestedIds::new(&self.layout, batch, 0..batch.rows())?;
+        let messages = requested.messages(&*self.comm, &self.layout, batch);
+        Ok(PendingIds {
+            requested,
+            rows: batch.rows(),
+            event: self.comm.all_to_all_bytes(messages),
+        })
+    }
+
+    /// Waits for the ids that all ranks look up here, each in a batch of as many samples.
+    ///
+    /// # Errors
+    /// When ranks cannot communicate, or their batches have different sizes.
+    pub fn receive(&mut self, pending: PendingIds) -> Result<OwnedBags, ModelError> {
+        let messages = pending.event.wait()?;
+        let spare = self.spare.take();
+        let mut owned = spare.unwrap_or_else(|| OwnedIds::new(&self.layout));
+        owned.read(&self.layout, &messages)?;
+        if let Some(other) = owned.samples.iter().find(|&&rows| rows != pending.rows) {
+            return Err(ModelError::Batch {
+                what: "the samples of another rank's batch",
+                expected: pending.rows.to_string(),
+                got: other.to_string(),
+            });
+        }
+        Ok(OwnedBags(owned))
+    }
+
+    /// Takes memory back.
+    pub fn give_back(&mut self, bags: OwnedBags) {
+        self.spare = Some(bags.0);
+    }
+}
+
+/// The lookups of all ranks in the tables that one holds: as [`Bags`](streamrec_kernels::embedding_bag::Bags), its parts
+/// being the features and the samples of all ranks, in their order, one batch.
+#[derive(Debug)]
+pub struct OwnedBags(OwnedIds);
+
+impl OwnedBags {
+    /// Samples of all ranks.
+    pub fn samples(&self) -> usize {
+        self.0.bags().batch
+    }
+
+    /// Of all bags, part by part.
+    pub fn ids(&self) -> &[i64] {
+        self.0.bags().ids
+    }
+
+    /// `[parts * samples + 1]`
+    pub fn offsets(&self) -> &[i64] {
+        self.0.bags().offsets
+    }
+}
+
+impl TablePlan {
+    /// Why devices cannot keep the tables so, under a rule of updates, if they cannot.
+    pub fn refused_by_devices(&self, rule: &SparseRule) -> Option<String> {
+        if self.is_replicated() {
+            return None;
+        }
+        if (self.vectors(), self.gradients()) != (Payload::Fp32, Payload::Fp32) {
+            return Some(
+                "`parallel.embeddings.vectors` or `gradients` are not \"fp32\": devices send them in the type of \
+                 `train.precision`; leave them out"
+                    .to_owned(),
+            );
+        }
+        let sharded = self.tables().iter();
+        let mut sharded = sharded.filter(|table| table.placement != Placement::Replicated);
+        sharded.find_map(|table| {
+            let problem = match (table.placement, table.exchange) {
+                (_, Exchange::Unique) => "the exchange is \"unique\", expected \"pooled\"",
+                (Placement::ColumnWise, _) if rule.couples_columns() => {
+                    "it is column-wise, and row-wise Adagrad and `max_row_norm` need whole rows on a device; set \
+                     `placement` = \"table_wise\" for it"
+                }
+                _ => return None,
+            };
+            Some(format!(
+                "`parallel.embeddings`, table `{}`: {problem}",
+                table.name
+            ))
+        })
+    }
+}

@@ -1,0 +1,201 @@
+use std::time::Duration;
+
+use streamrec_artifact::{FeatureSchema, Graph};
+use streamrec_kernels::Context;
+use streamrec_kernels::cuda::Executor;
+
+use super::owned_lookups::OwnedLookups;
+use super::roll_call::RollCall;
+use super::slots::{Cut, Slots};
+use super::step::{DeviceLoss, DeviceStep};
+use super::trainer::{DeviceTrainer, Newer};
+use crate::comm::Settings;
+use crate::config::{OptimizerConfig, Precision, Reduction};
+use crate::model::device::{
+    DeviceNetwork, DeviceSource, DeviceWeights, InputLayout, ShardPart, Shards, TableRounds,
+};
+use crate::model::{ModelError, ParameterBuilder, RemoteLookup, TensorParallel};
+use crate::optim::device::DeviceOptimizer;
+use crate::optim::{LossScaler, LossScalerState, Optimizer};
+use crate::parallel::{DeviceBuckets, DeviceLookups, Mesh, TablePlan};
+use crate::train::{TrainError, TrainerSettings};
+
+impl<E: Executor> DeviceTrainer<E> {
+    /// A fresh model, on the device of one rank of a mesh. Collective.
+    ///
+    /// # Errors
+    /// When the settings ask for what a device does not do yet, the graph is not valid, an optimiser's group matches no
+    /// parameter, or the device fails.
+    pub fn new(
+        mut executor: E,
+        context: &Context,
+        mesh: &Mesh,
+        graph: &Graph,
+        schema: &FeatureSchema,
+        optimizer: &OptimizerConfig,
+        settings: &TrainerSettings,
+    ) -> Result<Self, TrainError> {
+        check(settings, mesh, executor.rank())?;
+        let (batch, shapes) = (settings.batch_rows, graph.validate(schema));
+        let shapes = shapes.map_err(ModelError::from)?;
+        let plan = match &settings.tables {
+            Some(plan) => plan.clone(),
+            None => TablePlan::replicated(graph, &shapes),
+        };
+        let parameters = ParameterBuilder::new(settings.seed)
+            .precision(settings.precision)
+            .graph(graph, &shapes, &TensorParallel::none())
+            .shard_tables(plan.extents(mesh.world.rank()))
+            .build(context, mesh.dp.as_ref(), settings.buckets)?;
+        let optimizer = Optimizer::new(context, optimizer, &parameters, mesh, Reduction::Fast)?;
+        if let Some(problem) = plan.refused_by_devices(&optimizer.sparse_rule()) {
+            return Err(TrainError::Device { problem });
+        }
+        let of = DeviceSource {
+            context,
+            graph,
+            schema,
+            parameters: &parameters,
+            batch,
+        };
+        let lookups = lookups(&of, mesh, &plan)?;
+        let shards = lookups.as_ref().map(DeviceLookups::shards);
+        let step = step(&mut executor, &of, &optimizer, shards.as_ref(), settings)?;
+        let owned = lookups.zip(shards).map(|(lookups, shards)| {
+            let rows = |part: &ShardPart| parameters.table(part.lookup.table).rows();
+            let limits = shards.own().iter().map(rows).collect();
+            OwnedLookups::new(lookups, limits, [batch, mesh.world.size()])
+        });
+        let features = [schema.dense.len(), schema.categorical.len()];
+        let layout = InputLayout {
+            rows: batch,
+            dense: features[0],
+            id_limits: step.network.id_limits(&of)?,
+            labels: step.network.heads(),
+            ids: 0,
+        };
+        let cut = Cut {
+            micro_batches: settings.accumulate,
+            features,
+            labels: layout.labels,
+        };
+        // What ranks tell one another is not mixed with what else they exchange.
+        let ranks = mesh.world.split(0, mesh.world.rank())?;
+        Ok(Self {
+            newer: Newer::Host,
+            step,
+            slots: Slots::new(layout.clone(), cut),
+            owned,
+            features,
+            layout,
+            predicting: None,
+            loss_scale: settings.loss_scale,
+            scaler: scaler(settings),
+            seed: settings.seed,
+            probabilities: Vec::new(),
+            predicted: 0..0,
+            ranks: RollCall::new(ranks),
+            timeout: Settings::default().timeout,
+            parameters,
+            optimizer,
+            executor,
+        })
+    }
+
+    /// Waits for the devices of other ranks up to so long.
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+}
+
+/// Where the scaling of the loss begins, with fp16.
+fn scaler(settings: &TrainerSettings) -> Option<LossScalerState> {
+    let scaled = settings.precision == Precision::Fp16;
+    scaled.then(|| LossScaler::new(settings.loss_scale).state())
+}
+
+/// How ids of sharded tables come to their owners; nothing where none is sharded. Collective.
+fn lookups(
+    of: &DeviceSource<'_>,
+    mesh: &Mesh,
+    plan: &TablePlan,
+) -> Result<Option<DeviceLookups>, ModelError> {
+    if plan.is_replicated() {
+        return Ok(None);
+    }
+    let remote = RemoteLookup::of_graph(of.graph, of.schema, of.parameters)?;
+    DeviceLookups::new(mesh, plan, of.parameters, &remote).map(Some)
+}
+
+/// All that a step works with.
+fn step<E: Executor>(
+    executor: &mut E,
+    of: &DeviceSource<'_>,
+    optimizer: &Optimizer,
+    shards: Option<&Shards>,
+    settings: &TrainerSettings,
+) -> Result<DeviceStep, TrainError> {
+    let (parameters, micro_batches) = (of.parameters, settings.accumulate);
+    let weights = DeviceWeights::new(executor, parameters)?;
+    let network = DeviceNetwork::new(executor, of, &weights, shards.cloned())?;
+    let is_frozen = |table| optimizer.is_frozen(table);
+    let rounds = TableRounds::new(executor, of, &weights, is_frozen)?;
+    let owned = match shards {
+        Some(shards) => TableRounds::owned(executor, of, shards, is_frozen)?,
+        None => None,
+    };
+    let on_device = DeviceOptimizer::new(
+        executor,
+        optimizer,
+        parameters,
+        &weights,
+        (&rounds, owned.as_ref()),
+        (scaler(settings).is_some(), micro_batches),
+    )?;
+    let sizes = [of.batch, micro_batches];
+    let loss = DeviceLoss::new(executor, sizes, &settings.label_weights)?;
+    let earlier = match micro_batches {
+        1 => None,
+        _ => {
+            let bytes = parameters.layout().len() * size_of::<f32>();
+            Some(executor.allocate(bytes).map_err(ModelError::from)?)
+        }
+    };
+    let buckets = DeviceBuckets::new(parameters.layout(), weights.gradients(), earlier);
+    Ok(DeviceStep {
+        network,
+        weights,
+        rounds,
+        owned,
+        optimizer: on_device,
+        buckets,
+        loss,
+    })
+}
+
+/// Refuses what no device does yet.
+fn check(settings: &TrainerSettings, mesh: &Mesh, device: [usize; 2]) -> Result<(), TrainError> {
+    let world = [mesh.world.rank(), mesh.world.size()];
+    let problem = match settings {
+        TrainerSettings {
+            accumulate,
+            tables: Some(plan),
+            ..
+        } if *accumulate > 1 && !plan.is_replicated() => {
+            format!("`train.accumulate` = {accumulate} with sharded tables, expected 1")
+        }
+        TrainerSettings {
+            reduction: Reduction::Invariant,
+            ..
+        } => "`parallel.reduction` = \"invariant\", expected \"fast\"".to_owned(),
+        _ if mesh.tp.size() > 1 => {
+            format!("`parallel.tp` = {}, expected 1", mesh.tp.size())
+        }
+        _ if device != world => format!(
+            "this is rank {} of {}, its device number {} of {}",
+            world[0], world[1], device[0], device[1]
+        ),
+        _ => return Ok(()),
+    };
+    Err(TrainError::Device { problem })
+}

@@ -1,0 +1,262 @@
+//! Tables that lie on one rank's device each.
+
+use std::sync::Arc;
+
+use streamrec_kernels::sparse_optimizer::SparseRule;
+
+use super::ranks::{HostPeers, on_ranks, part_of};
+use super::*;
+use crate::comm::chunk_range;
+use crate::config::EmbeddingsConfig;
+use crate::model::Extent;
+use crate::parallel::TablePlan;
+
+/// Both tables on one rank each.
+const BOTH: &str = "placement = 'table_wise'\n";
+/// One on each rank, one, which two features share, on the last.
+const ONE: &str = "[tables.a]\nplacement = 'table_wise'\nrank = 1\n";
+
+impl Case {
+    /// With tables placed over so many ranks.
+    fn placed(&self, placement: &str, ranks: usize) -> TablePlan {
+        let shapes = self.graph.validate(&self.schema).unwrap();
+        let config: EmbeddingsConfig = toml::from_str(placement).unwrap();
+        TablePlan::new(&self.graph, &shapes, &config, Reduction::Fast, ranks).unwrap()
+    }
+
+    fn with_tables(mut self, placement: &str, ranks: usize) -> Self {
+        self.settings.tables = Some(self.placed(placement, ranks));
+        self
+    }
+}
+
+/// A slice of a tensor with its place.
+type Held = Vec<(String, Extent, Vec<f32>)>;
+
+fn held(trainee: &mut dyn Trainee) -> Held {
+    let slices = trainee.named_slices().unwrap().into_iter();
+    slices
+        .map(|slice| (slice.name, slice.extent, slice.values.to_vec()))
+        .collect()
+}
+
+/// What ranks hold together, each tensor whole; elements that several hold are the same on all.
+fn together(ranks: &[Held]) -> Tensors {
+    let mut all: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+    for (name, extent, values) in ranks.iter().flatten() {
+        let len = extent.shape.iter().product();
+        let whole = all
+            .entry(name.clone())
+            .or_insert_with(|| vec![f32::NAN; len]);
+        let columns = extent.columns.len();
+        for (index, row) in extent.rows.clone().enumerate() {
+            let start = row * extent.width() + extent.columns.start;
+            let own = &values[index * columns..][..columns];
+            for (known, value) in whole[start..][..columns].iter_mut().zip(own) {
+                assert!(known.is_nan() || known == value, "{name} differs by rank");
+                *known = *value;
+            }
+        }
+    }
+    all.into_iter().collect()
+}
+
+/// Losses, predictions and, in float32, weights and state are those of one rank on the CPU with whole tables.
+fn sharded_devices_equal_one(
+    model: &str,
+    optimizer: &str,
+    precision: Precision,
+    (placement, ranks): (&str, usize),
+) {
+    let what = format!("{model} {precision} {placement} on {ranks} devices");
+    let whole = Case::new(model, optimizer, precision, 1);
+    let mut alone = whole.on_cpu();
+    let expected = whole.train(&mut alone, 1..=20, undisturbed);
+    let case = Case::new(model, optimizer, precision, 1).with_tables(placement, ranks);
+    let unseen = case.batch(999);
+    let trained = on_ranks(ranks, |comm| {
+        let mut trainer = case.on_device_of(&comm);
+        let outcomes = case.train_part(&mut trainer, comm.as_ref(), 1..=10, undisturbed);
+        let mut predictions = Vec::new();
+        // Between steps, while the ids of the next batch are announced.
+        let part = part_of(&unseen, &case.schema, comm.rank(), ranks);
+        trainer.predict(&part, &mut predictions).unwrap();
+        let more = case.train_part(&mut trainer, comm.as_ref(), 11..=20, undisturbed);
+        trainer.predict(&part, &mut predictions).unwrap();
+        // The rest is padding.
+        predictions.truncate(chunk_range(ROWS, comm.rank(), ranks).len());
+        assert_eq!(trainer.recorded(), 2, "steps on both slots are replayed");
+        let held = held(&mut trainer);
+        ([outcomes, more].concat(), held, predictions)
+    });
+    let tolerance = 10.0 * f64::from(tolerance(precision));
+    for (outcomes, ..) in &trained {
+        for (step, (got, expected)) in outcomes.iter().zip(&expected).enumerate() {
+            let error = (got.loss - expected.loss).abs();
+            assert!(
+                error < tolerance * expected.loss,
+                "{what}, step {}: {got:?} {expected:?}",
+                step + 1
+            );
+        }
+    }
+    let mut predictions = Vec::new();
+    alone.predict(&unseen, &mut predictions).unwrap();
+    let got = trained.iter().flat_map(|(.., predictions)| predictions);
+    for (got, expected) in got.zip(&predictions) {
+        assert!(
+            f64::from((got - expected).abs()) < tolerance,
+            "{what}: {got} {expected}"
+        );
+    }
+    let held: Vec<Held> = trained.into_iter().map(|(_, held, _)| held).collect();
+    let sizes = held
+        .iter()
+        .map(|held| held.iter().map(|(.., values)| values.len()).sum());
+    let sizes: Vec<usize> = sizes.collect();
+    let mut all = tensors(&mut alone);
+    let whole: usize = all.iter().map(|(_, values)| values.len()).sum();
+    assert!(
+        sizes.iter().any(|size| *size < whole),
+        "{what}: {sizes:?} of {whole}"
+    );
+    let held = together(&held);
+    if precision == Precision::Fp32 {
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_same_tensors(&what, &held, &all, 1e-3);
+    }
+}
+
+#[test]
+fn devices_with_sharded_tables_equal_one() {
+    for model in MODELS {
+        sharded_devices_equal_one(model, ADAM, Precision::Fp32, (BOTH, 2));
+    }
+    sharded_devices_equal_one(DLRM, LAZY, Precision::Fp32, (BOTH, 4));
+}
+
+#[test]
+fn sharded_tables_beside_replicated_ones_equal_one() {
+    sharded_devices_equal_one(DLRM, ADAM, Precision::Fp32, (ONE, 2));
+    sharded_devices_equal_one(WIDE_DEEP, ADAM, Precision::Fp32, (ONE, 2));
+}
+
+#[test]
+fn sharded_tables_in_half_precision_equal_one() {
+    sharded_devices_equal_one(DLRM, ADAM, Precision::Bf16, (BOTH, 2));
+    sharded_devices_equal_one(DEEPFM, ADAM, Precision::Fp16, (ONE, 2));
+    sharded_devices_equal_one(MIXED, ADAM, Precision::Fp16, (BOTH, 2));
+}
+
+/// The sample of step 4 that leaves fp16 is of rank 0; its ids are rows of both ranks' tables.
+#[test]
+fn an_overflow_skips_sharded_tables_of_all_ranks() {
+    let case = Case::new(DLRM, ADAM, Precision::Fp16, 1).with_tables(BOTH, 2);
+    on_ranks(2, |comm| {
+        let mut trainer = case.on_device_of(&comm);
+        let mut before = Vec::new();
+        for step in 1..=6 {
+            let outcome = case.train_part(&mut trainer, comm.as_ref(), step..=step, overflow)[0];
+            assert_eq!(outcome.skipped, step == 4);
+            let after = tensors(&mut trainer);
+            assert_eq!(after == before, step == 4, "step {step}");
+            before = after;
+        }
+    });
+}
+
+/// One rank's lookups grow, and with them those that reach the owners.
+#[test]
+fn longer_bags_reach_the_owners_of_sharded_tables() {
+    let grown = |case: &Case, step: u64| {
+        let mut batch = case.batch(step);
+        if step == 3 {
+            let mut longer = vec![2; 3000];
+            longer.extend_from_slice(&batch.encoded.ids);
+            batch.encoded.ids = longer;
+            let offsets = batch.encoded.offsets.iter_mut().skip(1);
+            offsets.for_each(|offset| *offset += 3000);
+        }
+        batch
+    };
+    let whole = Case::new(DLRM, SGD, Precision::Fp32, 1);
+    let mut alone = whole.on_cpu();
+    let expected: Vec<f64> = (1..=5)
+        .map(|step| {
+            alone
+                .step(&grown(&whole, step), None, step, false)
+                .unwrap()
+                .loss
+        })
+        .collect();
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1).with_tables(BOTH, 2);
+    for knows_next in [true, false] {
+        let losses = on_ranks(2, |comm| {
+            let mut trainer = case.on_device_of(&comm);
+            let part = |step| part_of(&grown(&case, step), &case.schema, comm.rank(), 2);
+            let step = |step| {
+                let next = knows_next.then(|| part(step + 1));
+                let outcome = trainer.step(&part(step), next.as_ref(), step, false);
+                outcome.unwrap().loss
+            };
+            (1..=5).map(step).collect::<Vec<f64>>()
+        });
+        for (got, expected) in losses[0].iter().zip(&expected) {
+            assert!((got - expected).abs() < 1e-3, "{got} {expected}");
+        }
+    }
+}
+
+#[test]
+fn rows_and_columns_of_tables_on_several_devices_equal_one() {
+    // Feature `c1` looks up `b` as a mean.
+    let rows = "[tables.a]\nplacement = 'row_wise'\n[tables.b]\nplacement = 'table_wise'\n";
+    for ranks in [2, 3] {
+        sharded_devices_equal_one(DLRM, ADAM, Precision::Fp32, (rows, ranks));
+    }
+    sharded_devices_equal_one(DCN, ADAM, Precision::Fp16, (rows, 2));
+    let columns = "placement = 'column_wise'\n";
+    sharded_devices_equal_one(DLRM, LAZY, Precision::Fp32, (columns, 2));
+    sharded_devices_equal_one(DCN, SGD, Precision::Bf16, (columns, 4));
+}
+
+#[test]
+fn placements_that_devices_do_not_know_are_refused_by_name() {
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
+    let row_wise = SparseRule::RowWiseAdagrad {
+        eps: 1e-8,
+        initial_accumulator: 0.0,
+        weight_decay: 0.0,
+        max_row_norm: None,
+    };
+    let refused = |placement: &str| case.placed(placement, 2).refused_by_devices(&row_wise);
+    let told = refused("[tables.a]\nplacement = 'column_wise'\n").unwrap();
+    assert!(told.contains("table `a`: it is column-wise"), "{told}");
+    let told = refused("[tables.b]\nplacement = 'table_wise'\nexchange = 'unique'\n").unwrap();
+    assert!(
+        told.contains("table `b`: the exchange is \"unique\""),
+        "{told}"
+    );
+    let told = refused("placement = 'table_wise'\nvectors = 'bf16'\n").unwrap();
+    assert!(told.contains("in the type of `train.precision`"), "{told}");
+    for accepted in [
+        BOTH,
+        ONE,
+        "placement = 'replicated'",
+        "placement = 'row_wise'",
+    ] {
+        assert_eq!(refused(accepted), None);
+    }
+    let case = case.with_tables("placement = 'row_wise'\n", 2);
+    let errors = on_ranks(2, |comm| {
+        let mesh = Mesh::new(Arc::clone(&comm), 1).unwrap();
+        let peers = Box::new(HostPeers(Arc::clone(&comm)));
+        let device = Emulator::new(0).with_peers(peers);
+        let (context, settings) = (Context::cpu(1, false).unwrap(), case.of_ranks(2));
+        let (graph, schema, optimizer) = (&case.graph, &case.schema, &case.optimizer);
+        let built =
+            DeviceTrainer::new(device, &context, &mesh, graph, schema, optimizer, &settings);
+        built.err().expect("refused").to_string()
+    });
+    assert!(errors[0].contains("looks it up as a mean"), "{}", errors[0]);
+}
