@@ -17,6 +17,7 @@ mod nccl;
 mod nvrtc;
 mod on_device;
 mod product;
+mod python_packages;
 #[path = "../random/mod.rs"]
 mod random;
 mod sparse_optimizer;

@@ -4,24 +4,14 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
+use streamrec_kernels::cuda::CudaLibrary;
 use streamrec_kernels::cuda::gpu::{NCCL_DECLARATIONS, Nccl};
-use streamrec_kernels::cuda::{CudaLibrary, LIBRARIES_VARIABLE};
+
+use crate::python_packages::point_loader_to;
 
 /// Points the loader to NCCL of the tests' Python, if it has it. Returns the library's path, or nothing, said loudly.
 fn find_nccl() -> Option<PathBuf> {
-    if let Ok(python) = std::env::var("STREAMREC_TEST_PYTHON") {
-        let script = "import glob, sysconfig; \
-                      print(*glob.glob(sysconfig.get_path('purelib') + '/nvidia/nccl/lib/libnccl.so*')[:1])";
-        let output = Command::new(python)
-            .args(["-c", script])
-            .output()
-            .expect("the tests' Python");
-        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-        if let Some(folder) = path.parent().filter(|folder| folder.is_dir()) {
-            // SAFETY: tests of this file run in processes of their own or set the same value.
-            unsafe { std::env::set_var(LIBRARIES_VARIABLE, folder) };
-        }
-    }
+    point_loader_to("nvidia/nccl/lib/libnccl.so*");
     let found = CudaLibrary::Nccl.find();
     if found.is_none() {
         eprintln!("NOT TESTED: NCCL is not installed; scripts/test installs it");

@@ -4,33 +4,16 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::process::Command;
 
 use streamrec_kernels::cuda::{
-    AHEAD_VARIABLE, CompileError, Compiled, LIBRARIES_VARIABLE, SOURCES, Source, compile,
-    compile_ahead, compile_cached, find_ahead,
+    AHEAD_VARIABLE, CompileError, Compiled, SOURCES, Source, compile, compile_ahead,
+    compile_cached, find_ahead,
 };
+
+use crate::python_packages::point_loader_to;
 
 /// Registers, bytes of static shared memory, bytes of spills.
 type Usage = [u32; 3];
-
-/// Points the loader to NVRTC of the tests' Python, if it has it.
-fn find_compiler() {
-    let Ok(python) = std::env::var("STREAMREC_TEST_PYTHON") else {
-        return;
-    };
-    let script = "import glob, sysconfig; \
-                  print(*glob.glob(sysconfig.get_path('purelib') + '/nvidia/*/lib/libnvrtc.so*')[:1])";
-    let output = Command::new(python)
-        .args(["-c", script])
-        .output()
-        .expect("the tests' Python");
-    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    if let Some(folder) = path.parent().filter(|folder| folder.is_dir()) {
-        // SAFETY: tests of this file run in processes of their own or set the same value.
-        unsafe { std::env::set_var(LIBRARIES_VARIABLE, folder) };
-    }
-}
 
 fn of_name(source: &str) -> &'static Source {
     let mut sources = SOURCES.iter();
@@ -41,7 +24,7 @@ fn of_name(source: &str) -> &'static Source {
 
 /// Kernels compiled, or nothing where there is no compiler, said loudly.
 fn compiled(source: &Source, kernels: &[&str], architecture: &str) -> Option<Compiled> {
-    find_compiler();
+    point_loader_to("nvidia/*/lib/libnvrtc.so*");
     match compile(source, kernels, architecture) {
         Ok(compiled) => Some(compiled),
         Err(CompileError::NoCompiler) if std::env::var_os("STREAMREC_TEST_PYTHON").is_none() => {

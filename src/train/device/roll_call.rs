@@ -93,13 +93,12 @@ impl RollCall {
 
     /// Tells of a rank that is gone, without waiting.
     pub(super) fn look(&mut self) -> Result<(), CommError> {
+        // Asked first: then what was sent before it is there too, and tells which rank is gone.
+        let leaving = self.leaving.take_if(|event| event.is_ready());
         if self.arriving.as_ref().is_some_and(Event::is_ready) {
             self.hear()?;
         }
-        match self.leaving.take_if(|event| event.is_ready()) {
-            Some(event) => event.wait(),
-            None => Ok(()),
-        }
+        leaving.map_or(Ok(()), Event::wait)
     }
 
     /// After a failure: which ranks are missing, once that is known.
