@@ -13,7 +13,11 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::edits::edited;
 
-#[allow(dead_code, missing_docs)]
+#[allow(
+    dead_code,
+    missing_docs,
+    reason = "shared with the artifact's own tests, which use all of it"
+)]
 #[path = "../../artifact/tests/boundary/fixture.rs"]
 mod fixture;
 

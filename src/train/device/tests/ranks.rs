@@ -1,15 +1,11 @@
 //! Several ranks, each with a device of its own, as threads or as processes: real communicators between them, emulated
 //! devices. On a GPU machine NCCL joins them: `scripts/gpu-check`.
 
-use std::io::{BufRead, BufReader, Lines};
+mod processes;
+
 use std::ops::Range;
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use streamrec_emulation::{Arriving, Peers};
-use streamrec_kernels::cuda::gpu::Nccl;
-use streamrec_launcher::{RankEnvironment, Store, free_port};
 
 use super::*;
 use crate::checkpoint::{Checkpoint, CheckpointFolder, Saver, Snapshot};
@@ -18,6 +14,10 @@ use crate::comm::{
     chunk_range,
 };
 use crate::data::Batch;
+use streamrec_emulation::{Arriving, Peers};
+use streamrec_kernels::cuda::gpu::Nccl;
+
+const LONG: Duration = Duration::from_secs(60);
 
 /// Devices whose collectives go through the ranks' own communicator.
 pub(super) struct HostPeers(pub(super) Arc<dyn Communicator>);
@@ -457,130 +457,6 @@ fn what_several_device_ranks_do_not_do_yet_is_refused() {
     assert!(tp.contains("`parallel.tp` = 2, expected 1"), "{tp}");
     let expected = "this is rank 1 of 2, its device number 0 of 1";
     assert!(alone.contains(expected), "{alone}");
-}
-
-/// What a child process is: `rank ranks port last_step`.
-const VARIABLE: &str = "STREAMREC_TEST_DEVICE_RANK";
-const LONG: Duration = Duration::from_secs(60);
-
-/// A rank in a process of its own; killed when dropped.
-struct Process {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Process {
-    fn start([rank, ranks]: [usize; 2], port: u16, last_step: u64) -> Self {
-        let module = module_path!().split_once("::").unwrap().1;
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                &format!("{module}::one_process"),
-                "--ignored",
-                "--nocapture",
-            ])
-            .env(VARIABLE, format!("{rank} {ranks} {port} {last_step}"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
-    }
-
-    /// What it says next.
-    fn says(&mut self) -> String {
-        let mut said = self.lines.by_ref().map(Result::unwrap);
-        let own = said.find_map(|line| Some(line.split_once('>')?.1.to_owned()));
-        own.expect("the process says more")
-    }
-}
-
-/// A child: trains its part, says each loss, and waits for ever after its last step.
-#[test]
-#[ignore = "started by the tests of processes"]
-fn one_process() {
-    let Ok(variable) = std::env::var(VARIABLE) else {
-        return;
-    };
-    let mut numbers = variable.split(' ').map(|number| number.parse().unwrap());
-    let mut number = || -> u64 { numbers.next().unwrap() };
-    let [rank, ranks] = [(); 2].map(|()| number() as usize);
-    let (port, last_step) = (number() as u16, number());
-    let environment = RankEnvironment {
-        rank,
-        world_size: ranks,
-        master_port: port,
-        ..RankEnvironment::single()
-    };
-    let store = Store::join(&environment, LONG).unwrap();
-    let comm = SharedMemory::connect(rank, ranks, &store, Settings::default()).unwrap();
-    store.barrier("connected", LONG).unwrap();
-    let comm: Arc<dyn Communicator> = Arc::new(comm);
-    let case = Case::new(DLRM, ADAM, Precision::Bf16, 1);
-    let mut trainer = case.on_tested_device_of(&comm);
-    for step in 1..=last_step {
-        let parts =
-            [step, step + 1].map(|step| part_of(&case.batch(step), &case.schema, rank, ranks));
-        match trainer.step(&parts[0], Some(&parts[1]), step, false) {
-            Ok(outcome) => println!("\n>{}", outcome.loss),
-            Err(error) => {
-                let cause = error.comm().map(ToString::to_string);
-                println!("\n>{error}: {}", cause.unwrap_or_default());
-                return;
-            }
-        }
-    }
-    println!("\n>done");
-    std::thread::sleep(LONG);
-}
-
-#[test]
-fn processes_with_devices_equal_one_cpu() {
-    let case = Case::new(DLRM, ADAM, Precision::Bf16, 1);
-    let curve = case.train(&mut case.on_cpu(), 1..=8, undisturbed);
-    for ranks in [2, 4] {
-        let port = free_port().unwrap();
-        let start = |rank| Process::start([rank, ranks], port, 8);
-        let mut processes: Vec<Process> = (0..ranks).map(start).collect();
-        for expected in &curve {
-            let said = processes.iter_mut().map(Process::says);
-            let losses: Vec<f64> = said.map(|loss| loss.parse().unwrap()).collect();
-            assert!(losses.iter().all(|loss| *loss == losses[0]), "{losses:?}");
-            let error = (losses[0] - expected.loss).abs();
-            assert!(error < 0.02, "{losses:?} {expected:?}");
-        }
-    }
-}
-
-/// Rank 0 waits in a collective of step 4 when rank 1, which never comes to it, is killed.
-#[test]
-fn a_process_that_is_killed_ends_the_others_in_words() {
-    let port = free_port().unwrap();
-    let [mut stays, mut killed] =
-        [[0, 9], [1, 3]].map(|[rank, last]| Process::start([rank, 2], port, last as u64));
-    for _ in 0..3 {
-        assert_eq!(stays.says(), killed.says());
-    }
-    assert_eq!(killed.says(), "done");
-    let began = Instant::now();
-    killed.child.kill().unwrap();
-    let said = stays.says();
-    assert!(
-        said.contains("cannot be completed in step 4 on the devices"),
-        "{said}"
-    );
-    assert!(said.contains("ranks [1] have ended"), "{said}");
-    assert!(
-        began.elapsed() < LONG / 2,
-        "the time-out was not waited for"
-    );
 }
 
 #[test]
