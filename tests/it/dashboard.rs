@@ -318,5 +318,5 @@ fn a_real_browser_reads_drills_and_acknowledges_by_mouse_and_keyboard() {
     let (bench, _running, address) = started();
     earlier_hours(&bench.path("out"));
     judged(&bench);
-    browser.holds("dashboard.py", &address, &bench, 7);
+    browser.holds("dashboard.py", &address, 7);
 }

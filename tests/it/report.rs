@@ -66,7 +66,7 @@ fn a_real_browser_reads_a_report_from_the_disk_and_asks_for_nothing() {
     let output = streamrec(&arguments);
     expect_success(&output);
     assert!(said(&output).contains(&page), "{}", said(&output));
-    browser.holds("report.py", &page, &bench, 7);
+    browser.holds("report.py", &page, 7);
 }
 
 #[test]

@@ -9,11 +9,27 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 SIZES = {"desk": (1280, 900), "phone": (390, 844), "small phone": (320, 640)}
+# What is wrong on a page, asked at once: a driver's call takes longer than a page's answer.
+FAULTS = """
+const all = (css, within = document) => [...within.querySelectorAll(css)], faults = [];
+if (all('header nav, main, footer').length !== 3) faults.push('landmarks');
+if (all('h1').length !== 1) faults.push('one heading');
+const wide = document.documentElement.scrollWidth - innerWidth;
+const beyond = one => one.getBoundingClientRect().right > innerWidth && !one.closest('.wide');
+const html = one => one.outerHTML.slice(0, 80);
+if (wide > 0) faults.push([`${wide} pixels too wide`, ...all('body *').filter(beyond).slice(0, 5).map(html)]);
+const bare = all('.chart').filter(one => !all('details table, p', one).length);
+faults.push(...bare.map(one => ['a chart without its figures', html(one)]));
+const told = one => one.getAttribute('role') === 'img' && one.getAttribute('aria-label');
+const mute = all('figure svg:not([aria-hidden])').filter(one => !told(one));
+faults.push(...mute.map(one => ['a picture without words', html(one)]));
+return faults;
+"""
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
 
 
 class Browser:
-    """One window. `pictures` is a folder for screenshots, `axe` the file axe.min.js of axe-core or None."""
+    """One window. `pictures` is a folder for screenshots or nothing, `axe` the file axe.min.js of axe-core or None."""
 
     def __init__(self, pictures, axe):
         options = webdriver.ChromeOptions()
@@ -21,7 +37,7 @@ class Browser:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
-        self.pictures = Path(pictures)
+        self.pictures = Path(pictures) if pictures else None
         self.axe = Path(axe).read_text() if axe else None
 
     def __enter__(self):
@@ -47,7 +63,9 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not allowed})
 
     def picture(self, name):
-        """The whole page as it is seen."""
+        """The whole page as it is seen, for people who asked for pictures."""
+        if not self.pictures:
+            return
         height = self.js("return document.documentElement.scrollHeight")
         box = {"x": 0, "y": 0, "width": self.js("return innerWidth"), "height": height, "scale": 1}
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": box})
@@ -96,15 +114,8 @@ class Browser:
 
     def check(self, name, rules=True):
         """What holds on every page; with `rules`, those of axe-core, too."""
-        assert len(self.all("header nav, main, footer")) == 3, f"{name}: landmarks"
-        assert len(self.all("h1")) == 1, f"{name}: one heading"
-        wide = self.js("return document.documentElement.scrollWidth - innerWidth")
-        assert wide <= 0, f"{name}: {wide} pixels too wide: {self.too_wide()}"
-        for figure in self.all(".chart"):
-            assert figure.find_elements(By.CSS_SELECTOR, "details table, p"), f"{name}: a chart without its figures"
-        for picture in self.all("figure svg:not([aria-hidden])"):
-            label = picture.get_attribute("aria-label") or ""
-            assert picture.get_attribute("role") == "img" and label, f"{name}: a picture without words"
+        faults = self.js(FAULTS)
+        assert not faults, f"{name}: {json.dumps(faults, indent=1)}"
         if self.axe and rules:
             # The page's policy runs no script but its own; the driver's is not the page's.
             self.js(self.axe)
@@ -113,12 +124,6 @@ class Browser:
             )
             told = [(one["id"], [node["html"][:120] for node in one["nodes"]][:3]) for one in found]
             assert not told, f"{name}: {json.dumps(told, indent=1)}"
-
-    def too_wide(self):
-        return self.js(
-            "return [...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > innerWidth"
-            " && !one.closest('.wide')).map(one => one.outerHTML.slice(0, 80)).slice(0, 5)"
-        )
 
     def requests(self):
         """Every address that was asked for since this was last called, the pages' own included."""
