@@ -15,6 +15,7 @@ pub mod definitions;
 pub mod label_join;
 pub mod measure;
 pub mod prediction_log;
+pub mod retention;
 pub mod rules;
 pub mod significance;
 pub mod watch;

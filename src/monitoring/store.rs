@@ -129,10 +129,17 @@ impl Store {
     /// When the file system refuses.
     pub fn files(&self, table: Table, hour: Hour) -> Result<Vec<PathBuf>, MonitoringError> {
         let folder = self.folder(table, hour);
-        let is_table = |name: &String| name.ends_with(".parquet") && !name.starts_with('.');
         let mut files = names(&folder)?;
-        files.retain(is_table);
+        files.retain(|name| is_table(name));
         files.sort_unstable();
+        Ok(files.iter().map(|name| folder.join(name)).collect())
+    }
+
+    /// The files of labels that found no prediction.
+    pub(super) fn all_unjoined(&self) -> Result<Vec<PathBuf>, MonitoringError> {
+        let folder = self.root.join("unjoined");
+        let mut files = names(&folder)?;
+        files.retain(|name| is_table(name));
         Ok(files.iter().map(|name| folder.join(name)).collect())
     }
 
@@ -170,6 +177,24 @@ impl Store {
         self.judgements_folder(pass).join(format!("{hour}.json"))
     }
 
+    /// The folders with a file for each hour that was judged.
+    pub(super) fn window_folders(&self) -> Result<Vec<PathBuf>, MonitoringError> {
+        let measures = self.root.join("measures");
+        let spans = names(&measures)?;
+        let passes = [Pass::Live, Pass::Labelled].map(|pass| self.judgements_folder(pass));
+        let spans = spans.iter().map(|span| measures.join(span));
+        Ok([self.root.join("windows")]
+            .into_iter()
+            .chain(passes)
+            .chain(spans)
+            .collect())
+    }
+
+    /// The folder of receipts.
+    pub(super) fn receipts(&self) -> PathBuf {
+        self.root.join("compacted")
+    }
+
     /// The newest figures and alerts, OpenMetrics text.
     pub(super) fn figures(&self) -> PathBuf {
         self.root.join("figures.txt")
@@ -177,13 +202,18 @@ impl Store {
 
     /// The receipt of a segment.
     pub(super) fn receipt(&self, segment: &str) -> PathBuf {
-        self.root.join("compacted").join(format!("{segment}.json"))
+        self.receipts().join(format!("{segment}.json"))
     }
 
     /// Where labels of a file stand that found no prediction.
     pub(super) fn unjoined(&self, labels: &str) -> PathBuf {
         self.root.join("unjoined").join(format!("{labels}.parquet"))
     }
+}
+
+/// Whether a file is a whole table.
+fn is_table(name: &str) -> bool {
+    name.ends_with(".parquet") && !name.starts_with('.')
 }
 
 /// Reads a file of JSON whose form has a version; none where there is no file.

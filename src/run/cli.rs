@@ -3,6 +3,7 @@
 mod kernels;
 mod monitor;
 mod plan;
+mod prune;
 mod validate;
 mod watch;
 
@@ -16,6 +17,7 @@ use super::score::ScoreArgs;
 pub use kernels::*;
 pub use monitor::*;
 pub use plan::*;
+pub use prune::*;
 pub use validate::*;
 pub use watch::*;
 

@@ -9,6 +9,7 @@ use streamrec::monitoring::{Hour, Store};
 
 use crate::dashboard::{dashboard_of, get};
 use crate::live_traffic::{Incident, Traffic};
+use crate::monitoring::monitor;
 use crate::webhook_receiver::receiver;
 use crate::workbench::{expect_success, said, streamrec};
 
@@ -239,7 +240,10 @@ fn dates_ahead_longer_windows_a_new_event_and_a_narrow_list_are_seen_live() {
     for (hours, incident) in story {
         hours.for_each(|hour| traffic.hour(hour, 2500, incident));
     }
-    let said = traffic.watch(include_str!("live_incidents_book.toml"), 41);
+    let rules = include_str!("live_incidents_book.toml");
+    let before = traffic.watch(rules, 30);
+    what_nothing_needs_goes(&traffic);
+    let said = before + &traffic.watch(rules, 41);
     println!("{said}");
     for line in [
         "published_ahead: firing: ahead_rate of event_time is 0.0",
@@ -255,6 +259,42 @@ fn dates_ahead_longer_windows_a_new_event_and_a_narrow_list_are_seen_live() {
     let incidents = traffic.files("incidents");
     assert_eq!(incidents.len(), 6, "each is told once: {incidents:?}");
     metrics_tell_what_was_judged(&traffic);
+}
+
+/// Half an hour after hour 30: rows that were judged, and windows that no rule looks back to. `clicks_fell` compares
+/// with eight windows of three hours, so it would never fire without them.
+fn what_nothing_needs_goes(traffic: &Traffic) {
+    let dir = traffic.bench.path("live");
+    let prune = |more: &[&str]| {
+        let ages = [
+            "prune",
+            "--dir",
+            &dir,
+            "--rows",
+            "4h",
+            "--windows",
+            "4h",
+            "--now",
+            "2027-03-15T16:30:00Z",
+        ];
+        monitor(&[&ages, more].concat())
+    };
+    let would = prune(&["--dry-run"]);
+    assert_eq!(prune(&[]), would);
+    let counts = [
+        "predicted_hours",
+        "labelled_hours",
+        "unjudged_hours",
+        "compared_windows",
+    ];
+    assert_eq!(
+        counts.map(|count| would[count].as_u64().expect("a count")),
+        [26, 26, 0, 24]
+    );
+    assert_eq!(traffic.files("predictions").len(), 41 - 26);
+    assert_eq!(traffic.files("windows").len(), 30 - 2);
+    assert_eq!(traffic.files("judgements/live").len(), 30 - 2);
+    assert_eq!(prune(&[])["bytes"], 0, "nothing is left to go");
 }
 
 #[test]

@@ -31,6 +31,7 @@ mod replacement;
 mod report;
 mod restart;
 mod resume;
+mod retention;
 mod score;
 mod serving;
 mod submission;

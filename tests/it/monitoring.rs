@@ -162,7 +162,7 @@ fn expected(requests: usize, rows: usize) -> BTreeMap<(String, u32), usize> {
     (0..requests).flat_map(of).collect()
 }
 
-fn monitor(arguments: &[&str]) -> Value {
+pub fn monitor(arguments: &[&str]) -> Value {
     let all: Vec<&str> = ["monitor"]
         .iter()
         .chain(arguments)
@@ -297,7 +297,7 @@ fn a_segment_that_is_being_written_is_left_alone_and_one_whose_writer_died_is_no
 }
 
 /// Milliseconds of the predictions of a request.
-fn time_of(out: &str, id: &str) -> i64 {
+pub fn time_of(out: &str, id: &str) -> i64 {
     let of = |(_, batch): (PathBuf, RecordBatch)| {
         let ids = column(&batch, "request_id").as_string::<i32>();
         let at = (0..batch.num_rows()).find(|&row| ids.value(row) == id)?;

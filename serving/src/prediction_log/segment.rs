@@ -67,6 +67,13 @@ impl SegmentName {
         well_formed.then(|| (Self(stem.to_owned()), state))
     }
 
+    /// When its writer began it, milliseconds since the epoch.
+    pub fn created_ms(&self) -> i64 {
+        let digits = self.0.split('-').next().unwrap_or_default();
+        // Only a moment beyond all calendars is no number.
+        digits.parse().unwrap_or(i64::MAX)
+    }
+
     /// The name of its file in a state.
     pub fn file_name(&self, state: SegmentState) -> String {
         format!("{}.{}", self.0, state.extension())

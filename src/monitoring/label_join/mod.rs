@@ -6,3 +6,4 @@ mod predictions;
 
 pub use join::{JoinReport, join};
 pub use labels::{LabelFile, LabelReader};
+pub(super) use predictions::newest_label_ms;

@@ -87,3 +87,17 @@ pub(super) fn rows(path: &Path, wanted: &[u64]) -> Result<RecordBatch, Monitorin
 fn places_array(places: Vec<Option<u32>>) -> arrow::array::UInt32Array {
     places.into_iter().collect()
 }
+
+/// The newest time of a label in a file of labels that found no prediction; the oldest there is where it has none.
+pub(in crate::monitoring) fn newest_label_ms(path: &Path) -> Result<i64, MonitoringError> {
+    let mut newest = i64::MIN;
+    for batch in open(path, Some(&["label_time_ms"]))? {
+        let batch = batch.map_err(MonitoringError::arrow(path))?;
+        let times = batch
+            .column_by_name("label_time_ms")
+            .and_then(|times| times.as_primitive_opt::<Int64Type>())
+            .ok_or_else(|| MonitoringError::table(path, "it is no table of labels"))?;
+        newest = newest.max(arrow::compute::max(times).unwrap_or(i64::MIN));
+    }
+    Ok(newest)
+}

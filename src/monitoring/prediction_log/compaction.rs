@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use streamrec_serving::prediction_log::{SegmentEnd, SegmentName, SegmentReader, SegmentState};
 
 use super::part::Part;
-use crate::monitoring::store::replace;
+use crate::monitoring::store::{names, replace};
 use crate::monitoring::{Hour, MonitoringError, Store, Table};
 
 const RECEIPT_VERSION: u32 = 1;
@@ -65,6 +65,14 @@ struct Receipt {
     files: Vec<String>,
     unreadable: u64,
     torn_bytes: u64,
+}
+
+impl Receipt {
+    fn read(path: &Path) -> Result<Self, MonitoringError> {
+        let text = fs::read(path).map_err(MonitoringError::file("read", path))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| MonitoringError::table(path, error.to_string()))
+    }
 }
 
 /// Puts the closed segments of the folder `log` into the tables of `store`; with `remove`, removes those that are
@@ -217,10 +225,40 @@ fn is_damaged(
     state: SegmentState,
 ) -> Result<bool, MonitoringError> {
     let path = store.receipt(&name.to_string());
-    let text = fs::read(&path).map_err(MonitoringError::file("read", &path))?;
-    let receipt: Receipt = serde_json::from_slice(&text)
-        .map_err(|error| MonitoringError::table(&path, error.to_string()))?;
+    let receipt = Receipt::read(&path)?;
     Ok(state == SegmentState::Closed && receipt.torn_bytes > 0)
+}
+
+/// What is known of a segment that is in the tables.
+pub(in crate::monitoring) struct TakenSegment {
+    pub(in crate::monitoring) path: PathBuf,
+    /// When its writer began it, milliseconds since the epoch.
+    pub(in crate::monitoring) begun_ms: i64,
+    /// Its files in the tables, as they were named.
+    pub(in crate::monitoring) files: Vec<PathBuf>,
+}
+
+/// The segments that were taken, oldest first.
+pub(in crate::monitoring) fn receipts(store: &Store) -> Result<Vec<TakenSegment>, MonitoringError> {
+    let folder = store.receipts();
+    let mut found = names(&folder)?;
+    found.sort_unstable();
+    let mut taken = Vec::new();
+    for name in found {
+        let path = folder.join(&name);
+        let segment = Path::new(&name).with_extension(SegmentState::Closed.extension());
+        let Some((segment, _)) = SegmentName::parse(segment.as_os_str()) else {
+            continue;
+        };
+        let receipt = Receipt::read(&path)?;
+        let files = receipt.files.iter().map(|file| store.root().join(file));
+        taken.push(TakenSegment {
+            begun_ms: segment.created_ms(),
+            files: files.collect(),
+            path,
+        });
+    }
+    Ok(taken)
 }
 
 fn removed(log: &Path, name: &SegmentName) -> Result<bool, MonitoringError> {

@@ -174,6 +174,17 @@ pub struct Rule {
     pub retrain: bool,
 }
 
+impl Rule {
+    /// Hours before the end of a window that the rule reads to judge it.
+    pub fn looks_back_h(&self) -> usize {
+        let before = match self.threshold {
+            Threshold::Sigmas { windows, .. } => windows,
+            Threshold::Fixed { .. } | Threshold::FalseAlarm { .. } => 0,
+        };
+        self.over_h.saturating_mul(before.saturating_add(1))
+    }
+}
+
 /// A rules file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {

@@ -62,6 +62,12 @@ impl WatchState {
         Ok(state)
     }
 
+    /// Hours before this moment were judged with all their labels; none where nothing was judged.
+    pub(in crate::monitoring) fn judged_ms(store: &Store) -> Result<i64, MonitoringError> {
+        let state = read_json::<Self>(&path(store), WATCH_VERSION)?;
+        Ok(state.and_then(|state| state.labelled).unwrap_or(i64::MIN))
+    }
+
     pub(super) fn write(&self, store: &Store) -> Result<(), MonitoringError> {
         write_json(&path(store), self)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use jiff::{Span, SpanRelativeTo};
 
+use super::prune::MonitorPruneArgs;
 use super::watch::*;
 
 /// Commands on what is served.
@@ -42,6 +43,13 @@ It leaves windows/, measures/, incidents/ and triggers/ in DIR, and posts alerts
 Example:
   streamrec monitor rules configs/monitoring/default.toml --out deploy/monitoring")]
     Rules(MonitorRulesArgs),
+    /// Remove what is older than it has to be kept.
+    #[command(after_help = "\
+Examples:
+  streamrec monitor prune --dir monitoring/videos --rows 30d --windows 400d --dry-run
+  streamrec monitor prune --dir monitoring/videos --rows 30d --windows 400d
+Run it each day, from cron or a timer. Incidents stay.")]
+    Prune(MonitorPruneArgs),
     /// Tell, acknowledge and close incidents; write post-mortems.
     #[command(subcommand)]
     #[command(after_help = "\

@@ -3,6 +3,7 @@
 mod compact;
 mod incidents;
 mod labels;
+mod prune;
 mod rules;
 mod serve;
 mod watch;
@@ -18,6 +19,7 @@ pub(super) fn run(command: &MonitorCommand) -> Result<(), RunError> {
         MonitorCommand::Serve(args) => serve::run(args),
         MonitorCommand::Run(args) => watch::run(args),
         MonitorCommand::Rules(args) => rules::run(args),
+        MonitorCommand::Prune(args) => prune::run(args),
         MonitorCommand::Incidents(command) => incidents::run(command),
     }
 }
