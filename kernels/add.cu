@@ -26,6 +26,26 @@ __global__ void __launch_bounds__(256)
     });
 }
 
+// y (+)= x / the length of each sample's bag, x: [rows, columns] of From, y: likewise of To; the bag of sample s is from offsets[s] to
+// offsets[s + 1], and an empty one counts as one of length 1. `lanes` threads a row.
+template <typename From, typename To>
+__global__ void __launch_bounds__(256)
+    add_mean(const From* __restrict__ x, i64 x_stride, To* y, i64 y_stride, const i64* __restrict__ offsets, u32 rows,
+             u32 columns, u32 accumulate, u32 lanes) {
+    constexpr int COUNT = LANES<From> < LANES<To> ? LANES<To> : LANES<From>;
+    bool vectors = aligned16(x, x_stride), y_vectors = aligned16(y, y_stride);
+    for_vectors_of_rows<COUNT>(rows, columns, lanes, [&](u32 row, u32 column) {
+        To* to = y + row * y_stride + column;
+        i64 left = i64(columns) - column, length = offsets[row + 1] - offsets[row];
+        float scale = 1.0f / float(length > 1 ? length : 1), sums[COUNT] = {}, values[COUNT];
+        if (accumulate) load_some(to, left, y_vectors, sums);
+        load_some(x + row * x_stride + column, left, vectors, values);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) sums[i] += scale * values[i];
+        store_some(to, left, y_vectors, sums);
+    });
+}
+
 // y (+)= x repeated `copies` times, x: [rows, columns] of From, y: [rows, copies * columns] of To. `lanes` threads a row.
 template <typename From, typename To>
 __global__ void __launch_bounds__(256)

@@ -27,12 +27,13 @@ __global__ void __launch_bounds__(SORT_THREADS)
     counts[u64(threadIdx.x) * tiles + blockIdx.x] = histogram[threadIdx.x];
 }
 
-// rows: [blocks, columns], each row replaced by the sums of what stands before; totals: [blocks]. A block a row.
+// rows: [blocks, columns], each row replaced by the sums of what stands before; totals: [blocks]. A block a row, of as many
+// threads as it has columns, up to 256.
 __global__ void __launch_bounds__(SORT_THREADS) scan_rows(u32* __restrict__ rows, u32 columns, u32* __restrict__ totals) {
     __shared__ u32 partial[SORT_WARPS];
     u32* row = rows + u64(blockIdx.x) * columns;
     u32 before = 0;
-    for (u32 first = 0; first < columns; first += SORT_THREADS) {
+    for (u32 first = 0; first < columns; first += blockDim.x) {
         u32 at = first + threadIdx.x, total;
         u32 own = at < columns ? row[at] : 0;
         u32 sum = block_exclusive_sum(own, partial, total);

@@ -6,6 +6,7 @@
 //                                comes from the tile before or goes on in the next, a partial sum is kept
 //   finish_updates / finish_sums adds the partial sums of each such row, in order, and finishes it
 //   update_rows                  updates rows from their gradients, unless the step is to be skipped
+//   row_products                 what an update needs of a row's columns on other ranks, where it is of the whole row
 //
 // The fused kernels update a table at once (float32, bf16; rows of at most 512 bytes of gradient). With loss scaling
 // and for longer rows, sums are kept and tested first, and `update_rows` runs when all ranks know the verdict.
@@ -35,7 +36,7 @@ struct Table {
     u32 dim;
     float learning_rate_scale;
     float weight_decay;
-    u32 reserved;
+    u32 columns;     // of whole rows, of which ranks may have some each
 };
 static_assert(sizeof(Source) == 24 && sizeof(Table) == 56, "the ABI of the host");
 
@@ -284,10 +285,13 @@ __device__ __forceinline__ bool scale_row(Row<COUNT, VECTORS>& g, float factor, 
     return __all_sync(mask, finite);
 }
 
-// Scales `g` down to the largest norm, then adds the decay.
+// Scales `g` down to the largest norm, then adds the decay; returns the factor. `whole`: row_products of the whole row,
+// or null where `g` is whole.
 template <typename Weight, int COUNT, int VECTORS>
-__device__ __forceinline__ void clip_and_decay(const Rule& rule, float weight_decay, const Weight* weights,
-                                               bool vectors, u32 dim, u32 lanes, u32 mask, Row<COUNT, VECTORS>& g) {
+__device__ __forceinline__ double clip_and_decay(const Rule& rule, float weight_decay, const Weight* weights,
+                                                 bool vectors, u32 dim, u32 lanes, u32 mask, const double* whole,
+                                                 Row<COUNT, VECTORS>& g) {
+    double clip = 1.0;
     if (rule.max_row_norm >= 0.0f) {
         // In double precision no finite row overflows.
         double squares = 0.0;
@@ -296,21 +300,23 @@ __device__ __forceinline__ void clip_and_decay(const Rule& rule, float weight_de
 #pragma unroll
             for (int i = 0; i < COUNT; i++) squares += double(g.x[v][i]) * double(g.x[v][i]);
         }
-        double norm = sqrt(group_sum(squares, lanes, mask));
-        float factor = norm > double(rule.max_row_norm) ? float(double(rule.max_row_norm) / norm) : 1.0f;
+        double norm = sqrt(whole ? whole[0] : group_sum(squares, lanes, mask));
+        if (norm > double(rule.max_row_norm)) clip = double(rule.max_row_norm) / norm;
+        float factor = float(clip);
 #pragma unroll
         for (int v = 0; v < VECTORS; v++) {
 #pragma unroll
             for (int i = 0; i < COUNT; i++) g.x[v][i] *= factor;
         }
     }
-    if (weight_decay == 0.0f) return;
+    if (weight_decay == 0.0f) return clip;
     for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32 column) {
         float w[COUNT];
         load_some(weights + column, i64(dim) - column, vectors, w);
 #pragma unroll
         for (int i = 0; i < COUNT; i++) g.x[v][i] += weight_decay * w[i];
     });
+    return clip;
 }
 
 // Rounds a vector of new weights: stochastically where the table is in half precision, with random words that
@@ -331,14 +337,14 @@ __device__ __forceinline__ void store_weights(Weight* to, i64 left, bool vectors
     store_some(to, left, vectors, w);
 }
 
-// Applies the rule to one row, by one group. `g` is the row's gradient, finite.
+// Applies the rule to one row, by one group. `g` is the row's gradient, finite; `whole` as for clip_and_decay.
 template <typename Weight, int COUNT, int VECTORS>
 __device__ __forceinline__ void update_row(const Rule& rule, const Table& table, u64 id, const Step* step, u32 lanes,
-                                           u32 mask, Row<COUNT, VECTORS>& g) {
+                                           u32 mask, const double* whole, Row<COUNT, VECTORS>& g) {
     u32 dim = table.dim;
     Weight* weights = static_cast<Weight*>(table.weights) + i64(id) * table.row_stride;
     bool vectors = aligned_for<Weight, COUNT>(weights, 0);
-    clip_and_decay(rule, table.weight_decay, weights, vectors, dim, lanes, mask, g);
+    double clip = clip_and_decay(rule, table.weight_decay, weights, vectors, dim, lanes, mask, whole, g);
     float learning_rate = step->sparse_learning_rate * table.learning_rate_scale, row_rate = learning_rate;
     if (rule.kind == 1) {
         float squares = 0.0f, state = table.first[id];
@@ -347,7 +353,14 @@ __device__ __forceinline__ void update_row(const Rule& rule, const Table& table,
             for (int i = 0; i < COUNT; i++) squares = fmaf(g.x[v][i], g.x[v][i], squares);
         });
         // All lanes have read the state before one writes it.
-        state += group_sum(squares, lanes, mask) / float(dim);
+        squares = group_sum(squares, lanes, mask) / float(dim);
+        if (whole) {
+            // |clip g + decay w|^2
+            double decay = table.weight_decay;
+            double sum = clip * clip * whole[0] + 2.0 * clip * decay * whole[1] + decay * decay * whole[2];
+            squares = float(sum / double(table.columns));
+        }
+        state += squares;
         if (threadIdx.x % lanes == 0) table.first[id] = state;
         row_rate = learning_rate / (sqrtf(state) + rule.eps);
     }
@@ -401,7 +414,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
                 return;
             }
             const Table table = lookups.tables[key >> lookups.row_bits];
-            update_row<Weight>(rule, table, row_of_key(key, lookups.row_bits), step, lanes, mask, row);
+            update_row<Weight>(rule, table, row_of_key(key, lookups.row_bits), step, lanes, mask, nullptr, row);
         };
         sum_tile<Gradient, 1>(lookups, dout, stride, partial, tile, finish);
     }
@@ -419,7 +432,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
             return;
         }
         const Table table = lookups.tables[key >> lookups.row_bits];
-        update_row<Weight>(rule, table, row_of_key(key, lookups.row_bits), step, lanes, mask, row);
+        update_row<Weight>(rule, table, row_of_key(key, lookups.row_bits), step, lanes, mask, nullptr, row);
     };
     finish_tiles<COUNT, 1>(lookups, partial, reinterpret_cast<float*>(shared), finish);
 }
@@ -459,13 +472,54 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
     finish_tiles<COUNT, VECTORS>(lookups, partial, reinterpret_cast<float*>(shared), finish);
 }
 
-// row_keys: [row_count], each once; gradients: [row_count, gradient_stride], unscaled. Nothing is done when
+// row_keys: [row_count], each once; gradients: [row_count, gradient_stride], unscaled. products: [capacity, 3], over the
+// columns of each row that are here: the squared norm of the gradient, its product with the weights, their squared norm;
+// zeros behind the last row. A group a row.
+template <typename Weight, int VECTORS>
+__global__ void __launch_bounds__(UPDATE_THREADS)
+    row_products(const Table* __restrict__ tables, const u64* __restrict__ row_keys, const u32* __restrict__ row_count,
+                 const float* __restrict__ gradients, u64 gradient_stride, u32 row_bits, u32 lanes, u32 capacity,
+                 double* __restrict__ products) {
+    constexpr int COUNT = LANES<float>;
+    u32 groups = blockDim.x / lanes, mask = group_mask(lanes), rows = min(*row_count, capacity);
+    for (u32 row = blockIdx.x * groups + threadIdx.x / lanes; row < capacity; row += gridDim.x * groups) {
+        double sums[3] = {};
+        if (row < rows) {
+            const Table table = tables[row_keys[row] >> row_bits];
+            const Weight* weights = static_cast<const Weight*>(table.weights) +
+                                    i64(row_of_key(row_keys[row], row_bits)) * table.row_stride;
+            bool vectors = aligned_for<Weight, COUNT>(weights, 0);
+            Row<COUNT, VECTORS> g;
+            clear(g);
+            add_floats(gradients + row * gradient_stride, table.dim, lanes, g);
+            for_vectors<COUNT, VECTORS>(table.dim, lanes, [&](int v, u32 column) {
+                float w[COUNT];
+                load_some(weights + column, i64(table.dim) - column, vectors, w);
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) {
+                    double x = g.x[v][i], own = w[i];
+                    sums[0] += x * x;
+                    sums[1] += x * own;
+                    sums[2] += own * own;
+                }
+            });
+        }
+#pragma unroll
+        for (int i = 0; i < 3; i++) {
+            sums[i] = group_sum(sums[i], lanes, mask);
+            if (threadIdx.x % lanes == 0) products[u64(row) * 3 + i] = sums[i];
+        }
+    }
+}
+
+// row_keys: [row_count], each once; gradients: [row_count, gradient_stride], unscaled; products: those of row_products
+// added up over the ranks that hold columns of the rows, or null where rows are whole. Nothing is done when
 // step->skip is set. A group a row.
 template <typename Weight, int VECTORS>
 __global__ void __launch_bounds__(UPDATE_THREADS)
     update_rows(const Table* __restrict__ tables, const u64* __restrict__ row_keys, const u32* __restrict__ row_count,
-                const float* __restrict__ gradients, u64 gradient_stride, u32 row_bits, u32 lanes, Rule rule,
-                const Step* __restrict__ step, u64* not_finite) {
+                const float* __restrict__ gradients, u64 gradient_stride, const double* __restrict__ products,
+                u32 row_bits, u32 lanes, Rule rule, const Step* __restrict__ step, u64* not_finite) {
     constexpr int COUNT = LANES<float>;
     if (step->skip) return;
     u32 groups = blockDim.x / lanes, mask = group_mask(lanes), rows = *row_count;
@@ -479,6 +533,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
             if (threadIdx.x % lanes == 0) atomicMin(not_finite, key);
             continue;
         }
-        update_row<Weight>(rule, table, row_of_key(key, row_bits), step, lanes, mask, g);
+        const double* whole = products ? products + u64(row) * 3 : nullptr;
+        update_row<Weight>(rule, table, row_of_key(key, row_bits), step, lanes, mask, whole, g);
     }
 }

@@ -255,8 +255,10 @@ static void run_block() {
                         i / launch.block[0] / launch.block[1]};
         thread.wait = Wait::Nothing;
         thread.line = 0;
-        // A page between the stacks is never mapped.
-        prepare(thread.stack, stacks + i * STACK_BYTES + 4096, STACK_BYTES - 4096, thread_main);
+        // A page between the stacks is never mapped. They end at different places of their pages: else all of them would
+        // share a few lines of the caches.
+        size_t shift = i * 9 % 64 * 64;
+        prepare(thread.stack, stacks + i * STACK_BYTES + 4096, STACK_BYTES - 4096 - shift, thread_main);
     }
     for (unsigned i = thread_count; i < THREADS_MAX; i++) threads[i].number = ~0u;
     do {

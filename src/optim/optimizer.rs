@@ -1,9 +1,6 @@
 use std::sync::Arc;
 
-use streamrec_kernels::{
-    Context,
-    sparse_optimizer::{SparseGradient, SparseRule},
-};
+use streamrec_kernels::{Context, sparse_optimizer::SparseGradient};
 
 use super::{DenseOptimizer, OptimError, Schedule, SparseOptimizer, groups::Groups};
 use crate::{
@@ -53,11 +50,6 @@ impl Optimizer {
     /// The factor on learning rates.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
-    }
-
-    /// The rule by which tables are updated.
-    pub fn sparse_rule(&self) -> SparseRule {
-        self.sparse.rule()
     }
 
     /// The learning rates of `step`, from 1, of dense parameters and of tables.
@@ -123,6 +115,11 @@ impl Optimizer {
     /// Whether a table keeps its first weights, so that nobody needs its gradient.
     pub fn is_frozen(&self, table: TableId) -> bool {
         self.sparse.is_frozen(table)
+    }
+
+    /// Whether ranks hold columns of a table's rows, and its update needs sums over whole ones.
+    pub fn needs_whole_rows(&self, table: TableId) -> bool {
+        self.sparse.needs_whole_rows(table)
     }
 
     /// Updates the touched rows of all tables in `step`, from 1. Frozen ones are not asked for a

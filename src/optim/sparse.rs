@@ -77,6 +77,11 @@ impl SparseOptimizer {
         self.tables[table.index()].learning_rate_scale == 0.0
     }
 
+    /// Whether ranks hold columns of a table's rows, and its update needs whole ones.
+    pub fn needs_whole_rows(&self, table: TableId) -> bool {
+        self.tables[table.index()].needs_whole_rows
+    }
+
     /// Updates the rows of tables that their gradients touch; tables that are frozen have none. `factor` is the
     /// schedule's, `step` counts from 1. Collective, where ranks hold columns of the same rows.
     ///

@@ -3,7 +3,7 @@
 
 use super::{
     embedding_bag::group_lanes,
-    launch::{Kernel, Launch, Matrix, THREADS, blocks_for, count, of_pair, per_row},
+    launch::{Address, Kernel, Launch, Matrix, THREADS, blocks_for, count, of_pair, per_row},
 };
 use crate::{error::Result, ops::operand::expect_float, tensor::DType};
 
@@ -36,11 +36,19 @@ pub(super) const KERNELS: &[&str] = &[
     "sum_columns<float16, float>",
     "sum_columns<float, bfloat16>",
     "sum_columns<float, float16>",
+    "add_mean<float, float>",
+    "add_mean<bfloat16, bfloat16>",
+    "add_mean<float16, float16>",
+    "add_mean<bfloat16, float>",
+    "add_mean<float16, float>",
+    "add_mean<float, bfloat16>",
+    "add_mean<float, float16>",
 ];
 const ADD: usize = 0;
 const REPEAT: usize = 7;
 const BROADCAST: usize = 14;
 const SUM_COLUMNS: usize = 21;
+const ADD_MEAN: usize = 28;
 
 /// `y = x`, or `y += x` with `accumulate`, both `[batch, columns]`.
 ///
@@ -72,6 +80,28 @@ pub fn sum_features(x: &Matrix, features: usize, y: &Matrix, accumulate: bool) -
         .with(rows.rows)
         .with(rows.columns)
         .with(features as u32)
+        .with(u32::from(accumulate))
+        .with(rows.lanes))
+}
+
+/// `y (+)= x / len`, both `[batch, columns]`, where `len` is the length of each sample's bag, at least 1:
+/// sums over parts of bags become parts of their means, and gradients of means those of sums. `offsets: [batch + 1]` of
+/// `i64`.
+///
+/// # Errors
+/// As [`copy`].
+pub fn copy_mean(x: &Matrix, y: &Matrix, offsets: Address, accumulate: bool) -> Result<Launch> {
+    const OPERATION: &str = "cuda::add::copy_mean";
+    expect_float(OPERATION, "x", x, y.shape)?;
+    let kernel = kernel(OPERATION, ADD_MEAN, x, y)?;
+    let rows = per_row(OPERATION, kernel, y.shape, smaller(x, y))?;
+    Ok(rows
+        .launch
+        .with_matrix(x)
+        .with_matrix(y)
+        .with(offsets)
+        .with(rows.rows)
+        .with(rows.columns)
         .with(u32::from(accumulate))
         .with(rows.lanes))
 }

@@ -75,7 +75,8 @@ pub fn sort(pairs: &Pairs, bits: u32) -> Result<(Vec<Launch>, usize)> {
 
 /// Replaces each of `rows` rows of counters by the sums of what stands before; `totals: [rows]`.
 pub(super) fn scan_rows(counters: Address, rows: u32, columns: u32, totals: Address) -> Launch {
-    Launch::new(Kernel::new("radix_sort", KERNELS[1]), rows, THREADS)
+    let threads = columns.next_multiple_of(32).clamp(32, THREADS);
+    Launch::new(Kernel::new("radix_sort", KERNELS[1]), rows, threads)
         .with(counters)
         .with(columns)
         .with(totals)

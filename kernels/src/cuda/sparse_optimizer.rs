@@ -43,6 +43,8 @@ pub(super) const KERNELS: &[&str] = &[
     "update_rows<float, 8>",
     "update_rows<bfloat16, 8>",
     "update_rows<float16, 8>",
+    "row_products<float, 1>",
+    "row_products<float, 8>",
 ];
 
 /// The longest row.
@@ -74,8 +76,8 @@ pub struct Table {
     pub learning_rate_scale: f32,
     /// The strength of the decay; that of the rule is not read.
     pub weight_decay: f32,
-    /// Zero.
-    pub reserved: u32,
+    /// Elements of a whole row, of which several ranks may hold some each.
+    pub columns: u32,
 }
 
 const _: () = assert!(size_of::<Table>() == 56);
@@ -298,10 +300,45 @@ pub struct UpdateRows<'a> {
     pub capacity: usize,
     /// Their gradients, `[rows, row_stride(dim)]` of `f32`.
     pub gradients: Address,
+    /// Those of [`row_products`], added up over all ranks that hold columns of the rows; null where rows are whole.
+    pub products: Address,
     /// The [`Step`](super::Step): nothing is done when `skip` is set.
     pub step: Address,
     /// As for [`update`].
     pub not_finite: Address,
+}
+
+/// What ranks that hold columns of the same rows add up before [`update_rows`], since norms and row-wise states are those
+/// of whole rows: for each row the squared norm of the gradient, its product with the weights, and their squared norm,
+/// over the columns that are here. `operands.products: [capacity, 3]` of `f64` receives them, zeros behind the last row.
+///
+/// # Errors
+/// When rows are too long, or the tables are not float32.
+pub fn row_products(operands: &UpdateRows<'_>) -> Result<Launch> {
+    let dim = dim_max(operands.tables)?;
+    if operands.weights != DType::F32 {
+        return Err(Error::DType {
+            operation: OPERATION,
+            operand: "table",
+            expected: DType::F32,
+            got: operands.weights,
+        });
+    }
+    let wide = usize::from(!fuses(dim, DType::F32));
+    let kernel = Kernel::new("sparse_optimizer", KERNELS[25 + wide]);
+    let lanes = group_lanes(dim, DType::F32);
+    let capacity = count(OPERATION, "rows number below 2^31", operands.capacity)?;
+    let blocks = blocks_for(operands.capacity, (THREADS / lanes) as usize, 1 << 14);
+    Ok(Launch::new(kernel, blocks, THREADS)
+        .with(operands.tables_on_device)
+        .with(operands.rows.keys)
+        .with(operands.rows.count)
+        .with(operands.gradients)
+        .with(row_stride(dim) as u64)
+        .with(operands.row_bits)
+        .with(lanes)
+        .with(capacity)
+        .with(operands.products))
 }
 
 /// Updates rows from their gradients, unless the step is to be skipped.
@@ -328,6 +365,7 @@ pub fn update_rows(operands: &UpdateRows<'_>, rule: &SparseRule) -> Result<Launc
         .with(operands.rows.count)
         .with(operands.gradients)
         .with(row_stride(dim) as u64)
+        .with(operands.products)
         .with(operands.row_bits)
         .with(lanes)
         .with_struct(&RawRule::from(rule))

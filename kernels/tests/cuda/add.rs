@@ -1,4 +1,6 @@
-use streamrec_kernels::cuda::add::{broadcast, broadcast_backward, copy, repeat, sum_features};
+use streamrec_kernels::cuda::add::{
+    broadcast, broadcast_backward, copy, copy_mean, repeat, sum_features,
+};
 use streamrec_kernels::cuda::{Launch, Matrix};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, add, sum_features as features_of};
 
@@ -115,6 +117,39 @@ fn sums_of_features_and_their_gradients_are_the_cpus() {
                     features_of::backward(context, features, dim, dy, dx, accumulate).unwrap();
                 },
             );
+        }
+    }
+}
+
+#[test]
+fn sums_of_bags_become_their_means() {
+    for types in TYPES {
+        for (batch, columns) in BATCHES.into_iter().zip([1, 13, 136]) {
+            let shape = [batch, columns];
+            let mut random = Random(batch as u64);
+            let x = random.floats_of(batch * columns, types.0);
+            let before = random.floats_of(batch * columns, types.1);
+            // Bags of 0 to 4 ids, behind those of another feature.
+            let length = |row: usize| row % 5;
+            let mut offsets = vec![77i64];
+            offsets.extend((0..batch).scan(77, |end, row| {
+                *end += length(row) as i64;
+                Some(*end)
+            }));
+            for (accumulate, seed) in [(false, SEEDS[1]), (true, SEEDS[2])] {
+                let mut emulator = Emulator::new(seed);
+                let own = emulator.matrix("x", &x, types.0, shape, columns + 3);
+                let out = emulator.matrix("y", &before, types.1, shape, columns + 8);
+                let lengths = emulator.upload("offsets", &offsets);
+                emulator.run([copy_mean(&own, &out, lengths, accumulate).unwrap()]);
+                let expected = |index: usize| {
+                    let mean = x[index] / length(index / columns).max(1) as f32;
+                    mean + if accumulate { before[index] } else { 0.0 }
+                };
+                let expected: Vec<f32> = (0..x.len()).map(expected).collect();
+                let tolerance = epsilon(types.1).max(1e-6);
+                assert_close("y", &emulator.elements(&out), &expected, tolerance);
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::values::{Random, assert_close, epsilon};
 use streamrec_emulation::{Emulator, SEEDS};
 
 /// Ids of a batch in host memory.
+#[derive(Clone)]
 pub struct HostBags {
     pub ids: Vec<i64>,
     pub offsets: Vec<i64>,

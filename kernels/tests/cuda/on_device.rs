@@ -1,5 +1,7 @@
 //! A batch's updates of embedding tables, on the CPU and in the emulator's memory.
 
+use std::ops::Range;
+
 use streamrec_kernels::cuda::groups::{Build, Rows, Source, build};
 use streamrec_kernels::cuda::sparse_optimizer::{
     Gradients, Partial, Table, UpdateRows, row_stride, sum, tiles, update, update_rows,
@@ -26,6 +28,8 @@ pub struct Case {
     pub gradient: DType,
     pub weights: DType,
     pub step: Step,
+    /// Columns of whole rows of each table, where these are some of them.
+    pub whole: Option<[usize; 2]>,
 }
 
 impl Case {
@@ -65,6 +69,40 @@ impl Case {
             gradient,
             weights,
             step,
+            whole: None,
+        }
+    }
+
+    /// Some columns of each table.
+    pub fn columns(&self, part: impl Fn(usize) -> Range<usize>) -> Self {
+        let (mut sources, mut gradients, mut columns) = (self.sources.clone(), Vec::new(), 0);
+        for source in &mut sources {
+            let own = part(self.shapes[source.table as usize][1]);
+            let first = source.column as usize;
+            gradients.push(first + own.start..first + own.end);
+            source.column = columns as u32;
+            columns += own.len();
+        }
+        let samples = self.dout.chunks(self.columns);
+        let dout =
+            samples.flat_map(|row| gradients.iter().flat_map(|own| row[own.clone()].to_vec()));
+        let table = |(values, &[_, dim]): (&Vec<f32>, &[usize; 2])| -> Vec<f32> {
+            let rows = values.chunks(dim);
+            rows.flat_map(|row| row[part(dim)].to_vec()).collect()
+        };
+        Self {
+            dout: dout.collect(),
+            tables: self.tables.iter().zip(&self.shapes).map(table).collect(),
+            shapes: self
+                .shapes
+                .iter()
+                .map(|&[rows, dim]| [rows, part(dim).len()])
+                .collect(),
+            bags: self.bags.clone(),
+            whole: Some([self.shapes[0][1], self.shapes[1][1]]),
+            sources,
+            columns,
+            ..*self
         }
     }
 
@@ -146,7 +184,7 @@ impl Case {
                 dim: dim as u32,
                 learning_rate_scale: 1.0,
                 weight_decay: rule.weight_decay(),
-                reserved: 0,
+                columns: self.whole.map_or(dim, |whole| whole[matrices.len()]) as u32,
             });
             first_row += rows as u64;
             matrices.push(matrix);
@@ -265,6 +303,17 @@ impl Case {
 
     /// Sums, then updates; the step's overflow flag.
     pub fn in_two_phases(&self, rule: &SparseRule, seed: u64) -> (OnDevice, u32) {
+        self.apart(rule, seed, |_, _| Address::NULL)
+    }
+
+    /// Likewise, with the products of whole rows that `products` gives, if any: a device is asked for those of its own
+    /// columns.
+    pub fn apart(
+        &self,
+        rule: &SparseRule,
+        seed: u64,
+        products: impl FnOnce(&mut OnDevice, UpdateRows<'_>) -> Address,
+    ) -> (OnDevice, u32) {
         let mut device = self.upload(rule, seed);
         let rows = device.rows;
         let floats = 4 * device.capacity * row_stride(self.dim_max());
@@ -273,17 +322,20 @@ impl Case {
         let row_bits = gradients.sorted.layout.row_bits;
         let launches = sum(&gradients, &rows, out).unwrap();
         device.emulator.run(launches);
-        let operands = UpdateRows {
-            tables: &device.tables,
+        let tables = device.tables.clone();
+        let mut operands = UpdateRows {
+            tables: &tables,
             tables_on_device: device.tables_on_device,
             weights: self.weights,
             row_bits,
             rows,
             capacity: device.capacity,
             gradients: out,
+            products: Address::NULL,
             step: device.step,
             not_finite: device.not_finite,
         };
+        operands.products = products(&mut device, operands);
         device.emulator.run([update_rows(&operands, rule).unwrap()]);
         let overflow = device.emulator.download::<Step>(device.step)[0].overflow;
         (device, overflow)

@@ -1,9 +1,11 @@
+use std::ops::Range;
+
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::Address;
-use streamrec_kernels::cuda::sparse_optimizer::{fuses, sum, update};
+use streamrec_kernels::cuda::sparse_optimizer::{UpdateRows, fuses, row_products, sum, update};
 use streamrec_kernels::sparse_optimizer::SparseRule;
 
-use crate::on_device::Case;
+use crate::on_device::{Case, OnDevice};
 use crate::values::assert_close;
 use streamrec_emulation::SEEDS;
 
@@ -91,6 +93,51 @@ fn sums_then_updates_are_the_cpus_also_for_long_rows() {
     let case = Case::hot([1024, 1], TYPES[0], 700);
     let (device, _) = case.in_two_phases(&ROW_WISE, 2);
     case.check(&ROW_WISE, &device);
+}
+
+/// Two devices hold the columns of each row, and add up what its update needs of all of them.
+#[test]
+fn rows_whose_columns_are_apart_are_updated_as_whole_ones() {
+    let clipped = SparseRule::Sgd {
+        weight_decay: 0.03,
+        max_row_norm: Some(0.2),
+    };
+    for rule in [ROW_WISE, clipped] {
+        for (gradient, dims) in [(DType::F32, [12, 40]), (DType::F16, [300, 6])] {
+            let whole = Case::random(dims, (gradient, DType::F32));
+            let (tables, states) = whole.on_cpu(&rule);
+            let parts: [fn(usize) -> Range<usize>; 2] = [|dim| 0..dim / 3, |dim| dim / 3..dim];
+            let cases = parts.map(|part| whole.columns(part));
+            let mut sums = vec![0.0f64; 3 * (whole.bags.ids.len() + 10)];
+            for case in &cases {
+                case.apart(&rule, 1, |device, rows| {
+                    let products = device.emulator.empty("products", 24 * device.capacity);
+                    let rows = UpdateRows { products, ..rows };
+                    device.emulator.run([row_products(&rows).unwrap()]);
+                    let own = device.emulator.download::<f64>(products);
+                    sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+                    Address::NULL
+                });
+            }
+            let touched = sums.chunks(3).filter(|row| row[2] > 0.0).count();
+            assert!(touched > 10 && sums[3 * touched..].iter().all(|&x| x == 0.0));
+            for (case, part) in cases.iter().zip(parts) {
+                let upload = |device: &mut OnDevice, _: UpdateRows<'_>| {
+                    device.emulator.upload("products", &sums)
+                };
+                let (device, _) = case.apart(&rule, 2, upload);
+                for (table, got) in device.tables().iter().enumerate() {
+                    let rows = tables[table].chunks(whole.shapes[table][1]);
+                    let expected: Vec<f32> =
+                        rows.flat_map(|row| row[part(row.len())].to_vec()).collect();
+                    assert_close("table", got, &expected, 4e-6);
+                }
+                for (got, expected) in device.states().iter().zip(&states) {
+                    assert_close("state", got, expected, 4e-6);
+                }
+            }
+        }
+    }
 }
 
 #[test]

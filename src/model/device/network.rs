@@ -201,18 +201,18 @@ impl DeviceNetwork {
     }
 
     /// Begins to send the gradients of vectors of sharded tables to the devices that hold these, after
-    /// [`begin_backward`](Self::begin_backward); nothing where none is sharded.
+    /// [`begin_backward`](Self::begin_backward) for the same input; nothing where none is sharded.
     ///
     /// # Errors
     /// When the device fails.
     pub fn send_gradients<E: Executor>(
         &self,
         executor: &mut E,
-        rows: usize,
+        input: &DeviceInput,
     ) -> Result<Option<Begun>, ModelError> {
         let shards = self.shards.as_ref();
         shards
-            .map(|shards| shards.send_gradients(executor, self, rows))
+            .map(|shards| shards.send_gradients(executor, self, input.bags))
             .transpose()
     }
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, DeviceError, Executor, Matrix, add,
+    Address, Begun, Collective, DeviceError, Executor, Launch, Matrix, add,
     collective::Element,
     embedding_bag::{self, Bags, Lookup},
 };
@@ -46,9 +46,34 @@ pub struct ShardPart {
     pub columns: Range<usize>,
     /// The first column of the owner's vectors.
     pub first: usize,
+    /// The lookup is a mean over ids of which the owner has some: it adds up, and whoever asked divides.
+    pub divided_by_asker: bool,
 }
 
 impl ShardPart {
+    /// How the owner pools.
+    pub(super) fn pooling(&self) -> Pooling {
+        match self.divided_by_asker {
+            true => Pooling::Sum,
+            false => self.lookup.source.pooling,
+        }
+    }
+
+    /// Copies, or adds, vectors or their gradients on their way between owner and asker.
+    fn copy(
+        &self,
+        bags: Bags,
+        [from, to]: [&Matrix; 2],
+        accumulate: bool,
+    ) -> streamrec_kernels::Result<Launch> {
+        if !self.divided_by_asker {
+            return add::copy(from, to, accumulate);
+        }
+        let first = self.lookup.source.feature * bags.batch * size_of::<i64>();
+        let offsets = Address(bags.offsets.0 + first as u64);
+        add::copy_mean(from, to, offsets, accumulate)
+    }
+
     /// Its columns among the owner's.
     fn at_owner(&self) -> Range<usize> {
         self.first..self.first + self.columns.len()
@@ -105,7 +130,7 @@ impl DeviceShards {
                 dim: table.dim() as u32,
                 feature: 0,
                 column: part.first as u32,
-                mean: u32::from(part.lookup.source.pooling == Pooling::Mean),
+                mean: u32::from(part.pooling() == Pooling::Mean),
             }
         };
         let mut lookups: Vec<Lookup> = shards.own().iter().map(own).collect();
@@ -177,25 +202,28 @@ impl DeviceShards {
             let accumulate = written.contains(&place);
             let into = columns(&pass.value(part.lookup.node), &part.at_node());
             let from = columns(&block, &part.at_owner());
-            pass.launch(add::copy(&from, &into, accumulate))?;
+            let bags = pass.input.bags;
+            pass.launch(part.copy(bags, [&from, &into], accumulate))?;
             written.push(place);
         }
         Ok(())
     }
 
-    /// Begins to send the gradients of the vectors to their owners.
+    /// Begins to send the gradients of the vectors to their owners; `bags` are this rank's.
     pub(super) fn send_gradients<E: Executor>(
         &self,
         executor: &mut E,
         network: &DeviceNetwork,
-        rows: usize,
+        bags: Bags,
     ) -> Result<Begun, ModelError> {
+        let rows = bags.batch;
         for (part, block) in self.blocks(&self.d_received, rows) {
             let gradient = network.gradient(part.lookup.node, rows);
             let gradient = gradient.expect("the plan gives embeddings a gradient");
             let from = columns(&gradient, &part.at_node());
             let into = columns(&block, &part.at_owner());
-            let launch = add::copy(&from, &into, false).map_err(ModelError::kernel(
+            let launch = part.copy(bags, [&from, &into], false);
+            let launch = launch.map_err(ModelError::kernel(
                 "gathering the gradients of sharded tables",
             ))?;
             executor.launch(&launch)?;

@@ -5,7 +5,7 @@ use streamrec_kernels::cuda::{Address, Executor, Matrix, add, groups::Source};
 use streamrec_kernels::embedding_bag::Pooling;
 
 use super::{
-    DeviceNetwork, DeviceWeights, Shards,
+    DeviceNetwork, DeviceWeights, ShardPart, Shards,
     memory::{DeviceBuffer, columns},
     source::DeviceSource,
 };
@@ -30,6 +30,9 @@ pub struct TableRound {
     pub sources: Vec<Source>,
     /// The same, in device memory.
     pub sources_on_device: Address,
+    /// Where every rank holds columns of the tables' rows, and updates need sums over whole rows: how many of the tables
+    /// one feature of a batch looks up at most.
+    pub columns_apart: Option<usize>,
 }
 
 /// Where the gradients of all pooled vectors lie in one matrix.
@@ -112,8 +115,9 @@ impl TableRounds {
         Ok(Self { rounds, gathered })
     }
 
-    /// The one round of the tables that this device holds for all ranks, whose lookups are the features of its bags;
-    /// nothing where it holds none that is trained.
+    /// The rounds of the tables that this device holds for all ranks, whose lookups are the features of its bags;
+    /// nothing where it holds none that is trained. Tables of which `needs_whole_rows` are of a round of their own: all
+    /// ranks hold columns of the same ones, so it lists the same rows everywhere.
     ///
     /// # Errors
     /// When the device fails.
@@ -122,26 +126,34 @@ impl TableRounds {
         of: &DeviceSource<'_>,
         shards: &Shards,
         is_frozen: impl Fn(TableId) -> bool,
+        needs_whole_rows: impl Fn(TableId) -> bool,
     ) -> Result<Option<Self>, ModelError> {
         let own = shards.own();
         let trained = own.iter().map(|part| part.lookup.table);
-        let tables: BTreeSet<TableId> = trained.filter(|&table| !is_frozen(table)).collect();
-        if tables.is_empty() {
-            return Ok(None);
-        }
-        let tables: Vec<TableId> = tables.into_iter().collect();
+        let trained: BTreeSet<TableId> = trained.filter(|&table| !is_frozen(table)).collect();
+        let (apart, whole): (Vec<TableId>, Vec<TableId>) = trained
+            .into_iter()
+            .partition(|&table| needs_whole_rows(table));
         let joined = own.iter().enumerate().map(|(feature, part)| Joined {
             table: part.lookup.table,
             feature,
-            pooling: part.lookup.source.pooling,
+            pooling: part.pooling(),
             column: part.first,
         });
         let joined: Vec<Joined> = joined.collect();
-        let round = round(executor, of, tables, (&joined, own.len()))?;
-        Ok(Some(Self {
-            rounds: vec![round],
-            gathered: Gathered::Elsewhere,
-        }))
+        let lookups_of_feature = most_tables_of_feature(own, &apart);
+        let mut rounds = Vec::new();
+        for (tables, columns_apart) in [(whole, None), (apart, Some(lookups_of_feature))] {
+            if !tables.is_empty() {
+                let own = round(executor, of, tables, (&joined, own.len()))?;
+                rounds.push(TableRound {
+                    columns_apart,
+                    ..own
+                });
+            }
+        }
+        let gathered = Gathered::Elsewhere;
+        Ok((!rounds.is_empty()).then_some(Self { rounds, gathered }))
     }
 
     /// The rounds.
@@ -183,6 +195,19 @@ impl TableRounds {
             }
         }
     }
+}
+
+/// How many of some tables one feature of a batch looks up at most.
+fn most_tables_of_feature(parts: &[ShardPart], tables: &[TableId]) -> usize {
+    let lookups = parts.iter().map(|part| part.lookup);
+    let lookups = lookups.filter(|lookup| tables.contains(&lookup.table));
+    let pairs: BTreeSet<_> = lookups
+        .map(|lookup| (lookup.source.feature, lookup.table))
+        .collect();
+    let of_feature = |&(feature, _): &(usize, TableId)| {
+        pairs.iter().filter(|(other, _)| *other == feature).count()
+    };
+    pairs.iter().map(of_feature).max().unwrap_or(0)
 }
 
 impl Joined {
@@ -292,6 +317,7 @@ fn round<E: Executor>(
         tables,
         sources,
         sources_on_device,
+        columns_apart: None,
     })
 }
 

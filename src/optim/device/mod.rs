@@ -3,13 +3,14 @@
 //! ```text
 //! sum_tables    rows' gradients summed ─► to all ranks in flight     where ranks exchange them, or sums are tested first
 //! merge_tables  those of all ranks, merged by row in rank order
-//! sum_owned     sums of the rows of sharded tables that this device holds ─► verdict of all ranks
+//! sum_owned     sums of the rows of sharded tables that this device holds ─► verdict, norms of rows of all ranks
 //! update        norm ▸ verdict ▸ dense weights ▸ tables
 //! ```
 
 mod control;
 mod row_exchange;
 mod tables;
+mod whole_rows;
 
 use streamrec_kernels::cuda::{
     Address, Collective, DeviceError, Executor, Matrix,
@@ -50,6 +51,7 @@ pub struct DeviceOptimizer {
     tables: DeviceTables,
     /// Sharded tables that this device holds.
     owned: Option<DeviceTables>,
+    micro_batches: usize,
     control: Control,
 }
 
@@ -117,7 +119,7 @@ impl DeviceOptimizer {
         let tables = DeviceTables::new(executor, &source, rounds, [ranks, micro_batches])?;
         // Whoever holds a table has the gradients of all ranks.
         let owned = owned
-            .map(|rounds| DeviceTables::new(executor, &source, rounds, [1, 1]))
+            .map(|rounds| DeviceTables::new(executor, &source, rounds, [1, micro_batches]))
             .transpose()?;
         Ok(Self {
             dense_rule,
@@ -129,11 +131,12 @@ impl DeviceOptimizer {
             table_states,
             tables,
             owned,
+            micro_batches,
             control,
         })
     }
 
-    /// Takes memory for batches of up to `capacity` lookups, the same on all ranks. Not for the steady state.
+    /// Takes memory for micro-batches of up to `capacity` lookups, the same on all ranks. Not for the steady state.
     ///
     /// # Errors
     /// When the device has not so much.
@@ -142,6 +145,10 @@ impl DeviceOptimizer {
         executor: &mut E,
         capacity: usize,
     ) -> Result<(), DeviceError> {
+        if let Some(owned) = &mut self.owned {
+            let [_, ranks] = executor.rank();
+            owned.reserve_products(executor, ranks * self.micro_batches * capacity)?;
+        }
         self.tables.reserve(executor, capacity)
     }
 
@@ -292,26 +299,40 @@ impl DeviceOptimizer {
         }
     }
 
-    /// Sums the gradients of touched rows of the sharded tables that this device holds, where they are tested before the
-    /// update, and lets all ranks know of the test. Every rank of a job with sharded tables does this.
+    /// Sums the gradients of touched rows of the sharded tables that this device holds in micro-batch `index`, where they
+    /// are tested before the update or others are added to them. After the last all ranks know of the test, and of the
+    /// norms of rows of which each holds some columns. Every rank of a job with sharded tables does this.
     ///
     /// # Errors
     /// When the device fails.
+    ///
+    /// # Panics
+    /// When no memory was [reserved](Self::reserve) for the lookups of tables.
     pub fn sum_owned<E: Executor>(
         &self,
         executor: &mut E,
         gradients: Option<&TableGradients<'_>>,
+        index: usize,
     ) -> Result<(), OptimError> {
-        if let (Some(owned), Some(gradients)) = (&self.owned, gradients) {
-            owned.sum(executor, gradients, 0)?.finish(executor)?;
+        let _span = trace_span!("sum sharded table gradients").entered();
+        let owned = self.owned.as_ref().zip(gradients);
+        if let Some((owned, gradients)) = owned {
+            owned.sum(executor, gradients, index)?.finish(executor)?;
         }
-        let largest = Collective::AllReduce {
+        if index + 1 < self.micro_batches {
+            return Ok(());
+        }
+        let mut exchanged = vec![Collective::AllReduce {
             at: self.control.overflow(),
             len: 1,
             element: Element::U32,
             reduce: Reduce::Max,
-        };
-        let begun = executor.begin("the verdict", &[largest]);
+        }];
+        if let Some((owned, gradients)) = owned {
+            owned.merge(executor, gradients.rounds)?;
+            exchanged.extend(owned.row_products(executor, gradients.rounds)?);
+        }
+        let begun = executor.begin("the verdict", &exchanged);
         let begun = begun.map_err(ModelError::from)?;
         Ok(executor.finish(begun).map_err(ModelError::from)?)
     }

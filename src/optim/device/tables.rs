@@ -14,6 +14,7 @@ use super::{
     Control, OptimError, TableGradients, failed, launch_all,
     row_exchange::{PendingRows, RowExchange},
     upload,
+    whole_rows::RowProducts,
 };
 use crate::{
     model::{
@@ -28,15 +29,15 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct DeviceTables {
     rule: SparseRule,
-    rounds: Vec<RoundTables>,
+    pub(super) rounds: Vec<RoundTables>,
     control: Control,
     /// The longest row, of sums.
     stride: usize,
-    /// Sums of rows are tested before anything is updated: with a scaled loss, and where rows are
-    /// too long for the fused update.
+    /// Sums of rows are tested before anything is updated: with a scaled loss, where rows are too long for the fused
+    /// update, and where ranks hold columns of them.
     pub(super) sums_first: bool,
     memory: Option<LookupMemory>,
-    /// Of replicated tables, with several ranks or micro-batches.
+    /// Of replicated tables with several ranks, and with several micro-batches.
     exchange: Option<RowExchange>,
     micro_batches: usize,
 }
@@ -59,9 +60,13 @@ pub(super) struct RoundTables {
     pub(super) tables: Vec<Table>,
     pub(super) on_device: Address,
     /// Rows of all its tables.
-    rows: usize,
+    pub(super) rows: usize,
     /// This rank's sums, where they are formed: those of each micro-batch.
     pub(super) sums: Option<RowSums>,
+    /// As [`TableRound::columns_apart`].
+    pub(super) columns_apart: Option<usize>,
+    /// Where rows are apart.
+    pub(super) products: Option<RowProducts>,
 }
 
 /// Touched rows with their gradients; lists of several lie one behind the other.
@@ -182,6 +187,8 @@ impl DeviceTables {
                 tables,
                 on_device,
                 sums: None,
+                columns_apart: round.columns_apart,
+                products: None,
             });
         }
         let dim_max = of_rounds.iter().map(RoundTables::dim_max).max();
@@ -190,6 +197,7 @@ impl DeviceTables {
             (2.., false) => Some(RowExchange::new(executor, [ranks, micro_batches])?),
             _ => None,
         };
+        let apart = of_rounds.iter().any(|round| round.columns_apart.is_some());
         // Ranks exchange float32 sums, and micro-batches are added up so.
         let gradient = match exchange {
             Some(_) => DType::F32,
@@ -200,7 +208,7 @@ impl DeviceTables {
             rounds: of_rounds,
             control,
             stride: row_stride(dim_max),
-            sums_first: scales_loss || !fuses(dim_max, gradient),
+            sums_first: scales_loss || apart || !fuses(dim_max, gradient),
             memory: None,
             exchange,
             micro_batches,
@@ -295,7 +303,11 @@ impl DeviceTables {
                 (None, false) => {
                     self.group(executor, (own, round, None), bags, dout, fused)?;
                 }
-                (None, true) => self.update_rows(executor, own, round, own.sums)?,
+                (_, true) => {
+                    let operands = self.rows_to_update(index, round)?;
+                    let launch = sparse_optimizer::update_rows(&operands, &self.rule);
+                    launch_all(executor, "the tables", launch.map(|launch| [launch]))?;
+                }
                 (Some(exchange), false) => {
                     exchange.merge(
                         executor,
@@ -303,9 +315,6 @@ impl DeviceTables {
                         self.control,
                         |gradients, _| fused(gradients),
                     )?;
-                }
-                (Some(exchange), true) => {
-                    self.update_rows(executor, own, round, exchange.sums(index))?;
                 }
             }
         }
@@ -350,16 +359,21 @@ impl DeviceTables {
         launch_all(executor, "the tables", then(&gradients))
     }
 
-    fn update_rows<E: Executor>(
+    /// A round's rows, once all of them are summed.
+    pub(super) fn rows_to_update(
         &self,
-        executor: &mut E,
-        own: &RoundTables,
+        index: usize,
         round: &TableRound,
-        sums: Option<RowSums>,
-    ) -> Result<(), OptimError> {
+    ) -> Result<UpdateRows<'_>, OptimError> {
+        let own = &self.rounds[index];
+        let sums = match &self.exchange {
+            Some(exchange) => exchange.sums(index),
+            None => own.sums,
+        };
         let sums = sums.expect("memory was reserved");
         let keys = groups::Keys::new(&round.sources).map_err(failed("the tables"))?;
-        let operands = UpdateRows {
+        let products = own.products.map(|products| products.at);
+        Ok(UpdateRows {
             tables: &own.tables,
             tables_on_device: own.on_device,
             weights: DType::F32,
@@ -367,11 +381,10 @@ impl DeviceTables {
             rows: sums.rows,
             capacity: sums.capacity,
             gradients: sums.gradients,
+            products: products.unwrap_or(Address::NULL),
             step: self.control.step(),
             not_finite: self.control.not_finite(),
-        };
-        let launch = sparse_optimizer::update_rows(&operands, &self.rule);
-        launch_all(executor, "the tables", launch.map(|launch| [launch]))
+        })
     }
 }
 
@@ -402,7 +415,7 @@ fn tables(
             dim: own.dim() as u32,
             learning_rate_scale,
             weight_decay,
-            reserved: 0,
+            columns: own.extent.width() as u32,
         }
     };
     round.tables.iter().map(table).collect()

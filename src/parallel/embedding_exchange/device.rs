@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use streamrec_kernels::{embedding_bag::Pooling, sparse_optimizer::SparseRule};
+use streamrec_kernels::embedding_bag::Pooling;
 
 use super::{PendingIds, layout::Layout, owned_ids::OwnedIds, requested_ids::RequestedIds};
 use crate::{
@@ -19,15 +19,15 @@ use crate::{
 pub struct DeviceLookups {
     layout: Layout,
     comm: Arc<dyn Communicator>,
-    /// The memory of a batch before.
-    spare: Option<OwnedIds>,
+    /// The memory of batches before.
+    spare: Vec<OwnedIds>,
 }
 
 impl DeviceLookups {
     /// For the sharded tables of a plan. Collective.
     ///
     /// # Errors
-    /// When a table's shards or exchange are not those that devices know, or ranks cannot communicate.
+    /// When ranks cannot communicate.
     pub fn new(
         mesh: &Mesh,
         plan: &TablePlan,
@@ -35,23 +35,8 @@ impl DeviceLookups {
         lookups: &[RemoteLookup],
     ) -> Result<Self, ModelError> {
         let layout = Layout::new(mesh.world.rank(), plan, parameters, lookups);
-        for table in layout
-            .tables
-            .iter()
-            .filter(|table| table.placement == Placement::RowWise)
-        {
-            let mut of_table = table.lookups.iter().map(|&lookup| &layout.lookups[lookup]);
-            if of_table.any(|lookup| lookup.source.pooling == Pooling::Mean) {
-                return Err(ModelError::Parameter {
-                    parameter: parameters.table(table.id).parameter.name.clone(),
-                    problem: "a feature looks it up as a mean, which devices do not compute over rows of several \
-                              ranks; set `placement` = \"table_wise\" for it"
-                        .to_owned(),
-                });
-            }
-        }
         Ok(Self {
-            spare: None,
+            spare: Vec::new(),
             comm: mesh.world.split(0, mesh.world.rank())?,
             layout,
         })
@@ -61,10 +46,13 @@ impl DeviceLookups {
     pub fn shards(&self) -> Shards {
         let part = |part: &super::layout::PooledPart| {
             let lookup = self.layout.lookups[part.lookup];
+            let placement = self.layout.tables[part.table].placement;
+            let is_mean = lookup.source.pooling == Pooling::Mean;
             ShardPart {
                 lookup,
                 columns: part.columns.clone(),
                 first: part.first,
+                divided_by_asker: is_mean && placement == Placement::RowWise,
             }
         };
         let owners = self.layout.owners.iter();
@@ -96,7 +84,7 @@ impl DeviceLookups {
     /// When ranks cannot communicate, or their batches have different sizes.
     pub fn receive(&mut self, pending: PendingIds) -> Result<OwnedBags, ModelError> {
         let messages = pending.event.wait()?;
-        let spare = self.spare.take();
+        let spare = self.spare.pop();
         let mut owned = spare.unwrap_or_else(|| OwnedIds::new(&self.layout));
         owned.read(&self.layout, &messages)?;
         if let Some(other) = owned.samples.iter().find(|&&rows| rows != pending.rows) {
@@ -111,7 +99,7 @@ impl DeviceLookups {
 
     /// Takes memory back.
     pub fn give_back(&mut self, bags: OwnedBags) {
-        self.spare = Some(bags.0);
+        self.spare.push(bags.0);
     }
 }
 
@@ -138,8 +126,8 @@ impl OwnedBags {
 }
 
 impl TablePlan {
-    /// Why devices cannot keep the tables so, under a rule of updates, if they cannot.
-    pub fn refused_by_devices(&self, rule: &SparseRule) -> Option<String> {
+    /// Why devices cannot keep the tables so, if they cannot.
+    pub fn refused_by_devices(&self) -> Option<String> {
         if self.is_replicated() {
             return None;
         }
@@ -152,19 +140,10 @@ impl TablePlan {
         }
         let sharded = self.tables().iter();
         let mut sharded = sharded.filter(|table| table.placement != Placement::Replicated);
-        sharded.find_map(|table| {
-            let problem = match (table.placement, table.exchange) {
-                (_, Exchange::Unique) => "the exchange is \"unique\", expected \"pooled\"",
-                (Placement::ColumnWise, _) if rule.couples_columns() => {
-                    "it is column-wise, and row-wise Adagrad and `max_row_norm` need whole rows on a device; set \
-                     `placement` = \"table_wise\" for it"
-                }
-                _ => return None,
-            };
-            Some(format!(
-                "`parallel.embeddings`, table `{}`: {problem}",
-                table.name
-            ))
-        })
+        let unique = sharded.find(|table| table.exchange == Exchange::Unique)?;
+        Some(format!(
+            "`parallel.embeddings`, table `{}`: the exchange is \"unique\", expected \"pooled\"",
+            unique.name
+        ))
     }
 }

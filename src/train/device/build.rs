@@ -48,7 +48,7 @@ impl<E: Executor> DeviceTrainer<E> {
             .shard_tables(plan.extents(mesh.world.rank()))
             .build(context, mesh.dp.as_ref(), settings.buckets)?;
         let optimizer = Optimizer::new(context, optimizer, &parameters, mesh, Reduction::Fast)?;
-        if let Some(problem) = plan.refused_by_devices(&optimizer.sparse_rule()) {
+        if let Some(problem) = plan.refused_by_devices() {
             return Err(TrainError::Device { problem });
         }
         let of = DeviceSource {
@@ -64,7 +64,8 @@ impl<E: Executor> DeviceTrainer<E> {
         let owned = lookups.zip(shards).map(|(lookups, shards)| {
             let rows = |part: &ShardPart| parameters.table(part.lookup.table).rows();
             let limits = shards.own().iter().map(rows).collect();
-            OwnedLookups::new(lookups, limits, [batch, mesh.world.size()])
+            let sizes = [batch, mesh.world.size()];
+            OwnedLookups::new(lookups, limits, sizes, settings.accumulate)
         });
         let features = [schema.dense.len(), schema.categorical.len()];
         let layout = InputLayout {
@@ -141,7 +142,10 @@ fn step<E: Executor>(
     let is_frozen = |table| optimizer.is_frozen(table);
     let rounds = TableRounds::new(executor, of, &weights, is_frozen)?;
     let owned = match shards {
-        Some(shards) => TableRounds::owned(executor, of, shards, is_frozen)?,
+        Some(shards) => {
+            let needs_whole_rows = |table| optimizer.needs_whole_rows(table);
+            TableRounds::owned(executor, of, shards, is_frozen, needs_whole_rows)?
+        }
         None => None,
     };
     let on_device = DeviceOptimizer::new(
@@ -177,13 +181,6 @@ fn step<E: Executor>(
 fn check(settings: &TrainerSettings, mesh: &Mesh, device: [usize; 2]) -> Result<(), TrainError> {
     let world = [mesh.world.rank(), mesh.world.size()];
     let problem = match settings {
-        TrainerSettings {
-            accumulate,
-            tables: Some(plan),
-            ..
-        } if *accumulate > 1 && !plan.is_replicated() => {
-            format!("`train.accumulate` = {accumulate} with sharded tables, expected 1")
-        }
         TrainerSettings {
             reduction: Reduction::Invariant,
             ..

@@ -9,7 +9,7 @@ use crate::model::{
 use crate::train::TrainError;
 
 /// Ids are given room in multiples of this.
-const IDS_STEP: usize = 2048;
+const IDS_STEP: usize = 256;
 
 /// What tells whether the batch that was sent ahead is the one that comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

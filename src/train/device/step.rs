@@ -8,7 +8,7 @@ use tracing::trace_span;
 
 use crate::model::{
     ModelError,
-    device::{DeviceInput, DeviceNetwork, DeviceWeights, TableRounds},
+    device::{DeviceGradientSink, DeviceInput, DeviceNetwork, DeviceWeights, TableRounds},
 };
 use crate::optim::device::{DeviceOptimizer, TableGradients};
 use crate::parallel::{DeviceBuckets, KeepDeviceGradients};
@@ -66,43 +66,54 @@ impl DeviceStep {
         let Some((input, earlier)) = inputs.split_last() else {
             return Ok(());
         };
-        let (network, weights, optimizer) = (&self.network, &self.weights, &self.optimizer);
+        let optimizer = &self.optimizer;
         optimizer
             .begin(executor, input.step)
             .map_err(ModelError::from)?;
         let mut partial = 0;
         for (index, input) in earlier.iter().enumerate() {
             self.forward(executor, input, &mut partial)?;
-            let keep = &mut KeepDeviceGradients;
-            network.begin_backward(executor, weights, input, keep)?;
-            let tables = self.table_gradients(executor, input)?;
-            let nothing = optimizer.sum_tables(executor, tables.as_ref(), index)?;
-            network.finish_backward(executor, weights, input, keep)?;
-            optimizer.merge_tables(executor, None, nothing)?;
+            self.backward(executor, input, (index, false), &mut KeepDeviceGradients)?;
             self.buckets.keep(executor, index)?;
         }
         self.forward(executor, input, &mut partial)?;
         let loss = self.send_loss(executor, partial)?;
         let mut buckets = self.buckets.pass();
-        network.begin_backward(executor, weights, input, &mut buckets)?;
-        let tables = self.table_gradients(executor, input)?;
-        // Gradients of tables travel while the layers before the embeddings go backward.
-        let vectors = network.send_gradients(executor, input.bags.batch)?;
-        let pending = optimizer.sum_tables(executor, tables.as_ref(), earlier.len())?;
-        network.finish_backward(executor, weights, input, &mut buckets)?;
-        optimizer.merge_tables(executor, tables.as_ref(), pending)?;
-        let mut owned = None;
-        if let Some(vectors) = vectors {
-            executor.finish(vectors).map_err(ModelError::from)?;
-            owned = self.owned_gradients(input);
-            optimizer.sum_owned(executor, owned.as_ref())?;
-        }
+        let last = (earlier.len(), true);
+        let [tables, owned] = self.backward(executor, input, last, &mut buckets)?;
         if let Some(loss) = loss {
             executor.finish(loss).map_err(ModelError::from)?;
         }
         buckets.finish(executor)?;
-        optimizer.update(executor, weights, [tables.as_ref(), owned.as_ref()])?;
+        optimizer.update(executor, &self.weights, [tables.as_ref(), owned.as_ref()])?;
         Ok(())
+    }
+
+    /// Goes backward through micro-batch `index`. Returns the gradients of replicated tables, and of sharded ones that
+    /// this device holds: after the `last` micro-batch those of all of them are summed as far as updates need.
+    fn backward<E: Executor>(
+        &self,
+        executor: &mut E,
+        input: &DeviceInput,
+        (index, last): (usize, bool),
+        sink: &mut dyn DeviceGradientSink<E>,
+    ) -> Result<[Option<TableGradients<'_>>; 2], TrainError> {
+        let (network, weights, optimizer) = (&self.network, &self.weights, &self.optimizer);
+        network.begin_backward(executor, weights, input, sink)?;
+        let tables = self.table_gradients(executor, input)?;
+        // Gradients of tables travel while the layers before the embeddings go backward.
+        let vectors = network.send_gradients(executor, input)?;
+        let pending = optimizer.sum_tables(executor, tables.as_ref(), index)?;
+        network.finish_backward(executor, weights, input, sink)?;
+        let merged = tables.as_ref().filter(|_| last);
+        optimizer.merge_tables(executor, merged, pending)?;
+        let mut owned = None;
+        if let Some(vectors) = vectors {
+            executor.finish(vectors).map_err(ModelError::from)?;
+            owned = self.owned_gradients(input);
+            optimizer.sum_owned(executor, owned.as_ref(), index)?;
+        }
+        Ok([tables, owned])
     }
 
     /// Goes forward, and computes the loss and its gradient. `partial` counts partial sums of the loss.

@@ -109,8 +109,8 @@ impl<E: Executor> DeviceTrainer<E> {
         let owned = self.take_owned(batch, next.map(|(next, _)| next))?;
         let executor = &mut self.executor;
         let mut inputs = self.slots.take(executor, own, next)?;
-        for input in &mut inputs {
-            input.owned = owned;
+        for (input, owned) in inputs.iter_mut().zip(owned) {
+            input.owned = Some(owned);
         }
         self.newer = Newer::Device;
         // Predictions are kept of the last micro-batch.
@@ -126,14 +126,11 @@ impl<E: Executor> DeviceTrainer<E> {
         self.outcome(step, stop)
     }
 
-    /// Lets the device have the lookups of all ranks in the tables that it holds, and announces the next batch's.
-    fn take_owned(
-        &mut self,
-        batch: &Batch,
-        next: Option<&Batch>,
-    ) -> Result<Option<Bags>, TrainError> {
+    /// Lets the device have the lookups of all ranks in the tables that it holds, and announces the next batch's. Returns
+    /// those of each micro-batch; none where no table is sharded.
+    fn take_owned(&mut self, batch: &Batch, next: Option<&Batch>) -> Result<Vec<Bags>, TrainError> {
         let Some(owned) = &mut self.owned else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let of = |batch| BatchInput::of(batch, self.features);
         let slot = self.slots.next();
@@ -142,7 +139,7 @@ impl<E: Executor> DeviceTrainer<E> {
             owned.announce(&of(&next.encoded))?;
         }
         self.reserve_owned(room)?;
-        Ok(Some(bags))
+        Ok(bags)
     }
 
     fn reserve_owned(&mut self, room: Option<usize>) -> Result<(), TrainError> {
@@ -242,7 +239,7 @@ impl<E: Executor> Predict for DeviceTrainer<E> {
         if let Some(lookups) = &mut self.owned {
             let batch = BatchInput::of(&batch.encoded, self.features);
             let (bags, room) = lookups.take_to_predict(&mut self.executor, &batch)?;
-            owned = Some(bags);
+            owned = bags;
             self.reserve_owned(room)?;
         }
         let (executor, ids) = (&mut self.executor, input.ids.len());

@@ -1,10 +1,6 @@
 //! Tables that lie on one rank's device each.
 
-use std::sync::Arc;
-
-use streamrec_kernels::sparse_optimizer::SparseRule;
-
-use super::ranks::{HostPeers, on_ranks, part_of};
+use super::ranks::{on_ranks, part_of};
 use super::*;
 use crate::comm::chunk_range;
 use crate::config::EmbeddingsConfig;
@@ -29,6 +25,14 @@ impl Case {
         self
     }
 }
+
+/// Each on both ranks, in another way.
+const MIXED_PLACEMENTS: &str =
+    "[tables.a]\nplacement = 'column_wise'\n[tables.b]\nplacement = 'row_wise'\n";
+/// Updates of whole rows: their norm is bounded, their squares are added up.
+const WHOLE_ROWS: &str = "clip_norm = 0.5\n[dense]\nkind = 'adam'\nlearning_rate = 0.02\n\
+                          [sparse]\nkind = 'row_wise_adagrad'\nlearning_rate = 0.1\n\
+                          weight_decay = 0.02\nmax_row_norm = 0.05\n";
 
 /// A slice of a tensor with its place.
 type Held = Vec<(String, Extent, Vec<f32>)>;
@@ -68,20 +72,32 @@ fn sharded_devices_equal_one(
     precision: Precision,
     (placement, ranks): (&str, usize),
 ) {
-    let what = format!("{model} {precision} {placement} on {ranks} devices");
+    pieces_of_sharded_devices_equal_one(model, optimizer, precision, (placement, ranks), 1);
+}
+
+/// Likewise where batches are worked through in micro-batches.
+fn pieces_of_sharded_devices_equal_one(
+    model: &str,
+    optimizer: &str,
+    precision: Precision,
+    (placement, ranks): (&str, usize),
+    accumulate: usize,
+) {
+    let what = format!("{model} {precision} {placement} on {ranks} devices, {accumulate} pieces");
     let whole = Case::new(model, optimizer, precision, 1);
     let mut alone = whole.on_cpu();
-    let expected = whole.train(&mut alone, 1..=20, undisturbed);
-    let case = Case::new(model, optimizer, precision, 1).with_tables(placement, ranks);
+    let expected = whole.train(&mut alone, 1..=12, undisturbed);
+    let mut case = Case::new(model, optimizer, precision, 1).with_tables(placement, ranks);
+    case.settings.accumulate = accumulate;
     let unseen = case.batch(999);
     let trained = on_ranks(ranks, |comm| {
         let mut trainer = case.on_device_of(&comm);
-        let outcomes = case.train_part(&mut trainer, comm.as_ref(), 1..=10, undisturbed);
+        let outcomes = case.train_part(&mut trainer, comm.as_ref(), 1..=6, undisturbed);
         let mut predictions = Vec::new();
         // Between steps, while the ids of the next batch are announced.
         let part = part_of(&unseen, &case.schema, comm.rank(), ranks);
         trainer.predict(&part, &mut predictions).unwrap();
-        let more = case.train_part(&mut trainer, comm.as_ref(), 11..=20, undisturbed);
+        let more = case.train_part(&mut trainer, comm.as_ref(), 7..=12, undisturbed);
         trainer.predict(&part, &mut predictions).unwrap();
         // The rest is padding.
         predictions.truncate(chunk_range(ROWS, comm.rank(), ranks).len());
@@ -220,18 +236,41 @@ fn rows_and_columns_of_tables_on_several_devices_equal_one() {
     sharded_devices_equal_one(DCN, SGD, Precision::Bf16, (columns, 4));
 }
 
+/// The mean over a bag whose rows several devices hold is that of the whole bag.
+#[test]
+fn means_over_rows_of_several_devices_equal_one() {
+    let rows = "placement = 'row_wise'\n";
+    sharded_devices_equal_one(DLRM, ADAM, Precision::Fp32, (rows, 3));
+    sharded_devices_equal_one(MIXED, ADAM, Precision::Fp16, (rows, 2));
+    sharded_devices_equal_one(WIDE_DEEP, LAZY, Precision::Bf16, (rows, 2));
+}
+
+#[test]
+fn whole_rows_are_updated_where_devices_hold_their_columns() {
+    let columns = "placement = 'column_wise'\n";
+    sharded_devices_equal_one(DLRM, WHOLE_ROWS, Precision::Fp32, (columns, 3));
+    sharded_devices_equal_one(DCN, WHOLE_ROWS, Precision::Fp16, (columns, 2));
+    // Tables of whole rows lie beside those of columns; wide ones, of one column, are table-wise.
+    sharded_devices_equal_one(WIDE_DEEP, WHOLE_ROWS, Precision::Fp32, (columns, 2));
+    sharded_devices_equal_one(DLRM, WHOLE_ROWS, Precision::Bf16, (MIXED_PLACEMENTS, 2));
+}
+
+#[test]
+fn micro_batches_with_sharded_tables_make_the_step_of_the_whole_batch() {
+    for (model, optimizer, precision, place, accumulate) in [
+        (DLRM, LAZY, Precision::Fp32, (BOTH, 2), 2),
+        (MIXED, WHOLE_ROWS, Precision::Fp32, (MIXED_PLACEMENTS, 2), 3),
+        (DEEPFM, ADAM, Precision::Fp16, (MIXED_PLACEMENTS, 2), 2),
+        (WIDE_DEEP, ADAM, Precision::Bf16, (ONE, 2), 2),
+    ] {
+        pieces_of_sharded_devices_equal_one(model, optimizer, precision, place, accumulate);
+    }
+}
+
 #[test]
 fn placements_that_devices_do_not_know_are_refused_by_name() {
     let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
-    let row_wise = SparseRule::RowWiseAdagrad {
-        eps: 1e-8,
-        initial_accumulator: 0.0,
-        weight_decay: 0.0,
-        max_row_norm: None,
-    };
-    let refused = |placement: &str| case.placed(placement, 2).refused_by_devices(&row_wise);
-    let told = refused("[tables.a]\nplacement = 'column_wise'\n").unwrap();
-    assert!(told.contains("table `a`: it is column-wise"), "{told}");
+    let refused = |placement: &str| case.placed(placement, 2).refused_by_devices();
     let told = refused("[tables.b]\nplacement = 'table_wise'\nexchange = 'unique'\n").unwrap();
     assert!(
         told.contains("table `b`: the exchange is \"unique\""),
@@ -239,24 +278,7 @@ fn placements_that_devices_do_not_know_are_refused_by_name() {
     );
     let told = refused("placement = 'table_wise'\nvectors = 'bf16'\n").unwrap();
     assert!(told.contains("in the type of `train.precision`"), "{told}");
-    for accepted in [
-        BOTH,
-        ONE,
-        "placement = 'replicated'",
-        "placement = 'row_wise'",
-    ] {
+    for accepted in [BOTH, ONE, MIXED_PLACEMENTS, "placement = 'replicated'"] {
         assert_eq!(refused(accepted), None);
     }
-    let case = case.with_tables("placement = 'row_wise'\n", 2);
-    let errors = on_ranks(2, |comm| {
-        let mesh = Mesh::new(Arc::clone(&comm), 1).unwrap();
-        let peers = Box::new(HostPeers(Arc::clone(&comm)));
-        let device = Emulator::new(0).with_peers(peers);
-        let (context, settings) = (Context::cpu(1, false).unwrap(), case.of_ranks(2));
-        let (graph, schema, optimizer) = (&case.graph, &case.schema, &case.optimizer);
-        let built =
-            DeviceTrainer::new(device, &context, &mesh, graph, schema, optimizer, &settings);
-        built.err().expect("refused").to_string()
-    });
-    assert!(errors[0].contains("looks it up as a mean"), "{}", errors[0]);
 }
