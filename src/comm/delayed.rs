@@ -179,6 +179,10 @@ impl Communicator for Delayed {
         self.delay(self.inner.barrier(), 0.0)
     }
 
+    fn ended(&self) -> Event<Vec<usize>> {
+        self.inner.ended()
+    }
+
     fn split(&self, color: usize, key: usize) -> Result<Arc<dyn Communicator>, CommError> {
         let group = self.inner.split(color, key)?;
         if group.size() == 1 {

@@ -68,7 +68,7 @@ pub enum ReduceOp {
 /// A group of ranks that communicate, seen from one of them.
 ///
 /// Buffers are `[len]` of f32. Collectives run in the order of submission; several may be in
-/// flight. Every method is collective, except [`rank`](Self::rank) and [`size`](Self::size):
+/// flight. Every method is collective, except [`rank`](Self::rank), [`size`](Self::size) and [`ended`](Self::ended):
 /// all ranks call it, in the same order, with the same `len`, operation and root.
 pub trait Communicator: Send + Sync {
     /// This rank, in `0..size`.
@@ -125,6 +125,12 @@ pub trait Communicator: Send + Sync {
 
     /// Is ready once every rank has come to it.
     fn barrier(&self) -> Event<()>;
+
+    /// The other ranks that have ended or left, as far as this one can know without waiting for anybody: not collective, and
+    /// ready once what was begun before is over. None where only collectives tell.
+    fn ended(&self) -> Event<Vec<usize>> {
+        Event::completed(Ok(Vec::new()))
+    }
 
     /// Splits the ranks into groups of equal `color`, ordered by `key`, then by rank. Waits for
     /// all ranks.

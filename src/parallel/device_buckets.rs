@@ -2,13 +2,13 @@ use std::{ops::Range, sync::Arc};
 
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, Executor, Matrix, add,
+    Address, Begun, Collective, Executor, Group, Matrix, add,
     collective::{Element, Reduce},
 };
 
 use crate::model::{ModelError, ParamId, ParameterLayout, device::DeviceGradientSink};
 
-/// Adds dense gradients over the devices of all ranks while the backward pass goes on, bucket by bucket, as
+/// Adds dense gradients over the devices of data-parallel ranks while the backward pass goes on, bucket by bucket, as
 /// [`GradientBuckets`](super::GradientBuckets) does on the host.
 #[derive(Debug)]
 pub struct DeviceBuckets {
@@ -132,7 +132,7 @@ impl<E: Executor> DeviceGradientSink<E> for DeviceBucketsPass<'_> {
             if let Some(earlier) = earlier {
                 add_to(executor, range.clone(), [*earlier, *gradients], true)?;
             }
-            let [_, ranks] = executor.rank();
+            let [_, ranks] = executor.rank(Group::DataParallel);
             if ranks == 1 {
                 continue;
             }
@@ -142,7 +142,8 @@ impl<E: Executor> DeviceGradientSink<E> for DeviceBucketsPass<'_> {
                 element: Element::F32,
                 reduce: Reduce::Sum,
             };
-            let begun = executor.begin("the sum of dense gradients", &[sum])?;
+            let what = "the sum of dense gradients";
+            let begun = executor.begin(Group::DataParallel, what, &[sum])?;
             self.in_flight.push(begun);
         }
         Ok(())

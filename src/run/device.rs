@@ -8,7 +8,7 @@ use streamrec_kernels::cuda::{DeviceError, gpus};
 
 use super::RunError;
 use super::rank::Rank;
-use crate::comm::broadcast_bytes;
+use crate::comm::{Communicator, broadcast_bytes};
 use crate::config::{DeviceChoice, Experiment};
 
 /// NCCL's variable that lets ranks share a GPU, from version 2.30 on.
@@ -86,24 +86,45 @@ fn connected(
     gpu: &Gpu,
     executor: GpuExecutor,
 ) -> Result<GpuExecutor, RunError> {
-    let world = rank.mesh.world.as_ref();
+    let mesh = &rank.mesh;
+    let world = joined(rank, experiment, gpu, mesh.world.as_ref())?;
+    let mut own = None;
+    let with_ranks = executor.with_ranks(world).map(|it| own = Some(it));
+    rank.agree(with_ranks.map_err(|error| refused(&with_causes(&error))))?;
+    let executor = own.ok_or_else(|| refused(APART))?;
+    if mesh.tp.size() == 1 {
+        return Ok(executor);
+    }
+    let dp = joined(rank, experiment, gpu, mesh.dp.as_ref())?;
+    let tp = joined(rank, experiment, gpu, mesh.tp.as_ref())?;
+    Ok(executor.with_mesh(dp, tp))
+}
+
+/// What is said where a rank failed, which the others are told of.
+const APART: &str = "the ranks' GPUs did not meet";
+
+/// The GPUs of the ranks of `comm`. Collective, in the world.
+fn joined(
+    rank: &Rank,
+    experiment: &Experiment,
+    gpu: &Gpu,
+    comm: &dyn Communicator,
+) -> Result<Nccl, RunError> {
     let refuse = |error: DeviceError| refused(&with_causes(&error));
     let mut id = Vec::new();
     // Also where another rank makes the id: one without NCCL is told of now.
-    let own = match rank.is_first() {
-        true => Nccl::unique_id().map(|own| id = own),
-        false => Nccl::probe().map(|_| ()),
+    let own = match comm.rank() {
+        0 => Nccl::unique_id().map(|own| id = own),
+        _ => Nccl::probe().map(|_| ()),
     };
     rank.agree(own.map_err(refuse))?;
-    let id = broadcast_bytes(world, id, 0)?;
+    let id = broadcast_bytes(comm, id, 0)?;
     let timeout = Duration::from_secs_f64(experiment.parallel.timeout_s);
-    let place = [world.rank(), world.size()];
     let mut connected = None;
-    let joined = Nccl::connect(gpu, &id, place, timeout)
-        .and_then(|nccl| executor.with_ranks(nccl))
-        .map(|executor| connected = Some(executor));
-    rank.agree(joined.map_err(refuse))?;
-    connected.ok_or_else(|| refused("the ranks' GPUs did not meet"))
+    let outcome = Nccl::connect(gpu, &id, [comm.rank(), comm.size()], timeout);
+    let outcome = outcome.map(|nccl| connected = Some(nccl));
+    rank.agree(outcome.map_err(refuse))?;
+    connected.ok_or_else(|| refused(APART))
 }
 
 fn with_causes(error: &DeviceError) -> String {

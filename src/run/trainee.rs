@@ -60,6 +60,7 @@ fn on_gpu(
     batch_rows: usize,
 ) -> Result<Box<dyn Trainee>, RunError> {
     let settings = TrainerSettings {
+        partitions: partitions(rank, experiment, graph),
         tables: Some(tables(rank, experiment, graph, schema)?),
         ..settings(experiment, batch_rows)?
     };

@@ -4,7 +4,7 @@
 //! whoever writes what is in flight is told when it is finished.
 
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, DeviceError,
+    Address, Begun, Collective, DeviceError, Group,
     collective::{Element, Reduce},
 };
 use streamrec_kernels::{bf16, f16};
@@ -27,6 +27,8 @@ pub trait Peers: Send {
 #[derive(Default)]
 pub(crate) struct Ranks {
     peers: Option<Box<dyn Peers>>,
+    /// Those of data-parallel and tensor-parallel groups, where all are not data-parallel.
+    mesh: Option<[Box<dyn Peers>; 2]>,
     /// By the number that they are waited for with, in the order in which they were begun.
     in_flight: Vec<(usize, Vec<InFlight>)>,
     /// Numbers that were given out and are not finished.
@@ -39,6 +41,8 @@ pub(crate) struct Ranks {
 
 struct InFlight {
     what: &'static str,
+    /// In the group.
+    place: [usize; 2],
     collective: Collective,
     arriving: Arriving,
     /// What it reads, as it was.
@@ -52,8 +56,20 @@ impl Emulator {
         self
     }
 
-    pub(crate) fn rank_of_ranks(&self) -> [usize; 2] {
-        self.ranks.peers.as_ref().map_or([0, 1], |own| own.rank())
+    /// A device in the groups of a mesh, after [`with_peers`](Self::with_peers).
+    pub fn with_mesh(mut self, dp: Box<dyn Peers>, tp: Box<dyn Peers>) -> Self {
+        self.ranks.mesh = Some([dp, tp]);
+        self
+    }
+
+    pub(crate) fn rank_in(&self, group: Group) -> [usize; 2] {
+        let peers = match (group, &self.ranks.mesh) {
+            (Group::World, _) | (Group::DataParallel, None) => self.ranks.peers.as_ref(),
+            (Group::TensorParallel, None) => None,
+            (Group::DataParallel, Some([dp, _])) => Some(dp),
+            (Group::TensorParallel, Some([_, tp])) => Some(tp),
+        };
+        peers.map_or([0, 1], |own| own.rank())
     }
 
     pub(crate) fn last_collective(&self) -> Option<&'static str> {
@@ -82,13 +98,14 @@ impl Emulator {
     pub(crate) fn begin_collectives(
         &mut self,
         number: usize,
+        group: Group,
         what: &'static str,
         collectives: &[Collective],
     ) -> Result<(), DeviceError> {
         self.ranks.last = Some(what);
         let mut begun = Vec::new();
         for collective in collectives {
-            begun.push(self.begin_one(what, collective)?);
+            begun.push(self.begin_one(group, what, collective)?);
         }
         self.ranks.in_flight.push((number, begun));
         Ok(())
@@ -96,10 +113,12 @@ impl Emulator {
 
     fn begin_one(
         &mut self,
+        group: Group,
         what: &'static str,
         collective: &Collective,
     ) -> Result<InFlight, DeviceError> {
-        let [rank, ranks] = self.rank_of_ranks();
+        let place = self.rank_in(group);
+        let [rank, ranks] = place;
         let [reads, writes] = collective.memory(ranks);
         let memory = |place: Option<(Address, usize)>| {
             place.map_or(Vec::new(), |(at, bytes)| self.bytes(at, bytes))
@@ -136,10 +155,16 @@ impl Emulator {
             [len.as_slice(), &header, &content].concat()
         };
         let messages = content.into_iter().map(message).collect();
-        let peers = self.ranks.peers.as_mut();
+        let peers = match (group, &mut self.ranks.mesh) {
+            (Group::DataParallel, Some([dp, _])) => Some(dp),
+            (Group::TensorParallel, Some([_, tp])) => Some(tp),
+            (Group::TensorParallel, None) => None,
+            _ => self.ranks.peers.as_mut(),
+        };
         let peers = peers.ok_or_else(|| failed(what, collective, "there are no other ranks"))?;
         Ok(InFlight {
             what,
+            place,
             collective: collective.clone(),
             arriving: peers.exchange(messages),
             read,
@@ -163,7 +188,7 @@ impl Emulator {
 
     fn finish_one(&mut self, one: InFlight) -> Result<(), DeviceError> {
         let (what, collective) = (one.what, &one.collective);
-        let [rank, ranks] = self.rank_of_ranks();
+        let [rank, ranks] = one.place;
         let messages = (one.arriving)().map_err(|error| failed(what, collective, &error))?;
         let content = contents(what, collective, &messages)?;
         let [reads, writes] = collective.memory(ranks);

@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use streamrec_kernels::cuda::product::Product;
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, DeviceError, Executor, Launch, Measured,
+    Address, Begun, Collective, DeviceError, Executor, Group, Launch, Measured,
 };
 
 use crate::{Emulator, product::multiply};
@@ -17,7 +17,7 @@ pub enum Work {
     /// Bytes that become zero.
     Zero(Address, usize),
     /// Collectives, by the number that they are waited for with.
-    Begin(usize, &'static str, Vec<Collective>),
+    Begin(usize, Group, &'static str, Vec<Collective>),
     /// Waiting for collectives.
     Finish(usize),
 }
@@ -47,7 +47,7 @@ impl Emulator {
             Work::Zero(..) | Work::Finish(_) => return self.work(work),
             Work::Launch(launch) => (launch.kernel.name.to_owned(), false),
             Work::Multiply(product) => (product.to_string(), false),
-            Work::Begin(_, what, _) => ((*what).to_owned(), true),
+            Work::Begin(_, _, what, _) => ((*what).to_owned(), true),
         };
         let began = Instant::now();
         let outcome = self.work(work);
@@ -73,8 +73,8 @@ impl Emulator {
                 // SAFETY: the bytes are inside a buffer.
                 unsafe { std::ptr::write_bytes(place, 0, bytes) };
             }
-            Work::Begin(number, what, collectives) => {
-                self.begin_collectives(*number, what, collectives)?;
+            Work::Begin(number, group, what, collectives) => {
+                self.begin_collectives(*number, *group, what, collectives)?;
             }
             Work::Finish(number) => self.finish_collectives(*number)?,
         }
@@ -159,17 +159,18 @@ impl Executor for Emulator {
         }
     }
 
-    fn rank(&self) -> [usize; 2] {
-        self.rank_of_ranks()
+    fn rank(&self, group: Group) -> [usize; 2] {
+        self.rank_in(group)
     }
 
     fn begin(
         &mut self,
+        group: Group,
         what: &'static str,
         collectives: &[Collective],
     ) -> Result<Begun, DeviceError> {
         let number = self.take_number();
-        self.run_or_record(Work::Begin(number, what, collectives.to_vec()))?;
+        self.run_or_record(Work::Begin(number, group, what, collectives.to_vec()))?;
         Ok(Begun(number))
     }
 

@@ -1,7 +1,8 @@
 //! What the devices of several ranks do together, described as launches and products are.
 //!
 //! Every rank of a job describes the same collectives in the same order, with the same lengths and types; only
-//! addresses differ, and in [`Collective::AllToAll`] the lengths.
+//! addresses differ, and in [`Collective::AllToAll`] the lengths. Those of a [`Group`] are among its ranks, and each group
+//! does them at the same place among those of all.
 
 use std::fmt;
 
@@ -50,6 +51,17 @@ impl Element {
     }
 }
 
+/// Which ranks do something together: all of a job, or some of a mesh of data-parallel by tensor-parallel ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// All ranks.
+    World,
+    /// Those that have the same part of every layer, and samples of their own.
+    DataParallel,
+    /// Those that have the same samples, and share layers.
+    TensorParallel,
+}
+
 /// How the elements of all ranks become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduce {
@@ -59,7 +71,7 @@ pub enum Reduce {
     Max,
 }
 
-/// One collective of all ranks. A result is the same, to the bit, on every rank that gets it.
+/// One collective of the ranks of a group. A result is the same, to the bit, on every rank that gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Collective {
     /// `[len]` of each rank become their reduction, in place.

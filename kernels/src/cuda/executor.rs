@@ -1,5 +1,5 @@
 use super::{
-    collective::{Begun, Collective},
+    collective::{Begun, Collective, Group},
     launch::{Address, Launch},
     library::CudaLibrary,
     measured::Measured,
@@ -81,10 +81,10 @@ pub trait Executor {
     /// As [`launch`](Self::launch).
     fn receive(&mut self, feed: &mut Self::Feed) -> Result<(), DeviceError>;
 
-    /// The devices that work together, one a rank, and which of them this is: `[rank, ranks]`.
-    fn rank(&self) -> [usize; 2];
+    /// The devices of a group, one a rank, and which of them this is: `[rank, ranks]`.
+    fn rank(&self, group: Group) -> [usize; 2];
 
-    /// Lets all ranks do some collectives together, as one step. They run behind all that was asked for before, each
+    /// Lets the ranks of a group do some collectives together, as one step. They run behind all that was asked for before, each
     /// after the one before, and beside what is asked for afterwards, up to [`finish`](Self::finish): until then nobody
     /// may write what they read, nor touch what they write. `what` is what messages call them. Every rank begins the
     /// same in the same order; and records, or does not record, the same.
@@ -93,6 +93,7 @@ pub trait Executor {
     /// As [`launch`](Self::launch).
     fn begin(
         &mut self,
+        group: Group,
         what: &'static str,
         collectives: &[Collective],
     ) -> Result<Begun, DeviceError>;

@@ -34,7 +34,7 @@ pub mod sparse_optimizer;
 pub mod step;
 
 pub use ahead::{AHEAD_VARIABLE, compile_ahead, find_ahead};
-pub use collective::{Begun, Collective};
+pub use collective::{Begun, Collective, Group};
 pub use compiler::{CompileError, Compiled, compile, compile_cached};
 pub use executor::{DeviceError, Executor};
 pub use launch::{Address, Kernel, Launch, Matrix};

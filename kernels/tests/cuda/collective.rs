@@ -6,7 +6,7 @@ use bytemuck::Pod;
 use streamrec_emulation::{Emulator, ThreadPeers};
 use streamrec_kernels::cuda::collective::{Element, Reduce};
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor, Nccl};
-use streamrec_kernels::cuda::{Address, Collective, DeviceError, Executor, gpus};
+use streamrec_kernels::cuda::{Address, Collective, DeviceError, Executor, Group, gpus};
 use streamrec_kernels::{bf16, f16};
 
 /// Runs a claim on the devices of so many ranks, each in a thread.
@@ -56,7 +56,7 @@ fn download<T: Pod>(device: &mut impl Executor, at: Address, len: usize) -> Vec<
 }
 
 fn now(device: &mut impl Executor, collectives: &[Collective]) {
-    let begun = device.begin("a test", collectives).unwrap();
+    let begun = device.begin(Group::World, "a test", collectives).unwrap();
     device.finish(begun).unwrap();
 }
 
@@ -66,7 +66,7 @@ fn reduces<T: Pod + PartialEq + std::fmt::Debug>(
     element: Element,
     of: impl Fn(usize) -> T,
 ) {
-    let [rank, ranks] = device.rank();
+    let [rank, ranks] = device.rank(Group::World);
     let expected = |reduce| match reduce {
         Reduce::Sum => [(1..=ranks).sum(), (0..ranks).map(|rank| 10 - rank).sum()],
         Reduce::Max => [ranks, 10],
@@ -120,7 +120,7 @@ fn values_of_every_type_are_added_and_compared_over_ranks() {
 /// Rank r sends r + s + 1 elements to rank s.
 fn moves<E: Executor>(mut device: E) {
     let device = &mut device;
-    let [rank, ranks] = device.rank();
+    let [rank, ranks] = device.rank(Group::World);
     let value = |from: usize, to: usize| (100 * from + to) as u32;
     let sends: Vec<usize> = (0..ranks).map(|to| rank + to + 1).collect();
     let own: Vec<u32> = (0..ranks)
@@ -185,11 +185,11 @@ fn sum(at: Address, len: usize) -> Collective {
 /// Two collectives are under way while other memory is cleared, and are finished in the other order.
 fn records<E: Executor>(mut device: E) {
     let device = &mut device;
-    let [rank, ranks] = device.rank();
+    let [rank, ranks] = device.rank(Group::World);
     let [a, b, other] = [0, 1, 2].map(|_| upload(device, &[0.0f32; 2]));
     let graph = device.record(&mut |own| {
-        let first = own.begin("first", &[sum(a, 2)])?;
-        let second = own.begin("second", &[sum(b, 2)])?;
+        let first = own.begin(Group::World, "first", &[sum(a, 2)])?;
+        let second = own.begin(Group::World, "second", &[sum(b, 2)])?;
         own.zero(other, 8)?;
         own.finish(second)?;
         own.finish(first)
@@ -218,11 +218,48 @@ fn collectives_are_recorded_and_replayed_beside_other_work() {
     on_a_gpu(records);
 }
 
+/// Three times two ranks, in the order of a mesh: those of one batch stand side by side.
+#[test]
+fn groups_of_a_mesh_exchange_among_themselves() {
+    let (dp, tp) = (3, 2);
+    let mut world = ThreadPeers::connect(dp * tp);
+    let mut columns: Vec<_> = (0..tp).map(|_| ThreadPeers::connect(dp)).collect();
+    let mut rows: Vec<_> = (0..dp).map(|_| ThreadPeers::connect(tp)).collect();
+    std::thread::scope(|scope| {
+        for rank in (0..dp * tp).rev() {
+            let all = world.pop().unwrap();
+            let [own_dp, own_tp] = [columns[rank % tp].pop(), rows[rank / tp].pop()];
+            let [own_dp, own_tp] = [own_dp, own_tp].map(Option::unwrap).map(Box::new);
+            scope.spawn(move || {
+                let device = Emulator::new(0).with_peers(Box::new(all));
+                let mut device = device.with_mesh(own_dp, own_tp);
+                assert_eq!(device.rank(Group::World), [rank, dp * tp]);
+                assert_eq!(device.rank(Group::DataParallel), [rank / tp, dp]);
+                assert_eq!(device.rank(Group::TensorParallel), [rank % tp, tp]);
+                for (group, expected) in [
+                    (Group::World, (0..6).sum()),
+                    (
+                        Group::DataParallel,
+                        (0..dp).map(|row| row * tp + rank % tp).sum(),
+                    ),
+                    (Group::TensorParallel, rank / tp * tp * 2 + 1),
+                ] {
+                    let at = upload(&mut device, &[rank as f32]);
+                    let begun = device.begin(group, "a sum", &[sum(at, 1)]).unwrap();
+                    device.finish(begun).unwrap();
+                    let got: Vec<f32> = download(&mut device, at, 1);
+                    assert_eq!(got, [expected as f32], "{group:?} of rank {rank}");
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn nothing_is_there_before_it_is_waited_for() {
     emulated(2, |mut device| {
         let at = upload(&mut device, &[1.0f32; 4]);
-        let begun = device.begin("a sum", &[sum(at, 4)]).unwrap();
+        let begun = device.begin(Group::World, "a sum", &[sum(at, 4)]).unwrap();
         let early: Vec<f32> = download(&mut device, at, 4);
         assert!(early.iter().all(|x| x.is_nan()));
         device.finish(begun).unwrap();
@@ -244,7 +281,7 @@ fn whoever_writes_memory_in_flight_is_told() {
                 len: 4,
                 element: Element::F32,
             };
-            let begun = device.begin("a gather", &[gather]).unwrap();
+            let begun = device.begin(Group::World, "a gather", &[gather]).unwrap();
             let at = if offset == 0 {
                 from
             } else {
@@ -261,9 +298,11 @@ fn whoever_writes_memory_in_flight_is_told() {
 #[test]
 fn ranks_that_are_asked_for_different_things_get_an_error_that_names_both() {
     emulated(2, |mut device| {
-        let [rank, _] = device.rank();
+        let [rank, _] = device.rank(Group::World);
         let at = upload(&mut device, &[1.0f32; 4]);
-        let begun = device.begin("a sum", &[sum(at, 4 - rank)]).unwrap();
+        let begun = device
+            .begin(Group::World, "a sum", &[sum(at, 4 - rank)])
+            .unwrap();
         let error = device.finish(begun).unwrap_err();
         assert!(matches!(error, DeviceError::Collective { .. }));
         let text = error.to_string();
@@ -276,7 +315,11 @@ fn ranks_that_are_asked_for_different_things_get_an_error_that_names_both() {
 fn a_device_that_is_alone_says_so() {
     let mut device = Emulator::new(0);
     let at = upload(&mut device, &[1.0f32]);
-    let error = device.begin("a sum", &[sum(at, 1)]).unwrap_err();
+    let error = device
+        .begin(Group::World, "a sum", &[sum(at, 1)])
+        .unwrap_err();
     assert!(error.to_string().contains("no other ranks"), "{error}");
-    assert_eq!(device.rank(), [0, 1]);
+    for group in [Group::World, Group::DataParallel, Group::TensorParallel] {
+        assert_eq!(device.rank(group), [0, 1]);
+    }
 }

@@ -134,6 +134,15 @@ impl Barrier {
         }
     }
 
+    /// The other ranks that have ended or left.
+    pub(super) fn ended(&mut self) -> Vec<usize> {
+        let others = (0..self.control.size()).filter(|&rank| rank != self.rank);
+        let others: Vec<usize> = others.collect();
+        let (control, liveness) = (&self.control, &mut self.liveness);
+        let is_gone = |&rank: &usize| control.has_left(rank) || has_ended(control, liveness, rank);
+        others.into_iter().filter(is_gone).collect()
+    }
+
     fn missing(&self) -> Vec<usize> {
         let ranks = 0..self.control.size();
         ranks
@@ -144,19 +153,23 @@ impl Barrier {
     /// The missing ranks that will never come.
     fn lost(&mut self, ask_processes: bool) -> Vec<usize> {
         let (control, liveness) = (&self.control, &mut self.liveness);
-        let mut has_ended = |rank| match control.process(rank) {
-            // It has not even joined.
-            (0, _) => false,
-            (pid, _) => liveness.has_ended(rank, pid),
+        let mut is_gone = |rank: &usize| {
+            control.has_left(*rank) || (ask_processes && has_ended(control, liveness, *rank))
         };
-        let mut is_gone =
-            |rank: &usize| control.has_left(*rank) || (ask_processes && has_ended(*rank));
         let missing = (0..control.size()).filter(|rank| !control.has_arrived(*rank, self.phase));
         let gone: Vec<usize> = missing.filter(&mut is_gone).collect();
         // A rank may arrive and then leave: whether it has arrived is asked last.
         gone.into_iter()
             .filter(|rank| !control.has_arrived(*rank, self.phase))
             .collect()
+    }
+}
+
+fn has_ended(control: &Control, liveness: &mut Liveness, rank: usize) -> bool {
+    match control.process(rank) {
+        // It has not even joined.
+        (0, _) => false,
+        (pid, _) => liveness.has_ended(rank, pid),
     }
 }
 

@@ -197,6 +197,12 @@ impl Engine {
         })
     }
 
+    /// The ranks of the world that have ended, or left this communicator.
+    pub(super) fn ended(&mut self) -> Vec<usize> {
+        let ended = self.barrier.ended().into_iter();
+        ended.map(|rank| self.world[rank]).collect()
+    }
+
     /// Tells all ranks of a failure, unless they know of an earlier one.
     fn record(&self, reason: Reason, ranks: Vec<usize>, waited: Duration) -> CommError {
         let failure = Failure {

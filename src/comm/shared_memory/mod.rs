@@ -186,6 +186,10 @@ impl Communicator for SharedMemory {
         self.stream.submit(Engine::barrier)
     }
 
+    fn ended(&self) -> Event<Vec<usize>> {
+        self.stream.submit(|engine| Ok(engine.ended()))
+    }
+
     fn split(&self, color: usize, key: usize) -> Result<Arc<dyn Communicator>, CommError> {
         match self
             .stream

@@ -4,8 +4,8 @@ use streamrec_kernels::cuda::{
 };
 
 use super::{
-    linear::{LinearGradient, LinearProduct},
-    memory::DeviceBuffer,
+    linear::{Exchange, LinearGradient, LinearProduct},
+    memory::{DeviceBuffer, columns},
     pass::{InputGradient, Pass},
 };
 use crate::model::{ParamId, layers::PassError};
@@ -16,6 +16,9 @@ pub(super) struct Cross {
     pub(super) matrix: CrossMatrix,
     pub(super) bias: ParamId,
     pub(super) dim: usize,
+    /// Whether a tensor-parallel group shares it: each rank has its own columns of the projection, or in the low-rank
+    /// form of what lies between V and W.
+    pub(super) shared: bool,
     /// `[batch, dim]`
     pub(super) projection: DeviceBuffer,
 }
@@ -62,12 +65,24 @@ impl Cross {
         let bias = Some(self.bias);
         match self.matrix {
             CrossMatrix::Full { w } => {
-                LinearProduct::plain(w, bias).forward(pass, &x, &projection)?;
+                let product = LinearProduct::plain(w, bias);
+                if self.shared {
+                    let group = pass.network.group();
+                    let part = group.part(pass.rows, self.dim, projection.dtype);
+                    product.forward(pass, &x, &part)?;
+                    group.gather_now(pass, &part, projection)?;
+                } else {
+                    product.forward(pass, &x, &projection)?;
+                }
             }
             CrossMatrix::LowRank { v, w, rank, inner } => {
                 let inner = inner.view(pass.rows, rank);
                 LinearProduct::plain(v, None).forward(pass, &x, &inner)?;
-                LinearProduct::plain(w, bias).forward(pass, &inner, &projection)?;
+                let product = LinearProduct::plain(w, bias);
+                match self.shared {
+                    true => product.forward_summed(pass, &inner, &projection)?,
+                    false => product.forward(pass, &inner, &projection)?,
+                }
             }
         }
         pass.launch(combine_forward(&x0, &projection, &x, &y))
@@ -98,18 +113,25 @@ impl Cross {
                 accumulate: true,
                 ..d_x
             };
-            let gradient = |weight, bias, x, dy, dx| LinearGradient {
+            let gradient = |weight, bias, x, dy, dx, exchange| LinearGradient {
                 weight,
                 bias,
                 x,
                 y: None,
                 dy,
                 dx: Some(dx),
+                exchange,
                 input_mask: None,
             };
+            let sum = self.shared.then_some(Exchange::Sum);
             match self.matrix {
                 CrossMatrix::Full { w } => {
-                    gradient(w, Some(self.bias), x, d_projection, d_x).run(pass)
+                    let own = match self.shared {
+                        true => pass.network.group().own_columns(self.dim),
+                        false => 0..self.dim,
+                    };
+                    let dy = columns(&d_projection, &own);
+                    gradient(w, Some(self.bias), x, dy, d_x, sum).run(pass)
                 }
                 CrossMatrix::LowRank { v, w, rank, inner } => {
                     let d_inner = InputGradient {
@@ -117,8 +139,9 @@ impl Cross {
                         accumulate: false,
                     };
                     let inner = inner.view(pass.rows, rank);
-                    gradient(w, Some(self.bias), inner, d_projection, d_inner).run(pass)?;
-                    gradient(v, None, x, d_inner.view, d_x).run(pass)
+                    let bias = Some(self.bias);
+                    gradient(w, bias, inner, d_projection, d_inner, None).run(pass)?;
+                    gradient(v, None, x, d_inner.view, d_x, sum).run(pass)
                 }
             }
         })

@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use streamrec_kernels::DType;
-use streamrec_kernels::cuda::{Address, DeviceError, Executor, Matrix};
+use streamrec_kernels::cuda::{Address, DeviceError, Executor, Matrix, collective::Element};
 
 /// Numbers in a device's memory, for matrices of up to a planned size, packed from the start.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,11 @@ impl DeviceBuffer {
         Ok(own)
     }
 
+    /// The same memory for as many numbers of a type that is not larger.
+    pub(super) fn of_type(&self, dtype: DType) -> Self {
+        Self { dtype, ..*self }
+    }
+
     /// The matrix `[rows, columns]`.
     ///
     /// # Panics
@@ -67,6 +72,25 @@ pub(super) fn columns(matrix: &Matrix, columns: &Range<usize>) -> Matrix {
         address: Address(matrix.address.0 + start),
         shape: [matrix.shape[0], columns.len()],
         ..*matrix
+    }
+}
+
+/// Some rows of a matrix.
+pub(super) fn rows(matrix: &Matrix, rows: &Range<usize>) -> Matrix {
+    let start = (rows.start * matrix.row_stride * matrix.dtype.bytes()) as u64;
+    Matrix {
+        address: Address(matrix.address.0 + start),
+        shape: [rows.len(), matrix.shape[1]],
+        ..*matrix
+    }
+}
+
+/// What collectives call a type of floats.
+pub(super) fn element(dtype: DType) -> Element {
+    match dtype {
+        DType::Bf16 => Element::Bf16,
+        DType::F16 => Element::F16,
+        _ => Element::F32,
     }
 }
 

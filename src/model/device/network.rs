@@ -9,6 +9,7 @@ use tracing::trace_span;
 
 use super::{
     DeviceGradientSink, DeviceInput, DeviceWeights,
+    group::DeviceGroup,
     layer::DeviceLayer,
     linear::Linear,
     memory::{DeviceBuffer, columns, download_floats},
@@ -17,7 +18,7 @@ use super::{
     source::DeviceSource,
 };
 use crate::model::{
-    ModelError, TensorParallel,
+    ModelError,
     layers::TableBag,
     plan::{self, GradientPlan, Places, PlannedNode},
 };
@@ -52,6 +53,8 @@ pub struct DeviceNetwork {
     order: Vec<usize>,
     /// Where tables are sharded.
     shards: Option<DeviceShards>,
+    /// Where layers are shared.
+    group: Option<DeviceGroup>,
     pub(super) batch: usize,
 }
 
@@ -75,7 +78,7 @@ impl DeviceNetwork {
             ..
         } = *of;
         let shapes = graph.validate(schema)?;
-        let nodes = plan::nodes(graph, &shapes, &TensorParallel::none());
+        let nodes = plan::nodes(graph, &shapes, of.shared);
         let places = Places::new(&nodes);
         let plan = GradientPlan::new(&nodes, &places);
         let dtype = weights.compute_dtype();
@@ -86,20 +89,13 @@ impl DeviceNetwork {
         }
         mask_by_readers(&mut layers, &nodes, &places, &plan);
         let output = places.nodes.last().and_then(|place| place.buffer);
-        let type_of = |float32: bool| if float32 { DType::F32 } else { dtype };
-        let mut buffers = |widths: &[usize], float32: Option<usize>| {
-            let buffer = |(index, width): (usize, &usize)| {
-                let dtype = type_of(Some(index) == float32);
-                DeviceBuffer::new(executor, dtype, batch * width)
-            };
-            widths
-                .iter()
-                .enumerate()
-                .map(buffer)
-                .collect::<Result<Vec<_>, DeviceError>>()
-        };
-        let values = buffers(&places.widths, output)?;
-        let slots = buffers(&plan.slot_widths, plan.output_slot)?;
+        let values = buffers(executor, (dtype, batch), &places.widths, output)?;
+        let slots = buffers(
+            executor,
+            (dtype, batch),
+            &plan.slot_widths,
+            plan.output_slot,
+        )?;
         let temporary = match plan.temporary_width {
             0 => None,
             width => Some(DeviceBuffer::new(executor, dtype, batch * width)?),
@@ -108,6 +104,7 @@ impl DeviceNetwork {
         let width = widest(&mut nodes.iter().map(|node| node.width));
         let works = layers.iter().zip(&nodes);
         let workspace = widest(&mut works.map(|(layer, node)| layer.workspace(node.width)));
+        let group = DeviceGroup::new(executor, of.shared, [batch, width])?;
         let dense = (dtype.is_half()).then(|| batch * schema.dense.len());
         let first_bad = executor.allocate(size_of::<u64>())?;
         executor.upload(&u64::MAX.to_le_bytes(), first_bad)?;
@@ -120,6 +117,7 @@ impl DeviceNetwork {
             dense_copy: dense
                 .map(|len| DeviceBuffer::new(executor, dtype, len))
                 .transpose()?,
+            group,
             first_bad,
             first_reader: plan::first_reader_of_embeddings(&nodes),
             order: plan::by_embeddings(&nodes).concat(),
@@ -216,7 +214,7 @@ impl DeviceNetwork {
             .transpose()
     }
 
-    /// The gradients of the vectors that this device pooled for all ranks, `[ranks * rows, width]`, once those that were
+    /// The gradients of the vectors that this device pooled for all ranks, `[dp * rows, width]`, once those that were
     /// sent are finished.
     pub fn owned_gradients(&self, rows: usize) -> Option<Matrix> {
         self.shards.as_ref().map(|shards| shards.gradients(rows))
@@ -315,6 +313,14 @@ impl DeviceNetwork {
         }
     }
 
+    /// What shared layers exchange.
+    ///
+    /// # Panics
+    /// When this rank is alone, in which case layers are not shared.
+    pub(super) fn group(&self) -> &DeviceGroup {
+        self.group.as_ref().expect("a group shares the layer")
+    }
+
     /// The dense features as layers read them.
     pub(super) fn dense(&self, input: &DeviceInput, rows: usize) -> Matrix {
         match &self.dense_copy {
@@ -329,6 +335,21 @@ impl DeviceNetwork {
         let whole = self.slots[place.slot].view(rows, place.width);
         Some(columns(&whole, &place.columns))
     }
+}
+
+/// A matrix `[batch, width]` of each width, one of them float32 whatever the others are.
+fn buffers<E: Executor>(
+    executor: &mut E,
+    (dtype, batch): (DType, usize),
+    widths: &[usize],
+    float32: Option<usize>,
+) -> Result<Vec<DeviceBuffer>, DeviceError> {
+    let buffer = |(index, width): (usize, &usize)| {
+        let is_float32 = Some(index) == float32;
+        let dtype = if is_float32 { DType::F32 } else { dtype };
+        DeviceBuffer::new(executor, dtype, batch * width)
+    };
+    widths.iter().enumerate().map(buffer).collect()
 }
 
 /// Lets a layer apply the mask of the ReLU before it to the gradient that it writes, where nobody
@@ -362,7 +383,9 @@ fn mask_by_readers(
         let (Some(reader), None, false) = (writers.next(), writers.next(), shares) else {
             continue;
         };
-        if let DeviceLayer::Linear(reader) = &mut layers[reader] {
+        if let DeviceLayer::Linear(reader) = &mut layers[reader]
+            && reader.share.exchange().is_none()
+        {
             reader.input_mask = Some(mask);
             if let DeviceLayer::Linear(own) = &mut layers[node] {
                 own.masked_by_reader = true;

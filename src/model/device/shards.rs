@@ -4,23 +4,25 @@
 //! ```text
 //!                 every rank                                     owner of a part
 //! send_vectors    [rows, width] of each owner  ◄── all_to_all ──   bags of all ranks pooled, [ranks * rows, width]
-//! receive         copied, or added, to where nodes read them
+//! receive         copied, or added, to where nodes read them; a tensor-parallel group gathers what each looked up
 //! send_gradients  [rows, width] for each owner ──► all_to_all ──►  [ranks * rows, width], summed by row
 //! ```
+//!
+//! Of the samples that a tensor-parallel group shares each rank looks up its own, and sends their gradients: `rows` are
+//! these, and all ranks' together those of the data-parallel ranks.
 
 use std::ops::Range;
 
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, DeviceError, Executor, Launch, Matrix, add,
-    collective::Element,
+    Address, Begun, Collective, DeviceError, Executor, Group, Launch, Matrix, add,
     embedding_bag::{self, Bags, Lookup},
 };
 use streamrec_kernels::embedding_bag::Pooling;
 
 use super::{
     DeviceNetwork, DeviceWeights,
-    memory::{DeviceBuffer, columns},
+    memory::{DeviceBuffer, columns, element, rows},
     pass::Pass,
     source::DeviceSource,
 };
@@ -34,6 +36,16 @@ pub struct Shards {
     /// The lookups that each rank pools for all, in the order of the columns of its vectors. In an owner's bags they are
     /// the features.
     pub owners: Vec<Vec<ShardPart>>,
+    /// The lookups in sharded tables.
+    pub lookups: Vec<RemoteLookup>,
+    /// This rank's place in its tensor-parallel group, whose ranks stand side by side: `[rank, ranks]`.
+    pub tp: [usize; 2],
+}
+
+/// The samples of a batch of `rows` that a rank of a tensor-parallel group looks up: `[rank, ranks]`.
+pub fn share(rows: usize, [rank, ranks]: [usize; 2]) -> Range<usize> {
+    let most = rows.div_ceil(ranks);
+    (rank * most).min(rows)..((rank + 1) * most).min(rows)
 }
 
 /// A lookup in the part of a table that one rank holds: all of it, some columns, or some rows, in which case the vectors
@@ -62,21 +74,27 @@ impl ShardPart {
     /// Copies, or adds, vectors or their gradients on their way between owner and asker.
     fn copy(
         &self,
-        bags: Bags,
+        (bags, samples): (Bags, &Range<usize>),
         [from, to]: [&Matrix; 2],
         accumulate: bool,
     ) -> streamrec_kernels::Result<Launch> {
         if !self.divided_by_asker {
             return add::copy(from, to, accumulate);
         }
-        let first = self.lookup.source.feature * bags.batch * size_of::<i64>();
-        let offsets = Address(bags.offsets.0 + first as u64);
+        let first = self.lookup.source.feature * bags.batch + samples.start;
+        let offsets = Address(bags.offsets.0 + (first * size_of::<i64>()) as u64);
         add::copy_mean(from, to, offsets, accumulate)
     }
 
     /// Its columns among the owner's.
     fn at_owner(&self) -> Range<usize> {
         self.first..self.first + self.columns.len()
+    }
+
+    /// Its columns among all vectors of whoever asked.
+    fn at_asker(&self) -> Range<usize> {
+        let first = self.lookup.column;
+        first + self.columns.start..first + self.columns.end
     }
 
     /// Its columns in the value of the node that reads it.
@@ -92,6 +110,16 @@ impl Shards {
         &self.owners[self.rank]
     }
 
+    /// Columns of all vectors that a sample looks up.
+    fn columns(&self) -> usize {
+        self.lookups.iter().map(|lookup| lookup.dim).sum()
+    }
+
+    /// The samples that a rank of all looks up.
+    fn share_of(&self, rank: usize, rows: usize) -> Range<usize> {
+        share(rows, [rank % self.tp[1], self.tp[1]])
+    }
+
     /// Columns of an owner's vectors.
     fn width(&self, owner: usize) -> usize {
         let parts = self.owners[owner].iter();
@@ -105,12 +133,15 @@ pub(super) struct DeviceShards {
     shards: Shards,
     lookups: Vec<Lookup>,
     lookups_on_device: Address,
-    /// As an owner: vectors, then their gradients, `[ranks * rows, width]`.
+    /// As an owner: vectors, then their gradients, `[dp * batch, width]`.
     owned: DeviceBuffer,
     d_owned: DeviceBuffer,
     /// `[rows, width]` of each owner, one behind the other: vectors, then their gradients.
     received: DeviceBuffer,
     d_received: DeviceBuffer,
+    /// With tensor-parallel ranks: this rank's vectors, `[rows, columns]`, and those of all of them.
+    part: DeviceBuffer,
+    parts: DeviceBuffer,
     dtype: DType,
 }
 
@@ -140,14 +171,19 @@ impl DeviceShards {
         let lookups_on_device = executor.allocate(size_of_val(lookups.as_slice()))?;
         executor.upload(bytemuck::cast_slice(&lookups), lookups_on_device)?;
         let (dtype, ranks) = (weights.compute_dtype(), shards.owners.len());
-        let own = ranks * of.batch * shards.width(shards.rank);
+        let tp = shards.tp[1];
+        let rows = share(of.batch, [0, tp]).len();
+        let own = ranks / tp * of.batch * shards.width(shards.rank);
         let all: usize = (0..ranks).map(|owner| shards.width(owner)).sum();
+        let gathered = if tp > 1 { rows * shards.columns() } else { 0 };
         let mut buffer = |len| DeviceBuffer::new(executor, dtype, len);
         Ok(Self {
             owned: buffer(own)?,
             d_owned: buffer(own)?,
-            received: buffer(of.batch * all)?,
-            d_received: buffer(of.batch * all)?,
+            received: buffer(rows * all)?,
+            d_received: buffer(rows * all)?,
+            part: buffer(gathered)?,
+            parts: buffer(tp * gathered)?,
             shards,
             lookups,
             lookups_on_device,
@@ -183,9 +219,10 @@ impl DeviceShards {
             to: self.received.address,
             sends: own,
             receives: others,
-            element: self.element(),
+            element: element(self.dtype),
         };
-        Ok(executor.begin("the exchange of vectors", &[exchange])?)
+        let what = "the exchange of vectors";
+        Ok(executor.begin(Group::World, what, &[exchange])?)
     }
 
     /// Lets the device wait for the vectors, and puts them where nodes read them.
@@ -195,16 +232,51 @@ impl DeviceShards {
         begun: Begun,
     ) -> Result<(), PassError> {
         pass.executor.finish(begun)?;
+        let (tp, samples) = (self.shards.tp[1], share(pass.rows, self.shards.tp));
+        let own = (tp > 1).then(|| self.part.view(samples.len(), self.shards.columns()));
         let mut written = Vec::new();
-        for (part, block) in self.blocks(&self.received, pass.rows) {
+        for (part, block) in self.blocks(&self.received, samples.len()) {
             // The same columns of several owners are sums over the rows that each has.
             let place = (part.lookup.node, part.at_node());
             let accumulate = written.contains(&place);
-            let into = columns(&pass.value(part.lookup.node), &part.at_node());
+            let into = match &own {
+                None => columns(&pass.value(part.lookup.node), &part.at_node()),
+                Some(own) => columns(own, &part.at_asker()),
+            };
             let from = columns(&block, &part.at_owner());
-            let bags = pass.input.bags;
+            let bags = (pass.input.bags, &samples);
             pass.launch(part.copy(bags, [&from, &into], accumulate))?;
             written.push(place);
+        }
+        match own {
+            None => Ok(()),
+            Some(_) => self.gather(pass),
+        }
+    }
+
+    /// Gives each rank of a tensor-parallel group the vectors of all samples.
+    fn gather<E: Executor>(&self, pass: &mut Pass<'_, E>) -> Result<(), PassError> {
+        let (tp, width) = (self.shards.tp[1], self.shards.columns());
+        let len = share(pass.rows, [0, tp]).len() * width;
+        let gather = Collective::AllGather {
+            from: self.part.address,
+            to: self.parts.address,
+            len,
+            element: element(self.dtype),
+        };
+        let (group, what) = (Group::TensorParallel, "the vectors of a group");
+        let begun = pass.executor.begin(group, what, &[gather])?;
+        pass.executor.finish(begun)?;
+        for rank in 0..tp {
+            let samples = share(pass.rows, [rank, tp]);
+            let vectors = self.parts.view_at(rank * len, samples.len(), width);
+            for lookup in &self.shards.lookups {
+                let value = rows(&pass.value(lookup.node), &samples);
+                let first = lookup.source.column;
+                let into = columns(&value, &(first..first + lookup.dim));
+                let from = columns(&vectors, &(lookup.column..lookup.column + lookup.dim));
+                pass.launch(add::copy(&from, &into, false))?;
+            }
         }
         Ok(())
     }
@@ -216,36 +288,37 @@ impl DeviceShards {
         network: &DeviceNetwork,
         bags: Bags,
     ) -> Result<Begun, ModelError> {
-        let rows = bags.batch;
-        for (part, block) in self.blocks(&self.d_received, rows) {
-            let gradient = network.gradient(part.lookup.node, rows);
+        let (batch, samples) = (bags.batch, share(bags.batch, self.shards.tp));
+        for (part, block) in self.blocks(&self.d_received, samples.len()) {
+            let gradient = network.gradient(part.lookup.node, batch);
             let gradient = gradient.expect("the plan gives embeddings a gradient");
-            let from = columns(&gradient, &part.at_node());
+            let from = columns(&rows(&gradient, &samples), &part.at_node());
             let into = columns(&block, &part.at_owner());
-            let launch = part.copy(bags, [&from, &into], false);
+            let launch = part.copy((bags, &samples), [&from, &into], false);
             let launch = launch.map_err(ModelError::kernel(
                 "gathering the gradients of sharded tables",
             ))?;
             executor.launch(&launch)?;
         }
-        let [own, others] = self.counts(rows);
+        let [own, others] = self.counts(batch);
         let exchange = Collective::AllToAll {
             from: self.d_received.address,
             to: self.d_owned.address,
             sends: others,
             receives: own,
-            element: self.element(),
+            element: element(self.dtype),
         };
-        Ok(executor.begin("the exchange of gradients of vectors", &[exchange])?)
+        let what = "the exchange of gradients of vectors";
+        Ok(executor.begin(Group::World, what, &[exchange])?)
     }
 
-    /// The gradients of what this rank pooled, `[ranks * rows, width]`, once they are there.
+    /// The gradients of what this rank pooled, `[dp * rows, width]`, once they are there.
     pub(super) fn gradients(&self, rows: usize) -> Matrix {
         self.own_matrix(&self.d_owned, rows)
     }
 
     fn own_matrix(&self, buffer: &DeviceBuffer, rows: usize) -> Matrix {
-        let samples = self.shards.owners.len() * rows;
+        let samples = self.shards.owners.len() / self.shards.tp[1] * rows;
         buffer.view(samples, self.shards.width(self.shards.rank))
     }
 
@@ -266,21 +339,14 @@ impl DeviceShards {
         of_owner.flat_map(|(parts, block)| parts.iter().map(move |part| (part, block)))
     }
 
-    /// Elements that this rank pools for each, and that each pools for it.
+    /// Elements that this rank pools for each, and that each pools for it, of batches of `rows` samples.
     fn counts(&self, rows: usize) -> [Vec<usize>; 2] {
-        let (ranks, own) = (
-            self.shards.owners.len(),
-            self.shards.width(self.shards.rank),
-        );
-        let others = (0..ranks).map(|owner| rows * self.shards.width(owner));
-        [vec![rows * own; ranks], others.collect()]
-    }
-
-    fn element(&self) -> Element {
-        match self.dtype {
-            DType::Bf16 => Element::Bf16,
-            DType::F16 => Element::F16,
-            _ => Element::F32,
-        }
+        let (shards, ranks) = (&self.shards, 0..self.shards.owners.len());
+        let (width, samples) = (shards.width(shards.rank), share(rows, shards.tp).len());
+        let own = ranks
+            .clone()
+            .map(|rank| shards.share_of(rank, rows).len() * width);
+        let others = ranks.map(|owner| samples * shards.width(owner));
+        [own.collect(), others.collect()]
     }
 }

@@ -6,9 +6,10 @@ use super::{
     DeviceWeights,
     cross::{Cross, CrossMatrix},
     layer::DeviceLayer,
-    linear::Linear,
+    linear::{Linear, Share},
     memory::DeviceBuffer,
 };
+use crate::config::Partition;
 use crate::model::{
     ModelError, ParamId, ParameterStore, TensorParallel,
     layers::{LayerContext, TableBag},
@@ -25,6 +26,8 @@ pub struct DeviceSource<'a> {
     pub schema: &'a FeatureSchema,
     /// The parameters' store.
     pub parameters: &'a ParameterStore,
+    /// How a tensor-parallel group shares the layers.
+    pub shared: &'a TensorParallel,
     /// The most samples of a batch.
     pub batch: usize,
 }
@@ -37,13 +40,12 @@ pub(super) fn build<E: Executor>(
     node: &Node,
     width: usize,
 ) -> Result<DeviceLayer, ModelError> {
-    let none = TensorParallel::none();
     let context = LayerContext {
         context: of.context,
         graph: of.graph,
         schema: of.schema,
         parameters: of.parameters,
-        shared: &none,
+        shared: of.shared,
         remote: &[],
         batch: of.batch,
     };
@@ -52,15 +54,17 @@ pub(super) fn build<E: Executor>(
         Op::Dense => DeviceLayer::Dense,
         Op::EmbeddingBag { lookups } => embedding_bag(executor, of, weights, lookups)?,
         Op::Linear { activation, .. } => {
-            let relu = *activation == Activation::Relu;
-            // The library applies a ReLU behind a bias only.
-            let mask = match relu && parameters.len() > 1 {
+            let (relu, share) = (*activation == Activation::Relu, share(of.shared, node));
+            let fused = matches!(share, Share::Whole | Share::Outputs { gathered: false });
+            // The library applies a ReLU behind a bias only, and behind sums that are whole.
+            let mask = match relu && fused && parameters.len() > 1 {
                 true => Some(executor.allocate(Mask::bytes([of.batch, width]))?),
                 false => None,
             };
             DeviceLayer::Linear(Linear {
                 parameters,
                 relu,
+                share,
                 mask: mask.map(|address| Mask::new(address, width)),
                 masked_by_reader: false,
                 input_mask: None,
@@ -68,7 +72,7 @@ pub(super) fn build<E: Executor>(
         }
         Op::Cross { dim } => {
             let matrix = CrossMatrix::Full { w: parameters[0] };
-            cross(executor, of, weights, matrix, parameters[1], *dim)?
+            cross(executor, of, weights, (node, matrix, parameters[1]), *dim)?
         }
         Op::CrossLowRank { dim, .. } => {
             let rank = weights.weight(parameters[0]).shape[0];
@@ -78,7 +82,7 @@ pub(super) fn build<E: Executor>(
                 rank,
                 inner: DeviceBuffer::new(executor, weights.compute_dtype(), of.batch * rank)?,
             };
-            cross(executor, of, weights, matrix, parameters[2], *dim)?
+            cross(executor, of, weights, (node, matrix, parameters[2]), *dim)?
         }
         &Op::DotInteraction { features, dim } => DeviceLayer::DotInteraction { features, dim },
         &Op::FactorizationMachine { features, dim } => {
@@ -88,6 +92,19 @@ pub(super) fn build<E: Executor>(
         Op::Concat => DeviceLayer::Concat,
         Op::Add => DeviceLayer::Add,
     })
+}
+
+/// How a linear layer is shared.
+fn share(shared: &TensorParallel, node: &Node) -> Share {
+    match shared.partition(&node.name) {
+        Partition::Column => Share::Outputs {
+            gathered: !shared.is_apart(&node.name),
+        },
+        Partition::Row => Share::Inputs {
+            cut: !shared.is_apart(&node.inputs[0]),
+        },
+        _ => Share::Whole,
+    }
 }
 
 fn embedding_bag<E: Executor>(
@@ -120,8 +137,7 @@ fn cross<E: Executor>(
     executor: &mut E,
     of: &DeviceSource<'_>,
     weights: &DeviceWeights,
-    matrix: CrossMatrix,
-    bias: ParamId,
+    (node, matrix, bias): (&Node, CrossMatrix, ParamId),
     dim: usize,
 ) -> Result<DeviceLayer, ModelError> {
     let projection = DeviceBuffer::new(executor, weights.compute_dtype(), of.batch * dim)?;
@@ -129,6 +145,7 @@ fn cross<E: Executor>(
         matrix,
         bias,
         dim,
+        shared: of.shared.partition(&node.name) != Partition::Replicated,
         projection,
     }))
 }

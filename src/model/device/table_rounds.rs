@@ -352,6 +352,7 @@ mod tests {
             graph: &graph,
             schema: &schema,
             parameters: &parameters,
+            shared: &TensorParallel::none(),
             batch: 3,
         };
         let mut rounds = |frozen: &[&str]| {

@@ -4,6 +4,6 @@ pub(crate) mod fixture;
 mod gradients;
 mod oracle;
 mod passes;
-mod tensor_parallel;
+pub(crate) mod tensor_parallel;
 
 pub(crate) use gradients::check_gradients;

@@ -15,7 +15,7 @@ use crate::{
 const ROWS: usize = 19;
 
 /// Every kind of layer that can be shared, alone and in pairs; several read one value.
-fn model() -> (Graph, FeatureSchema) {
+pub(crate) fn model() -> (Graph, FeatureSchema) {
     let schema = schema(3, &[("a", 9), ("b", 40)], 1);
     let mut graph = crate::model::GraphBuilder::new(&schema);
     let (dense, embeddings) = (graph.dense(), graph.embeddings("embeddings", |_| 4));
@@ -31,7 +31,7 @@ fn model() -> (Graph, FeatureSchema) {
 }
 
 /// Pairs, a column-parallel layer whose value is gathered, a row-parallel one that cuts its input.
-fn partitions() -> BTreeMap<String, Partition> {
+pub(crate) fn partitions() -> BTreeMap<String, Partition> {
     let all = [
         ("bottom.0", Partition::Column),
         ("bottom.1", Partition::Row),

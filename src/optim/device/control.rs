@@ -50,6 +50,10 @@ impl Control {
     pub(super) fn squares(self) -> Address {
         self.at(152)
     }
+    /// The second of the squares: of what a tensor-parallel group shares.
+    pub(super) fn shared_squares(self) -> Address {
+        self.at(160)
+    }
     pub(super) fn not_finite(self) -> Address {
         self.at(168)
     }

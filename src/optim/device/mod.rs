@@ -13,7 +13,7 @@ mod tables;
 mod whole_rows;
 
 use streamrec_kernels::cuda::{
-    Address, Collective, DeviceError, Executor, Matrix,
+    Address, Collective, DeviceError, Executor, Group, Matrix,
     collective::{Element, Reduce},
     dense_optimizer::{self, Arenas, DenseRule, Span, Spans},
     embedding_bag::Bags,
@@ -115,7 +115,7 @@ impl DeviceOptimizer {
             scales_loss,
             control,
         };
-        let [_, ranks] = executor.rank();
+        let [_, ranks] = executor.rank(Group::DataParallel);
         let tables = DeviceTables::new(executor, &source, rounds, [ranks, micro_batches])?;
         // Whoever holds a table has the gradients of all ranks.
         let owned = owned
@@ -146,7 +146,7 @@ impl DeviceOptimizer {
         capacity: usize,
     ) -> Result<(), DeviceError> {
         if let Some(owned) = &mut self.owned {
-            let [_, ranks] = executor.rank();
+            let [_, ranks] = executor.rank(Group::World);
             owned.reserve_products(executor, ranks * self.micro_batches * capacity)?;
         }
         self.tables.reserve(executor, capacity)
@@ -332,7 +332,7 @@ impl DeviceOptimizer {
             owned.merge(executor, gradients.rounds)?;
             exchanged.extend(owned.row_products(executor, gradients.rounds)?);
         }
-        let begun = executor.begin("the verdict", &exchanged);
+        let begun = executor.begin(Group::World, "the verdict", &exchanged);
         let begun = begun.map_err(ModelError::from)?;
         Ok(executor.finish(begun).map_err(ModelError::from)?)
     }
@@ -373,6 +373,7 @@ impl DeviceOptimizer {
         let (spans, gradients) = (&self.spans, weights.gradients());
         let squares = dense_optimizer::squares(spans, gradients, self.squares, control.squares());
         launch_all(executor, "the norm of the gradients", squares)?;
+        self.add_up_norm(executor)?;
         let (squares, loss, clip) = (control.squares(), control.loss(), self.clip_norm);
         let (scaler, step) = (control.scaler(), control.step());
         let judge = step::judge(squares, loss, clip, scaler, step, control.verdict());
@@ -385,6 +386,23 @@ impl DeviceOptimizer {
         };
         let update = dense_optimizer::update(spans, &arenas, &self.dense_rule, step);
         launch_all(executor, "dense parameters", update)
+    }
+
+    /// Adds up the squares of what a tensor-parallel group shares.
+    fn add_up_norm<E: Executor>(&self, executor: &mut E) -> Result<(), OptimError> {
+        let group = Group::TensorParallel;
+        if executor.rank(group)[1] == 1 {
+            return Ok(());
+        }
+        let sum = Collective::AllReduce {
+            at: self.control.shared_squares(),
+            len: 1,
+            element: Element::F64,
+            reduce: Reduce::Sum,
+        };
+        let begun = executor.begin(group, "the norm of shared layers", &[sum]);
+        let begun = begun.map_err(ModelError::from)?;
+        Ok(executor.finish(begun).map_err(ModelError::from)?)
     }
 
     /// What became of the last step. Waits for it.

@@ -11,7 +11,7 @@
 
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, DeviceError, Executor, Launch, Matrix,
+    Address, Begun, Collective, DeviceError, Executor, Group, Launch, Matrix,
     collective::{Element, Reduce},
     embedding_bag::Bags,
     groups::{self, Memory, Source},
@@ -169,7 +169,7 @@ impl RowExchange {
                 element: Element::F32,
             });
         }
-        let begun = executor.begin(WHAT, &collectives);
+        let begun = executor.begin(Group::DataParallel, WHAT, &collectives);
         Ok(PendingRows(Some(begun.map_err(ModelError::from)?)))
     }
 

@@ -10,7 +10,7 @@ use crate::{
     config::{Exchange, Payload, Placement},
     model::{
         BatchInput, ModelError, ParameterStore, RemoteLookup,
-        device::{ShardPart, Shards},
+        device::{ShardPart, Shards, share},
     },
     parallel::{Mesh, TablePlan},
 };
@@ -18,6 +18,8 @@ use crate::{
 /// Brings the ids of a batch to the ranks whose devices hold the rows. Every call is collective, in the world.
 pub struct DeviceLookups {
     layout: Layout,
+    /// This rank's place in its tensor-parallel group: each looks up a part of its samples.
+    tp: [usize; 2],
     comm: Arc<dyn Communicator>,
     /// The memory of batches before.
     spare: Vec<OwnedIds>,
@@ -37,6 +39,7 @@ impl DeviceLookups {
         let layout = Layout::new(mesh.world.rank(), plan, parameters, lookups);
         Ok(Self {
             spare: Vec::new(),
+            tp: [mesh.tp.rank(), mesh.tp.size()],
             comm: mesh.world.split(0, mesh.world.rank())?,
             layout,
         })
@@ -61,6 +64,8 @@ impl DeviceLookups {
             owners: owners
                 .map(|owner| owner.pooled.iter().map(part).collect())
                 .collect(),
+            lookups: self.layout.lookups.clone(),
+            tp: self.tp,
         }
     }
 
@@ -69,7 +74,7 @@ impl DeviceLookups {
     /// # Errors
     /// When an id is outside its table.
     pub fn send(&self, batch: &BatchInput<'_>) -> Result<PendingIds, ModelError> {
-        let requested = RequestedIds::new(&self.layout, batch, 0..batch.rows())?;
+        let requested = RequestedIds::new(&self.layout, batch, share(batch.rows(), self.tp))?;
         let messages = requested.messages(&*self.comm, &self.layout, batch);
         Ok(PendingIds {
             requested,
@@ -87,12 +92,15 @@ impl DeviceLookups {
         let spare = self.spare.pop();
         let mut owned = spare.unwrap_or_else(|| OwnedIds::new(&self.layout));
         owned.read(&self.layout, &messages)?;
-        if let Some(other) = owned.samples.iter().find(|&&rows| rows != pending.rows) {
-            return Err(ModelError::Batch {
-                what: "the samples of another rank's batch",
-                expected: pending.rows.to_string(),
-                got: other.to_string(),
-            });
+        for (rank, &got) in owned.samples.iter().enumerate() {
+            let expected = share(pending.rows, [rank % self.tp[1], self.tp[1]]).len();
+            if got != expected {
+                return Err(ModelError::Batch {
+                    what: "the samples of another rank's batch",
+                    expected: expected.to_string(),
+                    got: got.to_string(),
+                });
+            }
         }
         Ok(OwnedBags(owned))
     }

@@ -1,8 +1,9 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use streamrec_artifact::{FeatureSchema, Graph};
 use streamrec_kernels::Context;
-use streamrec_kernels::cuda::Executor;
+use streamrec_kernels::cuda::{Executor, Group};
 
 use super::owned_lookups::OwnedLookups;
 use super::roll_call::RollCall;
@@ -14,7 +15,7 @@ use crate::config::{OptimizerConfig, Precision, Reduction};
 use crate::model::device::{
     DeviceNetwork, DeviceSource, DeviceWeights, InputLayout, ShardPart, Shards, TableRounds,
 };
-use crate::model::{ModelError, ParameterBuilder, RemoteLookup, TensorParallel};
+use crate::model::{ModelError, ParameterBuilder, ParameterStore, RemoteLookup, TensorParallel};
 use crate::optim::device::DeviceOptimizer;
 use crate::optim::{LossScaler, LossScalerState, Optimizer};
 use crate::parallel::{DeviceBuckets, DeviceLookups, Mesh, TablePlan};
@@ -35,18 +36,9 @@ impl<E: Executor> DeviceTrainer<E> {
         optimizer: &OptimizerConfig,
         settings: &TrainerSettings,
     ) -> Result<Self, TrainError> {
-        check(settings, mesh, executor.rank())?;
-        let (batch, shapes) = (settings.batch_rows, graph.validate(schema));
-        let shapes = shapes.map_err(ModelError::from)?;
-        let plan = match &settings.tables {
-            Some(plan) => plan.clone(),
-            None => TablePlan::replicated(graph, &shapes),
-        };
-        let parameters = ParameterBuilder::new(settings.seed)
-            .precision(settings.precision)
-            .graph(graph, &shapes, &TensorParallel::none())
-            .shard_tables(plan.extents(mesh.world.rank()))
-            .build(context, mesh.dp.as_ref(), settings.buckets)?;
+        check(settings, mesh, &executor)?;
+        let batch = settings.batch_rows;
+        let (shared, plan, parameters) = parameters(context, mesh, (graph, schema), settings)?;
         let optimizer = Optimizer::new(context, optimizer, &parameters, mesh, Reduction::Fast)?;
         if let Some(problem) = plan.refused_by_devices() {
             return Err(TrainError::Device { problem });
@@ -56,6 +48,7 @@ impl<E: Executor> DeviceTrainer<E> {
             graph,
             schema,
             parameters: &parameters,
+            shared: &shared,
             batch,
         };
         let lookups = lookups(&of, mesh, &plan)?;
@@ -64,7 +57,7 @@ impl<E: Executor> DeviceTrainer<E> {
         let owned = lookups.zip(shards).map(|(lookups, shards)| {
             let rows = |part: &ShardPart| parameters.table(part.lookup.table).rows();
             let limits = shards.own().iter().map(rows).collect();
-            let sizes = [batch, mesh.world.size()];
+            let sizes = [batch, mesh.dp.size()];
             OwnedLookups::new(lookups, limits, sizes, settings.accumulate)
         });
         let features = [schema.dense.len(), schema.categorical.len()];
@@ -107,6 +100,30 @@ impl<E: Executor> DeviceTrainer<E> {
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
+}
+
+/// How ranks share layers and tables, and the parameters of which this one has its part. Collective.
+fn parameters(
+    context: &Context,
+    mesh: &Mesh,
+    (graph, schema): (&Graph, &FeatureSchema),
+    settings: &TrainerSettings,
+) -> Result<(TensorParallel, TablePlan, ParameterStore), ModelError> {
+    let shapes = graph.validate(schema)?;
+    let plan = match &settings.tables {
+        Some(plan) => plan.clone(),
+        None => TablePlan::replicated(graph, &shapes),
+    };
+    let shared = match mesh.tp.size() {
+        1 => TensorParallel::none(),
+        _ => TensorParallel::new(Arc::clone(&mesh.tp), graph, settings.partitions.clone())?,
+    };
+    let parameters = ParameterBuilder::new(settings.seed)
+        .precision(settings.precision)
+        .graph(graph, &shapes, &shared)
+        .shard_tables(plan.extents(mesh.world.rank()))
+        .build(context, mesh.dp.as_ref(), settings.buckets)?;
+    Ok((shared, plan, parameters))
 }
 
 /// Where the scaling of the loss begins, with fp16.
@@ -178,21 +195,28 @@ fn step<E: Executor>(
 }
 
 /// Refuses what no device does yet.
-fn check(settings: &TrainerSettings, mesh: &Mesh, device: [usize; 2]) -> Result<(), TrainError> {
-    let world = [mesh.world.rank(), mesh.world.size()];
-    let problem = match settings {
-        TrainerSettings {
-            reduction: Reduction::Invariant,
-            ..
-        } => "`parallel.reduction` = \"invariant\", expected \"fast\"".to_owned(),
-        _ if mesh.tp.size() > 1 => {
-            format!("`parallel.tp` = {}, expected 1", mesh.tp.size())
+fn check<E: Executor>(
+    settings: &TrainerSettings,
+    mesh: &Mesh,
+    device: &E,
+) -> Result<(), TrainError> {
+    if settings.reduction == Reduction::Invariant {
+        let problem = "`parallel.reduction` = \"invariant\", expected \"fast\"".to_owned();
+        return Err(TrainError::Device { problem });
+    }
+    for (group, comm, what) in [
+        (Group::World, &mesh.world, "the job"),
+        (Group::DataParallel, &mesh.dp, "its data-parallel group"),
+        (Group::TensorParallel, &mesh.tp, "its tensor-parallel group"),
+    ] {
+        let (own, theirs) = ([comm.rank(), comm.size()], device.rank(group));
+        if own != theirs {
+            let problem = format!(
+                "this is rank {} of the {} of {what}, its device number {} of {}",
+                own[0], own[1], theirs[0], theirs[1]
+            );
+            return Err(TrainError::Device { problem });
         }
-        _ if device != world => format!(
-            "this is rank {} of {}, its device number {} of {}",
-            world[0], world[1], device[0], device[1]
-        ),
-        _ => return Ok(()),
-    };
-    Err(TrainError::Device { problem })
+    }
+    Ok(())
 }

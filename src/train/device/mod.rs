@@ -19,6 +19,8 @@
 //! host         arrive (step, stop, ids) ............................................................ leave
 //! ```
 //!
+//! Layers that a tensor-parallel group shares exchange inside forward and backward, as on the CPU (ADR 47).
+//!
 //! Collectives run in this order on a stream of their own; what the host's ranks tell one another (ADR 44) finds the
 //! rank that is gone, which the others' devices would wait for.
 

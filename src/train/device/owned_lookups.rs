@@ -20,6 +20,7 @@ pub(super) struct OwnedLookups<E: Executor> {
     /// Two as [`Slots`](super::slots::Slots) has them, with a place for each micro-batch, and one to predict.
     slots: Vec<Vec<InputSlot<E::Feed>>>,
     next: Next,
+    /// Data-parallel ones: the others look up parts of their samples.
     ranks: usize,
     micro_batches: usize,
     buffer: MicroBatch,
@@ -31,12 +32,12 @@ enum Next {
     Announced(Vec<PendingIds>),
     /// On the host, which found no room for them on the device.
     Here(Vec<OwnedBags>),
-    /// In a slot.
-    Sent(usize),
+    /// In a slot, and here in case that it is given another place.
+    Sent(usize, Vec<OwnedBags>),
 }
 
 impl<E: Executor> OwnedLookups<E> {
-    /// Without room for ids yet, for batches of up to `rows` samples on each of `ranks` ranks. `limits` are the rows of
+    /// Without room for ids yet, for batches of up to `rows` samples on each of `ranks` data-parallel ranks. `limits` are the rows of
     /// the table of each lookup.
     pub(super) fn new(
         lookups: DeviceLookups,
@@ -73,12 +74,13 @@ impl<E: Executor> OwnedLookups<E> {
         slot: usize,
     ) -> Result<(Vec<Bags>, Option<usize>), ModelError> {
         let owned = match std::mem::replace(&mut self.next, Next::Unknown) {
-            Next::Sent(sent) if sent == slot => {
+            Next::Sent(sent, owned) if sent == slot => {
+                self.give_back(owned);
                 return Ok((self.receive(executor, batch.rows(), slot)?, None));
             }
             Next::Here(owned) => owned,
             Next::Announced(pending) => self.arrived(pending)?,
-            Next::Unknown | Next::Sent(_) => {
+            Next::Unknown | Next::Sent(..) => {
                 let pending = self.send(batch)?;
                 self.arrived(pending)?
             }
@@ -120,8 +122,8 @@ impl<E: Executor> OwnedLookups<E> {
         let owned = self.arrived(pending)?;
         self.next = match most_ids(&owned) <= self.layout.ids && !self.slots.is_empty() {
             true => {
-                self.copy(executor, owned, slot)?;
-                Next::Sent(slot)
+                self.copy(executor, &owned, slot)?;
+                Next::Sent(slot, owned)
             }
             false => Next::Here(owned),
         };
@@ -160,21 +162,27 @@ impl<E: Executor> OwnedLookups<E> {
         if self.slots.is_empty() || most > self.layout.ids {
             room = Some(self.reserve(executor, most)?);
         }
-        self.copy(executor, owned, slot)?;
+        self.copy(executor, &owned, slot)?;
+        self.give_back(owned);
         Ok((self.receive(executor, rows, slot)?, room))
     }
 
     fn copy(
         &mut self,
         executor: &mut E,
-        owned: Vec<OwnedBags>,
+        owned: &[OwnedBags],
         slot: usize,
     ) -> Result<(), ModelError> {
         for (place, bags) in self.slots[slot].iter_mut().zip(owned) {
-            place.send(executor, &host_input(&bags))?;
-            self.lookups.give_back(bags);
+            place.send(executor, &host_input(bags))?;
         }
         Ok(())
+    }
+
+    fn give_back(&mut self, owned: Vec<OwnedBags>) {
+        owned
+            .into_iter()
+            .for_each(|bags| self.lookups.give_back(bags));
     }
 
     fn receive(
@@ -198,6 +206,11 @@ impl<E: Executor> OwnedLookups<E> {
         let ids = (ids + ids / 4).next_multiple_of(IDS_STEP).max(IDS_STEP);
         self.layout.ids = ids;
         executor.synchronize()?;
+        // What was sent goes to its new place when its step comes.
+        self.next = match std::mem::replace(&mut self.next, Next::Unknown) {
+            Next::Sent(_, owned) => Next::Here(owned),
+            next => next,
+        };
         self.slots.clear();
         for slot in 0..=PREDICTING {
             let count = match slot {

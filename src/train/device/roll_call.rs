@@ -1,8 +1,12 @@
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::comm::{CommError, Communicator, Event};
+
+/// How long devices may go on after a rank has ended that came to both calls of a step.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// What ranks tell one another on the host while their devices work: where they are, whether they were asked to stop, how
 /// many ids come. And how a rank learns that another is gone, which its device would wait for for ever.
@@ -12,12 +16,18 @@ use crate::comm::{CommError, Communicator, Event};
 /// leave                                               ─► every rank      when the device is done, or takes long
 /// ```
 ///
-/// Each rank does both in each step, so that a rank that ends meanwhile is missed by one of the two.
+/// Each rank does both in each step, so that a rank that ends meanwhile is missed by one of the two. One that ends after
+/// both, while the devices of others still wait for its own, is found by asking whether processes live: those that ended
+/// well end so when the others' devices are about to be done, and are given a moment.
 pub(super) struct RollCall {
     comm: Arc<dyn Communicator>,
     arriving: Option<Event<Vec<Vec<u8>>>>,
     leaving: Option<Event<()>>,
     left: bool,
+    /// Which ranks have ended, and since when it is known that some have.
+    asked: Option<Event<Vec<usize>>>,
+    gone_since: Option<Instant>,
+    grace: Duration,
     told: Option<Told>,
     /// The last step that each rank reported.
     steps: Vec<u64>,
@@ -54,6 +64,9 @@ impl RollCall {
             arriving: None,
             leaving: None,
             left: true,
+            asked: None,
+            gone_since: None,
+            grace: GRACE,
             told: None,
         }
     }
@@ -72,6 +85,7 @@ impl RollCall {
         let before = self.told.filter(|told| told.ahead);
         self.arriving = Some(self.comm.all_gather_bytes(message));
         self.left = false;
+        (self.asked, self.gone_since) = (None, None);
         match before {
             // All knew in the step before what comes: nobody needs to wait.
             Some(told) => Ok(told.ids),
@@ -98,7 +112,31 @@ impl RollCall {
         if self.arriving.as_ref().is_some_and(Event::is_ready) {
             self.hear()?;
         }
-        leaving.map_or(Ok(()), Event::wait)
+        leaving.map_or(Ok(()), Event::wait)?;
+        match self.left && self.arriving.is_none() && self.leaving.is_none() {
+            true => self.ask(),
+            false => Ok(()),
+        }
+    }
+
+    /// Asks which ranks have ended, where nothing else would tell.
+    fn ask(&mut self) -> Result<(), CommError> {
+        let asked = self.asked.get_or_insert_with(|| self.comm.ended());
+        if !asked.is_ready() {
+            return Ok(());
+        }
+        let Some(asked) = self.asked.take() else {
+            return Ok(());
+        };
+        let ranks = asked.wait()?;
+        if ranks.is_empty() {
+            return Ok(());
+        }
+        let since = self.gone_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < self.grace {
+            return Ok(());
+        }
+        Err(self.lost(ranks))
     }
 
     /// After a failure: which ranks are missing, once that is known.
@@ -106,7 +144,19 @@ impl RollCall {
         self.leave();
         let arrived = self.hear().err();
         let left = || self.leaving.take().and_then(|event| event.wait().err());
-        arrived.or_else(left)
+        if let Some(missing) = arrived.or_else(left) {
+            return Some(missing);
+        }
+        let ranks = self.comm.ended().wait().ok()?;
+        (!ranks.is_empty()).then(|| self.lost(ranks))
+    }
+
+    fn lost(&self, ranks: Vec<usize>) -> CommError {
+        CommError::Lost {
+            collective: "the work of the devices",
+            sequence: self.steps.iter().copied().max().unwrap_or(0),
+            ranks,
+        }
     }
 
     fn hear(&mut self) -> Result<Told, CommError> {
@@ -200,6 +250,39 @@ mod tests {
                 "{missing}"
             );
             assert_eq!(calls.steps(), [1, 1]);
+        });
+    }
+
+    /// Nothing that the ranks tell one another is missing: the device of the one that stays would wait for ever.
+    #[test]
+    fn a_rank_that_ends_after_both_calls_is_missed_too() {
+        let mut ranks = SharedMemory::connect_threads(2, &Settings::default()).unwrap();
+        let (gone, stays) = (ranks.pop().unwrap(), ranks.pop().unwrap());
+        let both = |comm: SharedMemory| {
+            let mut calls = RollCall::new(Arc::new(comm));
+            calls.grace = Duration::from_millis(50);
+            calls.arrive(report(7, 1, 1)).unwrap();
+            calls.leave();
+            calls
+        };
+        std::thread::scope(|scope| {
+            let ends = scope.spawn(move || both(gone).leaving.take().map(Event::wait));
+            let mut calls = both(stays);
+            ends.join().unwrap().expect("it left").unwrap();
+            let began = Instant::now();
+            let missing = loop {
+                if let Err(error) = calls.look() {
+                    break error;
+                }
+                assert!(
+                    began.elapsed() < Duration::from_secs(20),
+                    "nobody is missed"
+                );
+            };
+            assert!(began.elapsed() >= calls.grace, "it may have ended well");
+            let expected =
+                "the work of the devices (number 7) can never complete: ranks [1] have ended";
+            assert!(missing.to_string().starts_with(expected), "{missing}");
         });
     }
 }

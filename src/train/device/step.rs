@@ -1,6 +1,6 @@
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, Executor, Matrix,
+    Address, Begun, Collective, Executor, Group, Matrix,
     bce::{self, Bce},
     collective::{Element, Reduce},
 };
@@ -172,7 +172,7 @@ impl DeviceStep {
         let sum = bce::sum(self.loss.partial, partial, loss);
         let sum = sum.map_err(ModelError::kernel("the loss"))?;
         executor.launch(&sum)?;
-        let [_, ranks] = executor.rank();
+        let [_, ranks] = executor.rank(Group::DataParallel);
         if ranks == 1 {
             return Ok(None);
         }
@@ -182,7 +182,8 @@ impl DeviceStep {
             element: Element::F64,
             reduce: Reduce::Sum,
         };
-        Ok(Some(executor.begin("the sum of the loss", &[sum])?))
+        let what = "the sum of the loss";
+        Ok(Some(executor.begin(Group::DataParallel, what, &[sum])?))
     }
 
     /// Loss and gradient of a micro-batch; its partial sums begin at number `first`.

@@ -4,6 +4,7 @@
 mod micro_batches;
 mod ranks;
 mod sharded;
+mod tensor_parallel;
 
 use std::collections::BTreeMap;
 
@@ -101,12 +102,24 @@ struct Case {
     schema: FeatureSchema,
     optimizer: OptimizerConfig,
     settings: TrainerSettings,
+    /// Ranks of a tensor-parallel group, where there are several ranks.
+    tp: usize,
 }
 
 impl Case {
     fn new(model: &str, optimizer: &str, precision: Precision, labels: usize) -> Self {
         let schema = features(labels);
         let graph = models::build(&toml::from_str(model).unwrap(), &schema).unwrap();
+        Self::of_graph(graph, schema, optimizer, precision)
+    }
+
+    fn of_graph(
+        graph: Graph,
+        schema: FeatureSchema,
+        optimizer: &str,
+        precision: Precision,
+    ) -> Self {
+        let labels = schema.labels.len();
         let settings = TrainerSettings {
             seed: 5,
             batch_rows: ROWS,
@@ -131,6 +144,23 @@ impl Case {
             graph,
             schema,
             settings,
+            tp: 1,
+        }
+    }
+
+    /// The same with whole tables, layers and batches.
+    fn whole(&self) -> Self {
+        Self {
+            graph: self.graph.clone(),
+            schema: self.schema.clone(),
+            optimizer: self.optimizer.clone(),
+            settings: TrainerSettings {
+                accumulate: 1,
+                partitions: BTreeMap::new(),
+                tables: None,
+                ..self.settings.clone()
+            },
+            tp: 1,
         }
     }
 
@@ -141,6 +171,7 @@ impl Case {
             schema,
             optimizer,
             settings,
+            ..
         } = self;
         Trainer::new(context, mesh, graph, schema, optimizer, settings.clone()).unwrap()
     }
@@ -164,6 +195,7 @@ impl Case {
             schema,
             optimizer,
             settings,
+            ..
         } = self;
         DeviceTrainer::new(
             executor, &context, &mesh, graph, schema, optimizer, settings,

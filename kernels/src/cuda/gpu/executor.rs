@@ -5,7 +5,7 @@ use super::{
     times::Times,
 };
 use crate::cuda::{
-    collective::{Begun, Collective},
+    collective::{Begun, Collective, Group},
     executor::{DeviceError, Executor},
     launch::{Address, Launch},
     measured::Measured,
@@ -51,6 +51,13 @@ impl GpuExecutor {
     pub fn with_ranks(mut self, nccl: Nccl) -> Result<Self, DeviceError> {
         self.ranks = Some(Ranks::new(self.stream.gpu(), nccl)?);
         Ok(self)
+    }
+
+    /// Does some collectives with the GPUs of this rank's data-parallel and tensor-parallel groups, after
+    /// [`with_ranks`](Self::with_ranks): without this all ranks are data-parallel.
+    pub fn with_mesh(mut self, dp: Nccl, tp: Nccl) -> Self {
+        self.ranks = self.ranks.map(|ranks| ranks.with_mesh(dp, tp));
+        self
     }
 
     /// The stream.
@@ -147,19 +154,21 @@ impl Executor for GpuExecutor {
         feed.receive(&self.stream)
     }
 
-    fn rank(&self) -> [usize; 2] {
-        self.ranks.as_ref().map_or([0, 1], Ranks::rank)
+    fn rank(&self, group: Group) -> [usize; 2] {
+        let ranks = self.ranks.as_ref();
+        ranks.map_or([0, 1], |ranks| ranks.rank(group))
     }
 
     fn begin(
         &mut self,
+        group: Group,
         what: &'static str,
         collectives: &[Collective],
     ) -> Result<Begun, DeviceError> {
         self.stream.gpu().bind()?;
         let ranks = self.ranks.as_mut().ok_or_else(|| alone(what))?;
         let times = self.times.as_mut().filter(|_| !self.recording);
-        ranks.begin(&self.stream, what, collectives, times)
+        ranks.begin(&self.stream, group, (what, collectives), times)
     }
 
     fn finish(&mut self, begun: Begun) -> Result<(), DeviceError> {
@@ -223,7 +232,7 @@ impl Executor for GpuExecutor {
     }
 }
 
-fn alone(what: &'static str) -> DeviceError {
+pub(super) fn alone(what: &'static str) -> DeviceError {
     DeviceError::Collective {
         what,
         call: "a collective".to_owned(),

@@ -1,6 +1,6 @@
-use super::{Event, Gpu, Nccl, Pinned, Stream, times::Times};
+use super::{Event, Gpu, Nccl, Pinned, Stream, executor::alone, times::Times};
 use crate::cuda::{
-    collective::{Begun, Collective},
+    collective::{Begun, Collective, Group},
     executor::DeviceError,
     launch::Address,
     step,
@@ -9,7 +9,10 @@ use crate::cuda::{
 /// What the GPUs of several ranks do together, on a stream of its own beside that of the work.
 #[derive(Debug)]
 pub(super) struct Ranks {
-    nccl: Nccl,
+    world: Nccl,
+    /// Data-parallel and tensor-parallel ranks, where these are several. Collectives of all groups take turns in one
+    /// stream, in the same order on every rank, so that none waits for one that waits for it.
+    mesh: Option<[Nccl; 2]>,
     stream: Stream,
     /// In the stream of the work: what must be done before the collectives that are begun next.
     before: Event,
@@ -24,7 +27,8 @@ pub(super) struct Ranks {
 impl Ranks {
     pub(super) fn new(gpu: &Gpu, nccl: Nccl) -> Result<Self, DeviceError> {
         Ok(Self {
-            nccl,
+            world: nccl,
+            mesh: None,
             stream: Stream::new(gpu)?,
             before: Event::new(gpu)?,
             after: Vec::new(),
@@ -34,16 +38,31 @@ impl Ranks {
         })
     }
 
-    pub(super) fn rank(&self) -> [usize; 2] {
-        self.nccl.rank()
+    pub(super) fn with_mesh(self, dp: Nccl, tp: Nccl) -> Self {
+        let mesh = Some([dp, tp]);
+        Self { mesh, ..self }
+    }
+
+    /// The ranks of a group; nothing where this one is alone in it.
+    fn group(&self, group: Group) -> Option<&Nccl> {
+        match (group, &self.mesh) {
+            (Group::World, _) | (Group::DataParallel, None) => Some(&self.world),
+            (Group::TensorParallel, None) => None,
+            (Group::DataParallel, Some([dp, _])) => Some(dp),
+            (Group::TensorParallel, Some([_, tp])) => Some(tp),
+        }
+    }
+
+    pub(super) fn rank(&self, group: Group) -> [usize; 2] {
+        self.group(group).map_or([0, 1], Nccl::rank)
     }
 
     /// As [`Executor::begin`](crate::cuda::Executor::begin), beside the work of `stream`.
     pub(super) fn begin(
         &mut self,
         stream: &Stream,
-        what: &'static str,
-        collectives: &[Collective],
+        group: Group,
+        (what, collectives): (&'static str, &[Collective]),
         mut times: Option<&mut Times>,
     ) -> Result<Begun, DeviceError> {
         let begun = match self.taken.iter().position(|taken| !taken) {
@@ -60,7 +79,8 @@ impl Ranks {
         if let Some(times) = &mut times {
             times.begin(&self.stream, what.to_owned(), true)?;
         }
-        self.nccl.queue(what, collectives, self.stream.handle())?;
+        let nccl = self.group(group).ok_or_else(|| alone(what))?;
+        nccl.queue(what, collectives, self.stream.handle())?;
         if let Some(times) = times {
             times.end(&self.stream)?;
         }
@@ -92,11 +112,14 @@ impl Ranks {
     }
 
     pub(super) fn look(&self) -> Result<(), DeviceError> {
-        self.nccl.look(self.last_begun().unwrap_or("collectives"))
+        let what = self.last_begun().unwrap_or("collectives");
+        let mut all = self.mesh.iter().flatten().chain([&self.world]);
+        all.try_for_each(|nccl| nccl.look(what))
     }
 
     pub(super) fn abandon(&mut self) {
-        self.nccl.abandon();
+        let all = self.mesh.iter_mut().flatten().chain([&mut self.world]);
+        all.for_each(Nccl::abandon);
     }
 }
 

@@ -92,16 +92,22 @@ pub(super) fn part_of(batch: &Batch, schema: &FeatureSchema, rank: usize, ranks:
 impl Case {
     pub(super) fn of_ranks(&self, ranks: usize) -> TrainerSettings {
         TrainerSettings {
-            batch_rows: ROWS.div_ceil(ranks),
+            batch_rows: ROWS.div_ceil(ranks / self.tp),
             ..self.settings.clone()
         }
     }
 
     /// One rank's trainer on an emulated device. Collective.
     pub(super) fn on_device_of(&self, comm: &Arc<dyn Communicator>) -> DeviceTrainer<Emulator> {
-        let peers = comm.split(0, comm.rank()).unwrap();
-        let device = Emulator::new(0).with_peers(Box::new(HostPeers(peers)));
-        self.on_executor_of(comm, device)
+        let peers = |comm: &Arc<dyn Communicator>| -> Box<dyn Peers> {
+            Box::new(HostPeers(comm.split(0, comm.rank()).unwrap()))
+        };
+        let mut device = Emulator::new(0).with_peers(peers(comm));
+        let mesh = Mesh::new(Arc::clone(comm), self.tp).unwrap();
+        if self.tp > 1 {
+            device = device.with_mesh(peers(&mesh.dp), peers(&mesh.tp));
+        }
+        self.on_executor_of(mesh, device)
     }
 
     /// Likewise on a GPU that all ranks share, where tests are to use one.
@@ -111,33 +117,42 @@ impl Case {
         }
         let cache = std::env::temp_dir().join("streamrec-test-kernels");
         let gpu = Gpu::new(0, &cache).expect("a GPU");
-        let id = match comm.rank() {
-            0 => Nccl::unique_id().expect("NCCL"),
-            _ => Vec::new(),
+        let connect = |comm: &Arc<dyn Communicator>| {
+            let id = match comm.rank() {
+                0 => Nccl::unique_id().expect("NCCL"),
+                _ => Vec::new(),
+            };
+            let id = broadcast_bytes(comm.as_ref(), id, 0).unwrap();
+            Nccl::connect(&gpu, &id, [comm.rank(), comm.size()], LONG).unwrap()
         };
-        let id = broadcast_bytes(comm.as_ref(), id, 0).unwrap();
-        let nccl = Nccl::connect(&gpu, &id, [comm.rank(), comm.size()], LONG).unwrap();
         let device = GpuExecutor::new(&gpu).expect("cuBLASLt");
-        Box::new(self.on_executor_of(comm, device.with_ranks(nccl).unwrap()))
+        let mut device = device.with_ranks(connect(comm)).unwrap();
+        let mesh = Mesh::new(Arc::clone(comm), self.tp).unwrap();
+        if self.tp > 1 {
+            device = device.with_mesh(connect(&mesh.dp), connect(&mesh.tp));
+        }
+        Box::new(self.on_executor_of(mesh, device))
     }
 
-    fn on_executor_of<E: Executor>(
-        &self,
-        comm: &Arc<dyn Communicator>,
-        device: E,
-    ) -> DeviceTrainer<E> {
-        let mesh = Mesh::new(Arc::clone(comm), 1).unwrap();
-        let (context, settings) = (Context::cpu(1, false).unwrap(), self.of_ranks(comm.size()));
+    fn on_executor_of<E: Executor>(&self, mesh: Mesh, device: E) -> DeviceTrainer<E> {
+        let ranks = mesh.world.size();
+        let (context, settings) = (Context::cpu(1, false).unwrap(), self.of_ranks(ranks));
         let (graph, schema, optimizer) = (&self.graph, &self.schema, &self.optimizer);
         DeviceTrainer::new(device, &context, &mesh, graph, schema, optimizer, &settings).unwrap()
     }
 
     /// One rank's trainer on the CPU. Collective.
     fn on_cpu_of(&self, comm: &Arc<dyn Communicator>) -> Trainer {
-        let mesh = Mesh::new(Arc::clone(comm), 1).unwrap();
+        let mesh = Mesh::new(Arc::clone(comm), self.tp).unwrap();
         let (context, settings) = (Context::cpu(1, false).unwrap(), self.of_ranks(comm.size()));
         let (graph, schema, optimizer) = (&self.graph, &self.schema, &self.optimizer);
         Trainer::new(context, mesh, graph, schema, optimizer, settings).unwrap()
+    }
+
+    /// A rank's part of a batch: one for each tensor-parallel group.
+    pub(super) fn part(&self, batch: &Batch, comm: &dyn Communicator) -> Batch {
+        let (rank, ranks) = (comm.rank() / self.tp, comm.size() / self.tp);
+        part_of(batch, &self.schema, rank, ranks)
     }
 
     /// Trains a rank's part for some steps.
@@ -151,7 +166,7 @@ impl Case {
         let part = |step| {
             let mut batch = self.batch(step);
             disturb(step, &mut batch);
-            part_of(&batch, &self.schema, comm.rank(), comm.size())
+            self.part(&batch, comm)
         };
         let step = |step| {
             let (batch, next) = (part(step), part(step + 1));
@@ -437,26 +452,27 @@ fn a_checkpoint_of_two_device_ranks_goes_on_on_one_and_on_cpus() {
 }
 
 #[test]
-fn what_several_device_ranks_do_not_do_yet_is_refused() {
+fn devices_that_are_not_joined_as_the_ranks_are_refused() {
     let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
     let refusals = on_ranks(2, |comm| {
         let context = Context::cpu(1, false).unwrap();
         let (graph, schema, optimizer) = (&case.graph, &case.schema, &case.optimizer);
-        let refused = |mesh: Mesh, device: Emulator| {
-            let settings = case.of_ranks(2);
+        let refused = |device: Emulator| {
+            let (mesh, settings) = (Mesh::new(Arc::clone(&comm), 2).unwrap(), case.of_ranks(2));
             DeviceTrainer::new(device, &context, &mesh, graph, schema, optimizer, &settings)
                 .err()
                 .expect("refused")
                 .to_string()
         };
-        let tp = refused(Mesh::new(Arc::clone(&comm), 2).unwrap(), Emulator::new(0));
-        let alone = refused(Mesh::new(Arc::clone(&comm), 1).unwrap(), Emulator::new(0));
-        [tp, alone]
+        let alone = refused(Emulator::new(0));
+        let peers = Box::new(HostPeers(Arc::clone(&comm)));
+        [alone, refused(Emulator::new(0).with_peers(peers))]
     });
-    let [tp, alone] = &refusals[1];
-    assert!(tp.contains("`parallel.tp` = 2, expected 1"), "{tp}");
-    let expected = "this is rank 1 of 2, its device number 0 of 1";
+    let [alone, in_no_mesh] = &refusals[1];
+    let expected = "this is rank 1 of the 2 of the job, its device number 0 of 1";
     assert!(alone.contains(expected), "{alone}");
+    let expected = "this is rank 0 of the 1 of its data-parallel group, its device number 1 of 2";
+    assert!(in_no_mesh.contains(expected), "{in_no_mesh}");
 }
 
 #[test]

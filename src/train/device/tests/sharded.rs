@@ -13,6 +13,10 @@ const BOTH: &str = "placement = 'table_wise'\n";
 const ONE: &str = "[tables.a]\nplacement = 'table_wise'\nrank = 1\n";
 
 impl Case {
+    fn heads(&self) -> usize {
+        self.schema.labels.len()
+    }
+
     /// With tables placed over so many ranks.
     fn placed(&self, placement: &str, ranks: usize) -> TablePlan {
         let shapes = self.graph.validate(&self.schema).unwrap();
@@ -20,7 +24,7 @@ impl Case {
         TablePlan::new(&self.graph, &shapes, &config, Reduction::Fast, ranks).unwrap()
     }
 
-    fn with_tables(mut self, placement: &str, ranks: usize) -> Self {
+    pub(super) fn with_tables(mut self, placement: &str, ranks: usize) -> Self {
         self.settings.tables = Some(self.placed(placement, ranks));
         self
     }
@@ -83,24 +87,31 @@ fn pieces_of_sharded_devices_equal_one(
     (placement, ranks): (&str, usize),
     accumulate: usize,
 ) {
-    let what = format!("{model} {precision} {placement} on {ranks} devices, {accumulate} pieces");
-    let whole = Case::new(model, optimizer, precision, 1);
-    let mut alone = whole.on_cpu();
-    let expected = whole.train(&mut alone, 1..=12, undisturbed);
     let mut case = Case::new(model, optimizer, precision, 1).with_tables(placement, ranks);
     case.settings.accumulate = accumulate;
+    devices_equal_one_cpu(&format!("{model} {placement}"), &case, ranks);
+}
+
+/// Losses, predictions and, in float32, weights and state of all devices are those of one rank on the CPU, which has the
+/// whole tables, layers and batches.
+pub(super) fn devices_equal_one_cpu(what: &str, case: &Case, ranks: usize) {
+    let (precision, accumulate) = (case.settings.precision, case.settings.accumulate);
+    let what = format!("{what} {precision} on {ranks} devices, {accumulate} pieces");
+    let (whole, dp) = (case.whole(), ranks / case.tp);
+    let mut alone = whole.on_cpu();
+    let expected = whole.train(&mut alone, 1..=12, undisturbed);
     let unseen = case.batch(999);
     let trained = on_ranks(ranks, |comm| {
         let mut trainer = case.on_device_of(&comm);
         let outcomes = case.train_part(&mut trainer, comm.as_ref(), 1..=6, undisturbed);
         let mut predictions = Vec::new();
         // Between steps, while the ids of the next batch are announced.
-        let part = part_of(&unseen, &case.schema, comm.rank(), ranks);
+        let part = case.part(&unseen, comm.as_ref());
         trainer.predict(&part, &mut predictions).unwrap();
         let more = case.train_part(&mut trainer, comm.as_ref(), 7..=12, undisturbed);
         trainer.predict(&part, &mut predictions).unwrap();
         // The rest is padding.
-        predictions.truncate(chunk_range(ROWS, comm.rank(), ranks).len());
+        predictions.truncate(case.heads() * chunk_range(ROWS, comm.rank() / case.tp, dp).len());
         assert_eq!(trainer.recorded(), 2, "steps on both slots are replayed");
         let held = held(&mut trainer);
         ([outcomes, more].concat(), held, predictions)
@@ -118,7 +129,9 @@ fn pieces_of_sharded_devices_equal_one(
     }
     let mut predictions = Vec::new();
     alone.predict(&unseen, &mut predictions).unwrap();
-    let got = trained.iter().flat_map(|(.., predictions)| predictions);
+    // The ranks of a group predict the same.
+    let got = trained.iter().step_by(case.tp);
+    let got = got.flat_map(|(.., predictions)| predictions);
     for (got, expected) in got.zip(&predictions) {
         assert!(
             f64::from((got - expected).abs()) < tolerance,
@@ -206,13 +219,17 @@ fn longer_bags_reach_the_owners_of_sharded_tables() {
         })
         .collect();
     let case = Case::new(DLRM, SGD, Precision::Fp32, 1).with_tables(BOTH, 2);
-    for knows_next in [true, false] {
+    for (knows_next, predicts) in [(true, false), (false, false), (true, true)] {
         let losses = on_ranks(2, |comm| {
             let mut trainer = case.on_device_of(&comm);
             let part = |step| part_of(&grown(&case, step), &case.schema, comm.rank(), 2);
             let step = |step| {
                 let next = knows_next.then(|| part(step + 1));
                 let outcome = trainer.step(&part(step), next.as_ref(), step, false);
+                if predicts && step == 1 {
+                    // Room is made for it while another batch is on its way.
+                    trainer.predict(&part(3), &mut Vec::new()).unwrap();
+                }
                 outcome.unwrap().loss
             };
             (1..=5).map(step).collect::<Vec<f64>>()

@@ -7,7 +7,7 @@ use streamrec_launcher::{RankEnvironment, Store, free_port};
 
 use super::*;
 
-/// What a child process is: `rank ranks port last_step`.
+/// What a child process is: `rank ranks tp port last_step`.
 const VARIABLE: &str = "STREAMREC_TEST_DEVICE_RANK";
 
 /// A rank in a process of its own; killed when dropped.
@@ -24,7 +24,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start([rank, ranks]: [usize; 2], port: u16, last_step: u64) -> Self {
+    fn start([rank, ranks, tp]: [usize; 3], port: u16, last_step: u64) -> Self {
         let module = module_path!().split_once("::").unwrap().1;
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
@@ -33,7 +33,7 @@ impl Process {
                 "--ignored",
                 "--nocapture",
             ])
-            .env(VARIABLE, format!("{rank} {ranks} {port} {last_step}"))
+            .env(VARIABLE, format!("{rank} {ranks} {tp} {port} {last_step}"))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -49,6 +49,14 @@ impl Process {
     }
 }
 
+/// What processes train, in groups of `tp` that share layers.
+fn case(tp: usize) -> Case {
+    match tp {
+        1 => Case::new(DLRM, ADAM, Precision::Bf16, 1),
+        _ => super::super::tensor_parallel::shared(ADAM, Precision::Bf16),
+    }
+}
+
 /// A child: trains its part, says each loss, and waits for ever after its last step.
 #[test]
 #[ignore = "started by the tests of processes"]
@@ -58,7 +66,7 @@ fn one_process() {
     };
     let mut numbers = variable.split(' ').map(|number| number.parse().unwrap());
     let mut number = || -> u64 { numbers.next().unwrap() };
-    let [rank, ranks] = [(); 2].map(|()| number() as usize);
+    let [rank, ranks, tp] = [(); 3].map(|()| number() as usize);
     let (port, last_step) = (number() as u16, number());
     let environment = RankEnvironment {
         rank,
@@ -70,11 +78,10 @@ fn one_process() {
     let comm = SharedMemory::connect(rank, ranks, &store, Settings::default()).unwrap();
     store.barrier("connected", LONG).unwrap();
     let comm: Arc<dyn Communicator> = Arc::new(comm);
-    let case = Case::new(DLRM, ADAM, Precision::Bf16, 1);
+    let case = case(tp);
     let mut trainer = case.on_tested_device_of(&comm);
     for step in 1..=last_step {
-        let parts =
-            [step, step + 1].map(|step| part_of(&case.batch(step), &case.schema, rank, ranks));
+        let parts = [step, step + 1].map(|step| case.part(&case.batch(step), comm.as_ref()));
         match trainer.step(&parts[0], Some(&parts[1]), step, false) {
             Ok(outcome) => println!("\n>{}", outcome.loss),
             Err(error) => {
@@ -90,11 +97,11 @@ fn one_process() {
 
 #[test]
 fn processes_with_devices_equal_one_cpu() {
-    let case = Case::new(DLRM, ADAM, Precision::Bf16, 1);
-    let curve = case.train(&mut case.on_cpu(), 1..=8, undisturbed);
-    for ranks in [2, 4] {
+    for [ranks, tp] in [[2, 1], [4, 1], [4, 2]] {
+        let whole = case(tp).whole();
+        let curve = whole.train(&mut whole.on_cpu(), 1..=6, undisturbed);
         let port = free_port().unwrap();
-        let start = |rank| Process::start([rank, ranks], port, 8);
+        let start = |rank| Process::start([rank, ranks, tp], port, 6);
         let mut processes: Vec<Process> = (0..ranks).map(start).collect();
         for expected in &curve {
             let said = processes.iter_mut().map(Process::says);
@@ -111,7 +118,7 @@ fn processes_with_devices_equal_one_cpu() {
 fn a_process_that_is_killed_ends_the_others_in_words() {
     let port = free_port().unwrap();
     let [mut stays, mut killed] =
-        [[0, 9], [1, 3]].map(|[rank, last]| Process::start([rank, 2], port, last as u64));
+        [[0, 9], [1, 3]].map(|[rank, last]| Process::start([rank, 2, 1], port, last as u64));
     for _ in 0..3 {
         assert_eq!(stays.says(), killed.says());
     }
