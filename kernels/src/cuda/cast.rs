@@ -12,6 +12,9 @@ pub(super) const KERNELS: &[&str] = &[
     "cast<float, float16>",
     "cast<bfloat16, float>",
     "cast<float16, float>",
+    "largest",
+    "narrow_scaled",
+    "widen_scaled",
 ];
 
 /// Elements of one thread.
@@ -36,10 +39,29 @@ pub fn cast(x: (Address, DType), y: (Address, DType), len: usize) -> Result<Laun
             });
         }
     };
+    Ok(flat(name, len).with(x.0).with(y.0).with(len as i64))
+}
+
+/// Finds the largest finite absolute value of `x: [len]` of `f32`: `top: [1]` of `u32`, zero before, becomes its bits.
+pub fn largest(x: Address, len: usize, top: Address) -> Launch {
+    flat(KERNELS[4], len).with(x).with(len as i64).with(top)
+}
+
+/// `y = x` times a power of two, `x: [len]` of `f32`, `y: [len]` of IEEE binary16: the power brings the [`largest`] to half
+/// of what binary16 can hold. `inverse: [1]` of `f32` receives its inverse.
+pub fn narrow_scaled(x: Address, y: Address, len: usize, [top, inverse]: [Address; 2]) -> Launch {
+    let launch = flat(KERNELS[5], len).with(x).with(y).with(len as i64);
+    launch.with(top).with(inverse)
+}
+
+/// `y = x` times `inverse: [1]` of `f32`, `x: [len]` of IEEE binary16, `y: [len]` of `f32`.
+pub fn widen_scaled(x: Address, y: Address, len: usize, inverse: Address) -> Launch {
+    let launch = flat(KERNELS[6], len).with(x).with(y).with(len as i64);
+    launch.with(inverse)
+}
+
+/// A launch over a flat array.
+fn flat(name: &'static str, len: usize) -> Launch {
     let blocks = blocks_for(len, THREADS as usize * ELEMENTS, 1 << 16);
-    let kernel = Kernel::new("cast", name);
-    Ok(Launch::new(kernel, blocks, THREADS)
-        .with(x.0)
-        .with(y.0)
-        .with(len as i64))
+    Launch::new(Kernel::new("cast", name), blocks, THREADS)
 }

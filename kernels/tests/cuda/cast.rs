@@ -1,5 +1,5 @@
 use streamrec_kernels::DType;
-use streamrec_kernels::cuda::cast::cast;
+use streamrec_kernels::cuda::cast::{cast, largest, narrow_scaled, widen_scaled};
 
 use crate::values::{Random, narrow, widen};
 use streamrec_emulation::Emulator;
@@ -20,6 +20,66 @@ fn casts_round_as_the_cpu_does() {
             let expected = narrow(&x, dtype);
             assert_eq!(emulator.download::<u8>(half), expected);
             assert_eq!(emulator.download::<f32>(back), widen(&expected, dtype));
+        }
+    }
+}
+
+/// As messages between CPUs are: the largest number comes to half of what binary16 holds, whatever it was.
+#[test]
+fn scaled_halves_keep_their_precision_and_tell_what_is_no_number() {
+    for (len, exponent) in [
+        (1, 0),
+        (9, -60),
+        (700, -3),
+        (5001, 40),
+        (33, 126),
+        (40, -126),
+    ] {
+        let power = 2f32.powi(exponent);
+        let mut x: Vec<f32> = Random(len as u64)
+            .floats(len)
+            .iter()
+            .map(|x| x * power)
+            .collect();
+        let bad = (len > 20).then_some([(3, f32::NAN), (17, f32::NEG_INFINITY)]);
+        bad.into_iter()
+            .flatten()
+            .for_each(|(at, value)| x[at] = value);
+        let mut emulator = Emulator::new(2);
+        let from = emulator.upload("x", &x);
+        let (half, back) = (
+            emulator.empty("half", len * 2),
+            emulator.empty("back", len * 4),
+        );
+        let (top, inverse) = (
+            emulator.upload("top", &[0u32]),
+            emulator.empty("inverse", 4),
+        );
+        emulator.run([
+            largest(from, len, top),
+            narrow_scaled(from, half, len, [top, inverse]),
+            widen_scaled(half, back, len, inverse),
+        ]);
+        let most = x
+            .iter()
+            .filter(|x| x.is_finite())
+            .fold(0f32, |most, x| most.max(x.abs()));
+        let halves = widen(&emulator.download::<u8>(half), DType::F16);
+        let finite = halves.iter().filter(|half| half.is_finite());
+        let largest = finite.fold(0f32, |most, x| most.max(x.abs()));
+        let subnormal = most < f32::MIN_POSITIVE;
+        assert!(
+            subnormal || (16384.0..=32768.0).contains(&largest),
+            "{len}: {largest}"
+        );
+        for (was, is) in x.iter().zip(emulator.download::<f32>(back)) {
+            let bound = (was.abs() * 2f32.powi(-11)).max(most * 2f32.powi(-39));
+            let same = if was.is_finite() {
+                (was - is).abs() <= bound
+            } else {
+                is.is_nan() || is == *was
+            };
+            assert!(same, "{was} became {is}");
         }
     }
 }

@@ -24,6 +24,7 @@ mod shards;
 mod source;
 mod table_rounds;
 mod weights;
+mod wire;
 
 pub use gradient_sink::DeviceGradientSink;
 pub use input::{DeviceInput, HostInput, InputLayout, InputSlot};

@@ -214,8 +214,24 @@ impl DeviceNetwork {
             .transpose()
     }
 
+    /// Lets the device wait for gradients of vectors that were begun to be sent.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn receive_gradients<E: Executor>(
+        &self,
+        executor: &mut E,
+        begun: Begun,
+        rows: usize,
+    ) -> Result<(), ModelError> {
+        match &self.shards {
+            Some(shards) => shards.receive_gradients(executor, begun, rows),
+            None => Ok(executor.finish(begun)?),
+        }
+    }
+
     /// The gradients of the vectors that this device pooled for all ranks, `[dp * rows, width]`, once those that were
-    /// sent are finished.
+    /// sent are received.
     pub fn owned_gradients(&self, rows: usize) -> Option<Matrix> {
         self.shards.as_ref().map(|shards| shards.gradients(rows))
     }

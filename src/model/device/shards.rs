@@ -25,7 +25,9 @@ use super::{
     memory::{DeviceBuffer, columns, element, rows},
     pass::Pass,
     source::DeviceSource,
+    wire::{DeviceWire, Exchanged},
 };
+use crate::config::Payload;
 use crate::model::{ModelError, RemoteLookup, layers::PassError};
 
 /// What ranks hold of sharded tables.
@@ -38,6 +40,8 @@ pub struct Shards {
     pub owners: Vec<Vec<ShardPart>>,
     /// The lookups in sharded tables.
     pub lookups: Vec<RemoteLookup>,
+    /// How vectors travel, and gradients: in halves, or in the compute type where that is not said.
+    pub payloads: [Payload; 2],
     /// This rank's place in its tensor-parallel group, whose ranks stand side by side: `[rank, ranks]`.
     pub tp: [usize; 2],
 }
@@ -127,7 +131,7 @@ impl Shards {
     }
 }
 
-/// The memory of what travels, in the compute type.
+/// The memory of what travels, in the compute type; where it is to travel in half the bytes, in float32.
 #[derive(Debug)]
 pub(super) struct DeviceShards {
     shards: Shards,
@@ -142,6 +146,8 @@ pub(super) struct DeviceShards {
     /// With tensor-parallel ranks: this rank's vectors, `[rows, columns]`, and those of all of them.
     part: DeviceBuffer,
     parts: DeviceBuffer,
+    /// Of vectors, and of gradients.
+    wires: [DeviceWire; 2],
     dtype: DType,
 }
 
@@ -170,11 +176,27 @@ impl DeviceShards {
         }
         let lookups_on_device = executor.allocate(size_of_val(lookups.as_slice()))?;
         executor.upload(bytemuck::cast_slice(&lookups), lookups_on_device)?;
-        let (dtype, ranks) = (weights.compute_dtype(), shards.owners.len());
+        let ranks = shards.owners.len();
+        let compute = weights.compute_dtype();
+        // Whatever is half as wide as float32 without being asked travels as it is.
+        let as_it_is = |payload: &Payload| match payload {
+            Payload::Fp32 => true,
+            Payload::Bf16 => compute == DType::Bf16,
+            Payload::Fp16 => compute == DType::F16,
+        };
+        let dtype = match shards.payloads.iter().all(as_it_is) {
+            true => compute,
+            false => DType::F32,
+        };
         let tp = shards.tp[1];
         let rows = share(of.batch, [0, tp]).len();
         let own = ranks / tp * of.batch * shards.width(shards.rank);
         let all: usize = (0..ranks).map(|owner| shards.width(owner)).sum();
+        let [vectors, gradients] = shards.payloads;
+        let wires = [
+            DeviceWire::new(executor, (dtype, vectors), [own, rows * all])?,
+            DeviceWire::new(executor, (dtype, gradients), [rows * all, own])?,
+        ];
         let gathered = if tp > 1 { rows * shards.columns() } else { 0 };
         let mut buffer = |len| DeviceBuffer::new(executor, dtype, len);
         Ok(Self {
@@ -184,6 +206,7 @@ impl DeviceShards {
             d_received: buffer(rows * all)?,
             part: buffer(gathered)?,
             parts: buffer(tp * gathered)?,
+            wires,
             shards,
             lookups,
             lookups_on_device,
@@ -213,16 +236,8 @@ impl DeviceShards {
                 .map_err(ModelError::kernel("pooling the vectors of sharded tables"))?;
             executor.launch(&launch)?;
         }
-        let [own, others] = self.counts(rows);
-        let exchange = Collective::AllToAll {
-            from: self.owned.address,
-            to: self.received.address,
-            sends: own,
-            receives: others,
-            element: element(self.dtype),
-        };
         let what = "the exchange of vectors";
-        Ok(executor.begin(Group::World, what, &[exchange])?)
+        self.wires[0].send(executor, what, &self.exchange_of_vectors(rows))
     }
 
     /// Lets the device wait for the vectors, and puts them where nodes read them.
@@ -231,7 +246,8 @@ impl DeviceShards {
         pass: &mut Pass<'_, E>,
         begun: Begun,
     ) -> Result<(), PassError> {
-        pass.executor.finish(begun)?;
+        let exchanged = self.exchange_of_vectors(pass.rows);
+        self.wires[0].receive(pass.executor, begun, &exchanged)?;
         let (tp, samples) = (self.shards.tp[1], share(pass.rows, self.shards.tp));
         let own = (tp > 1).then(|| self.part.view(samples.len(), self.shards.columns()));
         let mut written = Vec::new();
@@ -300,16 +316,38 @@ impl DeviceShards {
             ))?;
             executor.launch(&launch)?;
         }
-        let [own, others] = self.counts(batch);
-        let exchange = Collective::AllToAll {
+        let what = "the exchange of gradients of vectors";
+        self.wires[1].send(executor, what, &self.exchange_of_gradients(batch))
+    }
+
+    /// Lets the device wait for gradients that were begun to be sent, of batches of `rows` samples.
+    pub(super) fn receive_gradients<E: Executor>(
+        &self,
+        executor: &mut E,
+        begun: Begun,
+        rows: usize,
+    ) -> Result<(), ModelError> {
+        self.wires[1].receive(executor, begun, &self.exchange_of_gradients(rows))
+    }
+
+    fn exchange_of_vectors(&self, rows: usize) -> Exchanged {
+        let [sends, receives] = self.counts(rows);
+        Exchanged {
+            from: self.owned.address,
+            to: self.received.address,
+            sends,
+            receives,
+        }
+    }
+
+    fn exchange_of_gradients(&self, rows: usize) -> Exchanged {
+        let [receives, sends] = self.counts(rows);
+        Exchanged {
             from: self.d_received.address,
             to: self.d_owned.address,
-            sends: others,
-            receives: own,
-            element: element(self.dtype),
-        };
-        let what = "the exchange of gradients of vectors";
-        Ok(executor.begin(Group::World, what, &[exchange])?)
+            sends,
+            receives,
+        }
     }
 
     /// The gradients of what this rank pooled, `[dp * rows, width]`, once they are there.

@@ -20,6 +20,7 @@ pub struct DeviceLookups {
     layout: Layout,
     /// This rank's place in its tensor-parallel group: each looks up a part of its samples.
     tp: [usize; 2],
+    payloads: [Payload; 2],
     comm: Arc<dyn Communicator>,
     /// The memory of batches before.
     spare: Vec<OwnedIds>,
@@ -40,6 +41,7 @@ impl DeviceLookups {
         Ok(Self {
             spare: Vec::new(),
             tp: [mesh.tp.rank(), mesh.tp.size()],
+            payloads: [plan.vectors(), plan.gradients()],
             comm: mesh.world.split(0, mesh.world.rank())?,
             layout,
         })
@@ -65,6 +67,7 @@ impl DeviceLookups {
                 .map(|owner| owner.pooled.iter().map(part).collect())
                 .collect(),
             lookups: self.layout.lookups.clone(),
+            payloads: self.payloads,
             tp: self.tp,
         }
     }
@@ -138,13 +141,6 @@ impl TablePlan {
     pub fn refused_by_devices(&self) -> Option<String> {
         if self.is_replicated() {
             return None;
-        }
-        if (self.vectors(), self.gradients()) != (Payload::Fp32, Payload::Fp32) {
-            return Some(
-                "`parallel.embeddings.vectors` or `gradients` are not \"fp32\": devices send them in the type of \
-                 `train.precision`; leave them out"
-                    .to_owned(),
-            );
         }
         let sharded = self.tables().iter();
         let mut sharded = sharded.filter(|table| table.placement != Placement::Replicated);

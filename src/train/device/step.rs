@@ -109,7 +109,7 @@ impl DeviceStep {
         optimizer.merge_tables(executor, merged, pending)?;
         let mut owned = None;
         if let Some(vectors) = vectors {
-            executor.finish(vectors).map_err(ModelError::from)?;
+            network.receive_gradients(executor, vectors, input.bags.batch)?;
             owned = self.owned_gradients(input);
             optimizer.sum_owned(executor, owned.as_ref(), index)?;
         }
