@@ -104,3 +104,19 @@ __global__ void __launch_bounds__(GROUP_THREADS)
     if (thread < 2) list_lengths[thread] = 0;
     for (u32 at = thread; at < len; at += threads) positions[at] = at, bags[at] = at;
 }
+
+// Puts listed rows to the places that their keys tell: row_keys [row_count], gradients [row_count, stride],
+// first_rows [tables]; out [.., stride], of which row first_rows[table] + row is written. 4 numbers a thread.
+__global__ void __launch_bounds__(GROUP_THREADS)
+    place_rows(const u64* __restrict__ row_keys, const u32* __restrict__ row_count, const float* __restrict__ gradients,
+               u32 stride, u32 row_bits, const u32* __restrict__ first_rows, float* __restrict__ out) {
+    u32 vectors = stride / 4, threads = gridDim.x * blockDim.x;
+    u64 work = u64(*row_count) * vectors;
+    for (u64 at = blockIdx.x * blockDim.x + threadIdx.x; at < work; at += threads) {
+        u64 key = row_keys[at / vectors];
+        u64 row = first_rows[key >> row_bits] + (key & ((u64(1) << row_bits) - 1));
+        float values[4];
+        load_vector(gradients + at * 4, values);
+        store_vector(out + row * stride + at % vectors * 4, values);
+    }
+}

@@ -10,7 +10,7 @@ pub struct RemoteLookup {
     /// The table.
     pub table: TableId,
     /// The embedding node that reads the vectors.
-    pub(super) node: usize,
+    pub node: usize,
     /// Feature, pooling, and first column of the node's value.
     pub source: BagSource,
     /// First column among the remote vectors.

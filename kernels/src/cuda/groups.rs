@@ -20,6 +20,7 @@ pub(super) const KERNELS: &[&str] = &[
     "list_rows",
     "end_rows",
     "number_rows",
+    "place_rows",
 ];
 
 /// Lanes that number one bag.
@@ -189,6 +190,48 @@ pub fn end_rows(rows: &Rows, capacity: usize, sources: &[Source]) -> Result<Laun
             .with(len)
             .with(layout.nothing),
     )
+}
+
+/// The operands of [`place_rows`].
+#[derive(Debug, Clone, Copy)]
+pub struct PlaceRows {
+    /// The listed rows; `row_of` is not read.
+    pub rows: Rows,
+    /// Rows that there is room for in the list.
+    pub capacity: usize,
+    /// `[rows, stride]` of `f32`.
+    pub gradients: Address,
+    /// Elements from one row to the next, a multiple of 4.
+    pub stride: usize,
+    /// Bits of a row's number in a key.
+    pub row_bits: u32,
+    /// The place of the first row of each table. `[tables]` of `u32`
+    pub first_rows: Address,
+    /// Receives each row at the place that its key tells, `[.., stride]` of `f32`; other rows stay.
+    pub out: Address,
+}
+
+/// Puts the rows of a list to the places that their keys tell.
+///
+/// # Errors
+/// When numbers are too large.
+pub fn place_rows(operands: &PlaceRows) -> Result<Launch> {
+    let stride = count(
+        OPERATION,
+        "rows have fewer than 2^31 columns",
+        operands.stride,
+    )?;
+    let work = operands.capacity * operands.stride / 4;
+    let blocks = blocks_for(work, THREADS as usize, 1 << 16);
+    let kernel = Kernel::new("groups", KERNELS[5]);
+    Ok(Launch::new(kernel, blocks, THREADS)
+        .with(operands.rows.keys)
+        .with(operands.rows.count)
+        .with(operands.gradients)
+        .with(stride)
+        .with(operands.row_bits)
+        .with(operands.first_rows)
+        .with(operands.out))
 }
 
 /// Sorts the rows of several ranks' lists, which lie in the first of `memory.keys` (as many as its capacity), and

@@ -1,6 +1,6 @@
 use streamrec_kernels::cuda::Address;
 use streamrec_kernels::cuda::groups::{
-    Build, Memory, Rows, Sorted, Source, build, end_rows, merge,
+    Build, Memory, PlaceRows, Rows, Sorted, Source, build, end_rows, merge, place_rows,
 };
 use streamrec_kernels::cuda::radix_sort::{Pairs, counts_len, sort};
 
@@ -285,5 +285,42 @@ fn lists_of_several_ranks_are_merged_in_rank_order() {
         let row_keys: Vec<u64> = emulator.download(listed.keys);
         assert_eq!(row_keys[..count], once);
         assert_eq!(emulator.download::<u32>(memory.list_lengths), [0, 0]);
+    }
+}
+
+/// Rows of two tables, listed by key, come to the places that follow the tables' first rows.
+#[test]
+fn listed_rows_come_to_their_places() {
+    let (stride, row_bits) = (8, 3);
+    let listed = [(0u64, 2u64), (0, 5), (1, 0), (1, 3)];
+    let keys: Vec<u64> = listed
+        .iter()
+        .map(|(table, row)| table << row_bits | row)
+        .collect();
+    for seed in SEEDS {
+        let mut emulator = Emulator::new(seed);
+        let own = Rows {
+            keys: emulator.upload("keys", &keys),
+            row_of: Address::NULL,
+            count: emulator.upload("count", &[listed.len() as u32]),
+        };
+        let values: Vec<f32> = (0..listed.len() * stride).map(|x| x as f32).collect();
+        let out = emulator.upload("out", &vec![-1.0f32; 12 * stride]);
+        let operands = PlaceRows {
+            rows: own,
+            capacity: 100,
+            gradients: emulator.upload("gradients", &values),
+            stride,
+            row_bits,
+            first_rows: emulator.upload("first_rows", &[0u32, 7]),
+            out,
+        };
+        emulator.run([place_rows(&operands).unwrap()]);
+        let mut expected = vec![-1.0f32; 12 * stride];
+        for (index, (table, row)) in listed.iter().enumerate() {
+            let place = (7 * table + row) as usize * stride;
+            expected[place..place + stride].copy_from_slice(&values[index * stride..][..stride]);
+        }
+        assert_eq!(emulator.download::<f32>(out), expected);
     }
 }

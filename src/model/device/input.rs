@@ -163,8 +163,41 @@ pub struct DeviceInput {
     pub bags: Bags,
     /// Ids that there is room for.
     pub ids: usize,
+    /// What concerns sharded tables, where there are any.
+    pub remote: Option<RemoteInput>,
+}
+
+/// What ranks ask each other for in sharded tables.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoteInput {
     /// The lookups of all ranks in tables that this device holds for them.
-    pub owned: Option<Bags>,
+    pub owned: Bags,
+    /// Where ids travel once: those that all ranks ask this one for, as bags of at most one; and this rank's lookups, as
+    /// positions among the rows that come.
+    pub rows: Option<[Bags; 2]>,
+}
+
+/// Room for what ranks ask each other for in sharded tables, in each micro-batch; the same on all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RemoteRoom {
+    /// Ids of all ranks in the tables that one holds.
+    pub ids: usize,
+    /// Distinct ids that one rank asks another for, of one table, where ids travel once.
+    pub rows: usize,
+    /// Lookups of one rank in such tables.
+    pub positions: usize,
+}
+
+impl RemoteRoom {
+    /// The room that has enough for both.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        Self {
+            ids: self.ids.max(other.ids),
+            rows: self.rows.max(other.rows),
+            positions: self.positions.max(other.positions),
+        }
+    }
 }
 
 /// A place for one input on the device, with the host memory that it is sent from.
@@ -239,7 +272,7 @@ impl<F: Send> InputSlot<F> {
                 features: self.layout.id_limits.len(),
             },
             ids: self.layout.ids,
-            owned: None,
+            remote: None,
         }
     }
 }

@@ -2,9 +2,7 @@ use std::ops::Range;
 
 use streamrec_artifact::Op;
 use streamrec_kernels::DType;
-use streamrec_kernels::cuda::{
-    Address, Begun, DeviceError, Executor, Matrix, add, linear::partial_len,
-};
+use streamrec_kernels::cuda::{Address, DeviceError, Executor, Matrix, add, linear::partial_len};
 use tracing::trace_span;
 
 use super::{
@@ -14,6 +12,7 @@ use super::{
     linear::Linear,
     memory::{DeviceBuffer, columns, download_floats},
     pass::Pass,
+    requested_rows::{DeviceRows, RowShards},
     shards::{DeviceShards, Shards},
     source::DeviceSource,
 };
@@ -52,7 +51,9 @@ pub struct DeviceNetwork {
     /// The nodes, those first that depend on no embedding.
     order: Vec<usize>,
     /// Where tables are sharded.
-    shards: Option<DeviceShards>,
+    pub(super) shards: Option<DeviceShards>,
+    /// Where ids of some of them travel once.
+    pub(super) rows: Option<DeviceRows>,
     /// Where layers are shared.
     group: Option<DeviceGroup>,
     pub(super) batch: usize,
@@ -69,7 +70,7 @@ impl DeviceNetwork {
         executor: &mut E,
         of: &DeviceSource<'_>,
         weights: &DeviceWeights,
-        shards: Option<Shards>,
+        shards: Option<(Shards, RowShards)>,
     ) -> Result<Self, ModelError> {
         let DeviceSource {
             graph,
@@ -104,6 +105,7 @@ impl DeviceNetwork {
         let width = widest(&mut nodes.iter().map(|node| node.width));
         let works = layers.iter().zip(&nodes);
         let workspace = widest(&mut works.map(|(layer, node)| layer.workspace(node.width)));
+        let (shards, rows) = super::remote::build(executor, of, weights, shards)?;
         let group = DeviceGroup::new(executor, of.shared, [batch, width])?;
         let dense = (dtype.is_half()).then(|| batch * schema.dense.len());
         let first_bad = executor.allocate(size_of::<u64>())?;
@@ -121,9 +123,8 @@ impl DeviceNetwork {
             first_bad,
             first_reader: plan::first_reader_of_embeddings(&nodes),
             order: plan::by_embeddings(&nodes).concat(),
-            shards: shards
-                .map(|shards| DeviceShards::new(executor, of, weights, shards))
-                .transpose()?,
+            shards,
+            rows,
             nodes,
             layers,
             places,
@@ -168,13 +169,7 @@ impl DeviceNetwork {
         weights: &DeviceWeights,
         input: &DeviceInput,
     ) -> Result<Matrix, ModelError> {
-        let rows = input.bags.batch;
-        let mut vectors = match (&self.shards, input.owned) {
-            (Some(shards), Some(bags)) => {
-                Some(shards.send_vectors(executor, bags, rows, self.first_bad)?)
-            }
-            _ => None,
-        };
+        let mut vectors = self.send_vectors(executor, input)?;
         let mut pass = self.pass(executor, weights, input);
         if let Some(copy) = &self.dense_copy {
             let into = copy.view(pass.rows, input.dense.shape[1]);
@@ -188,7 +183,9 @@ impl DeviceNetwork {
             // What depends on no embedding goes forward while vectors travel.
             let receives = matches!(self.layers[node], DeviceLayer::EmbeddingBag { .. });
             let outcome = match (&self.shards, vectors.take_if(|_| receives)) {
-                (Some(shards), Some(begun)) => shards.receive(&mut pass, begun),
+                (Some(shards), Some((begun, rows))) => {
+                    shards.receive(&mut pass, begun, self.rows.as_ref().zip(rows))
+                }
                 _ => Ok(()),
             };
             outcome
@@ -196,44 +193,6 @@ impl DeviceNetwork {
                 .map_err(|error| error.at(&self.names[node], "forward"))?;
         }
         Ok(pass.value(self.nodes.len() - 1))
-    }
-
-    /// Begins to send the gradients of vectors of sharded tables to the devices that hold these, after
-    /// [`begin_backward`](Self::begin_backward) for the same input; nothing where none is sharded.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn send_gradients<E: Executor>(
-        &self,
-        executor: &mut E,
-        input: &DeviceInput,
-    ) -> Result<Option<Begun>, ModelError> {
-        let shards = self.shards.as_ref();
-        shards
-            .map(|shards| shards.send_gradients(executor, self, input.bags))
-            .transpose()
-    }
-
-    /// Lets the device wait for gradients of vectors that were begun to be sent.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn receive_gradients<E: Executor>(
-        &self,
-        executor: &mut E,
-        begun: Begun,
-        rows: usize,
-    ) -> Result<(), ModelError> {
-        match &self.shards {
-            Some(shards) => shards.receive_gradients(executor, begun, rows),
-            None => Ok(executor.finish(begun)?),
-        }
-    }
-
-    /// The gradients of the vectors that this device pooled for all ranks, `[dp * rows, width]`, once those that were
-    /// sent are received.
-    pub fn owned_gradients(&self, rows: usize) -> Option<Matrix> {
-        self.shards.as_ref().map(|shards| shards.gradients(rows))
     }
 
     /// The gradient of the logits, `[rows, heads]`, float32, for the loss to write; `None` where no

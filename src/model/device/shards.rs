@@ -18,17 +18,17 @@ use streamrec_kernels::cuda::{
     Address, Begun, Collective, DeviceError, Executor, Group, Launch, Matrix, add,
     embedding_bag::{self, Bags, Lookup},
 };
-use streamrec_kernels::embedding_bag::Pooling;
+use streamrec_kernels::embedding_bag::{BagSource, Pooling};
 
 use super::{
     DeviceNetwork, DeviceWeights,
     memory::{DeviceBuffer, columns, element, rows},
     pass::Pass,
-    source::DeviceSource,
+    requested_rows::DeviceRows,
     wire::{DeviceWire, Exchanged},
 };
 use crate::config::Payload;
-use crate::model::{ModelError, RemoteLookup, layers::PassError};
+use crate::model::{ModelError, ParameterStore, RemoteLookup, TableId, layers::PassError};
 
 /// What ranks hold of sharded tables.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +67,31 @@ pub struct ShardPart {
 }
 
 impl ShardPart {
+    /// A part of a table whose rows are asked for: columns of them, which begin at one of the owner's; `feature` in its bags.
+    pub fn of_rows(
+        table: TableId,
+        feature: usize,
+        (columns, first): (Range<usize>, usize),
+    ) -> Self {
+        let source = BagSource {
+            feature,
+            pooling: Pooling::Sum,
+            column: first,
+        };
+        Self {
+            lookup: RemoteLookup {
+                table,
+                node: 0,
+                source,
+                column: first,
+                dim: columns.len(),
+            },
+            columns,
+            first,
+            divided_by_asker: false,
+        }
+    }
+
     /// How the owner pools.
     pub(super) fn pooling(&self) -> Pooling {
         match self.divided_by_asker {
@@ -154,12 +179,12 @@ pub(super) struct DeviceShards {
 impl DeviceShards {
     pub(super) fn new<E: Executor>(
         executor: &mut E,
-        of: &DeviceSource<'_>,
-        weights: &DeviceWeights,
+        (parameters, weights): (&ParameterStore, &DeviceWeights),
         shards: Shards,
+        batch: usize,
     ) -> Result<Self, DeviceError> {
         let own = |part: &ShardPart| {
-            let table = of.parameters.table(part.lookup.table);
+            let table = parameters.table(part.lookup.table);
             Lookup {
                 table: weights.table(part.lookup.table).0,
                 rows: table.rows() as i64,
@@ -189,8 +214,8 @@ impl DeviceShards {
             false => DType::F32,
         };
         let tp = shards.tp[1];
-        let rows = share(of.batch, [0, tp]).len();
-        let own = ranks / tp * of.batch * shards.width(shards.rank);
+        let rows = share(batch, [0, tp]).len();
+        let own = ranks / tp * batch * shards.width(shards.rank);
         let all: usize = (0..ranks).map(|owner| shards.width(owner)).sum();
         let [vectors, gradients] = shards.payloads;
         let wires = [
@@ -240,18 +265,38 @@ impl DeviceShards {
         self.wires[0].send(executor, what, &self.exchange_of_vectors(rows))
     }
 
-    /// Lets the device wait for the vectors, and puts them where nodes read them.
+    /// The type of what is kept of vectors and their gradients.
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Lets the device wait for the vectors of batches of `rows` samples.
+    pub(super) fn receive_vectors<E: Executor>(
+        &self,
+        executor: &mut E,
+        begun: Begun,
+        rows: usize,
+    ) -> Result<(), ModelError> {
+        self.wires[0].receive(executor, begun, &self.exchange_of_vectors(rows))
+    }
+
+    /// Each part of them, `[rows, columns]`.
+    pub(super) fn vector_parts(&self, rows: usize) -> impl Iterator<Item = (&ShardPart, Matrix)> {
+        self.parts(&self.received, share(rows, self.shards.tp).len())
+    }
+
+    /// Lets the device wait for the vectors, and puts them where nodes read them; those that `rows` pools too.
     pub(super) fn receive<E: Executor>(
         &self,
         pass: &mut Pass<'_, E>,
         begun: Begun,
+        rows: Option<(&DeviceRows, (Begun, Bags))>,
     ) -> Result<(), PassError> {
-        let exchanged = self.exchange_of_vectors(pass.rows);
-        self.wires[0].receive(pass.executor, begun, &exchanged)?;
+        self.receive_vectors(pass.executor, begun, pass.rows)?;
         let (tp, samples) = (self.shards.tp[1], share(pass.rows, self.shards.tp));
         let own = (tp > 1).then(|| self.part.view(samples.len(), self.shards.columns()));
         let mut written = Vec::new();
-        for (part, block) in self.blocks(&self.received, samples.len()) {
+        for (part, from) in self.vector_parts(pass.rows) {
             // The same columns of several owners are sums over the rows that each has.
             let place = (part.lookup.node, part.at_node());
             let accumulate = written.contains(&place);
@@ -259,10 +304,12 @@ impl DeviceShards {
                 None => columns(&pass.value(part.lookup.node), &part.at_node()),
                 Some(own) => columns(own, &part.at_asker()),
             };
-            let from = columns(&block, &part.at_owner());
             let bags = (pass.input.bags, &samples);
             pass.launch(part.copy(bags, [&from, &into], accumulate))?;
             written.push(place);
+        }
+        if let Some((rows, begun)) = rows {
+            rows.receive(pass, begun, own.as_ref())?;
         }
         match own {
             None => Ok(()),
@@ -305,19 +352,32 @@ impl DeviceShards {
         bags: Bags,
     ) -> Result<Begun, ModelError> {
         let (batch, samples) = (bags.batch, share(bags.batch, self.shards.tp));
-        for (part, block) in self.blocks(&self.d_received, samples.len()) {
+        for (part, into) in self.gradient_parts(batch) {
             let gradient = network.gradient(part.lookup.node, batch);
             let gradient = gradient.expect("the plan gives embeddings a gradient");
             let from = columns(&rows(&gradient, &samples), &part.at_node());
-            let into = columns(&block, &part.at_owner());
             let launch = part.copy((bags, &samples), [&from, &into], false);
             let launch = launch.map_err(ModelError::kernel(
                 "gathering the gradients of sharded tables",
             ))?;
             executor.launch(&launch)?;
         }
+        self.begin_gradients(executor, batch)
+    }
+
+    /// Where the gradients of each part are to be put, of batches of `rows` samples.
+    pub(super) fn gradient_parts(&self, rows: usize) -> impl Iterator<Item = (&ShardPart, Matrix)> {
+        self.parts(&self.d_received, share(rows, self.shards.tp).len())
+    }
+
+    /// Begins to send the gradients that were put there.
+    pub(super) fn begin_gradients<E: Executor>(
+        &self,
+        executor: &mut E,
+        rows: usize,
+    ) -> Result<Begun, ModelError> {
         let what = "the exchange of gradients of vectors";
-        self.wires[1].send(executor, what, &self.exchange_of_gradients(batch))
+        self.wires[1].send(executor, what, &self.exchange_of_gradients(rows))
     }
 
     /// Lets the device wait for gradients that were begun to be sent, of batches of `rows` samples.
@@ -360,8 +420,8 @@ impl DeviceShards {
         buffer.view(samples, self.shards.width(self.shards.rank))
     }
 
-    /// Every part with the matrix of its owner's vectors, `[rows, width]`.
-    fn blocks(
+    /// Every part with its columns of its owner's vectors, `[rows, columns]`.
+    fn parts(
         &self,
         buffer: &DeviceBuffer,
         rows: usize,
@@ -374,7 +434,10 @@ impl DeviceShards {
             start += rows * width;
             (parts, block)
         });
-        of_owner.flat_map(|(parts, block)| parts.iter().map(move |part| (part, block)))
+        of_owner.flat_map(|(parts, block)| {
+            let parts = parts.iter();
+            parts.map(move |part| (part, columns(&block, &part.at_owner())))
+        })
     }
 
     /// Elements that this rank pools for each, and that each pools for it, of batches of `rows` samples.

@@ -8,6 +8,7 @@
 //! ```
 
 mod control;
+mod requested_rows;
 mod row_exchange;
 mod tables;
 mod whole_rows;
@@ -27,12 +28,13 @@ use crate::{
     config::LossScaleConfig,
     model::{
         ModelError, ParameterStore,
-        device::{DeviceWeights, TableRounds},
+        device::{DeviceWeights, RemoteRoom, RowRequest, TableRounds},
     },
 };
 
 use control::Control;
 pub use control::DeviceVerdict;
+use requested_rows::RequestedRows;
 pub use row_exchange::PendingRows;
 use tables::{DeviceTables, TableSource};
 
@@ -49,8 +51,10 @@ pub struct DeviceOptimizer {
     /// Of each table, in the order of the store.
     table_states: Vec<[Address; 2]>,
     tables: DeviceTables,
-    /// Sharded tables that this device holds.
-    owned: Option<DeviceTables>,
+    /// Sharded tables that this device holds: those whose vectors travel, and those whose rows do.
+    owned: [Option<DeviceTables>; 2],
+    /// The rows that this rank asks others for.
+    requested: Option<RequestedRows>,
     micro_batches: usize,
     control: Control,
 }
@@ -77,7 +81,7 @@ impl DeviceOptimizer {
         optimizer: &Optimizer,
         parameters: &ParameterStore,
         weights: &DeviceWeights,
-        (rounds, owned): (&TableRounds, Option<&TableRounds>),
+        (rounds, owned): (&TableRounds, [Option<&TableRounds>; 2]),
         (scales_loss, micro_batches): (bool, usize),
     ) -> Result<Self, OptimError> {
         let spans: Vec<Span> = optimizer.dense.device_spans();
@@ -118,9 +122,13 @@ impl DeviceOptimizer {
         let [_, ranks] = executor.rank(Group::DataParallel);
         let tables = DeviceTables::new(executor, &source, rounds, [ranks, micro_batches])?;
         // Whoever holds a table has the gradients of all ranks.
-        let owned = owned
-            .map(|rounds| DeviceTables::new(executor, &source, rounds, [1, micro_batches]))
-            .transpose()?;
+        let mut of_owned = |rounds: Option<&TableRounds>| {
+            let of_rounds = rounds
+                .map(|rounds| DeviceTables::new(executor, &source, rounds, [1, micro_batches]));
+            of_rounds.transpose()
+        };
+        let [vectors, rows] = owned;
+        let owned = [of_owned(vectors)?, of_owned(rows)?];
         Ok(Self {
             dense_rule,
             sparse_rule,
@@ -131,6 +139,7 @@ impl DeviceOptimizer {
             table_states,
             tables,
             owned,
+            requested: None,
             micro_batches,
             control,
         })
@@ -145,26 +154,54 @@ impl DeviceOptimizer {
         executor: &mut E,
         capacity: usize,
     ) -> Result<(), DeviceError> {
-        if let Some(owned) = &mut self.owned {
+        if let [Some(owned), _] = &mut self.owned {
             let [_, ranks] = executor.rank(Group::World);
             owned.reserve_products(executor, ranks * self.micro_batches * capacity)?;
         }
         self.tables.reserve(executor, capacity)
     }
 
-    /// Takes memory for up to `capacity` lookups of all ranks in the tables that this device holds for them.
+    /// Takes memory for what all ranks look up in the tables that this device holds, the same on all of them; `request` tells
+    /// how gradients of rows that this rank asks for are summed, where ids travel once.
     ///
     /// # Errors
     /// When the device has not so much.
     pub fn reserve_owned<E: Executor>(
         &mut self,
         executor: &mut E,
-        capacity: usize,
+        room: RemoteRoom,
+        request: Option<RowRequest>,
     ) -> Result<(), DeviceError> {
-        match &mut self.owned {
-            Some(owned) => owned.reserve(executor, capacity),
-            None => Ok(()),
+        let [vectors, rows] = &mut self.owned;
+        if let Some(vectors) = vectors {
+            vectors.reserve(executor, room.ids)?;
         }
+        let Some(request) = request else {
+            return Ok(());
+        };
+        if let Some(rows) = rows {
+            rows.reserve_products(executor, self.micro_batches * request.all_ids)?;
+            rows.reserve(executor, request.owned_ids)?;
+        }
+        self.requested = Some(RequestedRows::new(executor, request, room.positions)?);
+        Ok(())
+    }
+
+    /// Sums the gradients of pooled vectors by the rows that this rank asked for.
+    ///
+    /// # Errors
+    /// When the device fails.
+    ///
+    /// # Panics
+    /// When no memory was [reserved](Self::reserve_owned) for them.
+    pub fn sum_requested<E: Executor>(
+        &self,
+        executor: &mut E,
+        gradients: (Bags, Matrix),
+    ) -> Result<(), OptimError> {
+        let _span = trace_span!("sum row gradients").entered();
+        let requested = self.requested.as_ref().expect("memory was reserved");
+        requested.sum(executor, gradients, self.control)
     }
 
     /// Takes the state of the host's optimiser, and where its loss scaling stands.
@@ -311,13 +348,16 @@ impl DeviceOptimizer {
     pub fn sum_owned<E: Executor>(
         &self,
         executor: &mut E,
-        gradients: Option<&TableGradients<'_>>,
+        gradients: [Option<&TableGradients<'_>>; 2],
         index: usize,
     ) -> Result<(), OptimError> {
         let _span = trace_span!("sum sharded table gradients").entered();
-        let owned = self.owned.as_ref().zip(gradients);
-        if let Some((owned, gradients)) = owned {
-            owned.sum(executor, gradients, index)?.finish(executor)?;
+        let owned = || {
+            let tables = self.owned.iter().zip(gradients);
+            tables.filter_map(|(tables, gradients)| tables.as_ref().zip(gradients))
+        };
+        for (tables, gradients) in owned() {
+            tables.sum(executor, gradients, index)?.finish(executor)?;
         }
         if index + 1 < self.micro_batches {
             return Ok(());
@@ -328,9 +368,9 @@ impl DeviceOptimizer {
             element: Element::U32,
             reduce: Reduce::Max,
         }];
-        if let Some((owned, gradients)) = owned {
-            owned.merge(executor, gradients.rounds)?;
-            exchanged.extend(owned.row_products(executor, gradients.rounds)?);
+        for (tables, gradients) in owned() {
+            tables.merge(executor, gradients.rounds)?;
+            exchanged.extend(tables.row_products(executor, gradients.rounds)?);
         }
         let begun = executor.begin(Group::World, "the verdict", &exchanged);
         let begun = begun.map_err(ModelError::from)?;
@@ -349,15 +389,17 @@ impl DeviceOptimizer {
         &self,
         executor: &mut E,
         weights: &DeviceWeights,
-        [tables, owned]: [Option<&TableGradients<'_>>; 2],
+        [tables, vectors, rows]: [Option<&TableGradients<'_>>; 3],
     ) -> Result<(), OptimError> {
         self.update_dense(executor, weights)?;
         let _span = trace_span!("update tables").entered();
         if let Some(gradients) = tables {
             self.tables.update(executor, gradients)?;
         }
-        if let (Some(tables), Some(gradients)) = (&self.owned, owned) {
-            tables.update(executor, gradients)?;
+        for (tables, gradients) in self.owned.iter().zip([vectors, rows]) {
+            if let (Some(tables), Some(gradients)) = (tables, gradients) {
+                tables.update(executor, gradients)?;
+            }
         }
         Ok(())
     }

@@ -7,10 +7,10 @@ use streamrec_kernels::embedding_bag::Pooling;
 use super::{PendingIds, layout::Layout, owned_ids::OwnedIds, requested_ids::RequestedIds};
 use crate::{
     comm::Communicator,
-    config::{Exchange, Payload, Placement},
+    config::{Payload, Placement},
     model::{
         BatchInput, ModelError, ParameterStore, RemoteLookup,
-        device::{ShardPart, Shards, share},
+        device::{RemoteRoom, RowBlock, RowShards, RowTable, ShardPart, Shards, share},
     },
     parallel::{Mesh, TablePlan},
 };
@@ -72,6 +72,61 @@ impl DeviceLookups {
         }
     }
 
+    /// What each rank holds of the tables whose ids travel once.
+    pub fn row_shards(&self) -> RowShards {
+        let layout = &self.layout;
+        let numbers: Vec<usize> = layout.unique_tables().map(|(index, _)| index).collect();
+        let number = |table: usize| {
+            numbers
+                .iter()
+                .position(|&index| index == table)
+                .unwrap_or(0)
+        };
+        let (mut owners, mut blocks) = (Vec::new(), Vec::new());
+        for owner in &layout.owners {
+            let (mut parts, mut places, mut first) = (Vec::new(), Vec::new(), 0);
+            for (feature, part) in owner.unique.iter().enumerate() {
+                let ranges = layout.row_blocks(part.table);
+                places.push(RowBlock {
+                    table: number(part.table),
+                    block: ranges
+                        .iter()
+                        .position(|range| *range == part.rows)
+                        .unwrap_or(0),
+                });
+                parts.push(ShardPart::of_rows(
+                    layout.tables[part.table].id,
+                    feature,
+                    (part.columns.clone(), first),
+                ));
+                first += part.columns.len();
+            }
+            owners.push(parts);
+            blocks.push(places);
+        }
+        let tables = layout.unique_tables().map(|(index, table)| RowTable {
+            dim: table.dim,
+            blocks: layout.row_blocks(index).len(),
+            lookups: table
+                .lookups
+                .iter()
+                .map(|&lookup| layout.lookups[lookup])
+                .collect(),
+        });
+        RowShards {
+            shards: Shards {
+                rank: layout.rank,
+                owners,
+                lookups: Vec::new(),
+                payloads: self.payloads,
+                tp: [0, 1],
+            },
+            blocks,
+            tables: tables.collect(),
+            tp: self.tp,
+        }
+    }
+
     /// Sends the ids of a batch to their owners. Returns at once.
     ///
     /// # Errors
@@ -105,49 +160,73 @@ impl DeviceLookups {
                 });
             }
         }
-        Ok(OwnedBags(owned))
+        Ok(OwnedBags {
+            owned,
+            requested: pending.requested,
+        })
     }
 
     /// Takes memory back.
     pub fn give_back(&mut self, bags: OwnedBags) {
-        self.spare.push(bags.0);
+        self.spare.push(bags.owned);
+    }
+}
+
+/// Ids and where the bags of them begin, as [`Bags`](streamrec_kernels::embedding_bag::Bags) have them.
+#[derive(Debug, Default)]
+pub struct HostBags {
+    /// Of all bags.
+    pub ids: Vec<i64>,
+    /// Bags, and one more.
+    pub offsets: Vec<i64>,
+}
+
+impl DeviceLookups {
+    /// The ids that travel once and are asked for here, `rows` of each rank, bags of at most one: the owner's parts are
+    /// the features.
+    pub fn rows_of_ranks(&self, bags: &OwnedBags, rows: usize) -> HostBags {
+        let (ids, offsets) = bags.owned.rows_of_ranks(rows);
+        HostBags { ids, offsets }
+    }
+
+    /// This rank's lookups in tables whose ids travel once, as positions among the rows that come: `rows` of each owner.
+    pub fn positions(&self, bags: &OwnedBags, rows: usize) -> HostBags {
+        let (ids, offsets) = bags.requested.positions(&self.layout, rows);
+        HostBags { ids, offsets }
     }
 }
 
 /// The lookups of all ranks in the tables that one holds: as [`Bags`](streamrec_kernels::embedding_bag::Bags), its parts
 /// being the features and the samples of all ranks, in their order, one batch.
 #[derive(Debug)]
-pub struct OwnedBags(OwnedIds);
+pub struct OwnedBags {
+    owned: OwnedIds,
+    requested: RequestedIds,
+}
 
 impl OwnedBags {
     /// Samples of all ranks.
     pub fn samples(&self) -> usize {
-        self.0.bags().batch
+        self.owned.bags().batch
     }
 
     /// Of all bags, part by part.
     pub fn ids(&self) -> &[i64] {
-        self.0.bags().ids
+        self.owned.bags().ids
     }
 
     /// `[parts * samples + 1]`
     pub fn offsets(&self) -> &[i64] {
-        self.0.bags().offsets
+        self.owned.bags().offsets
     }
-}
 
-impl TablePlan {
-    /// Why devices cannot keep the tables so, if they cannot.
-    pub fn refused_by_devices(&self) -> Option<String> {
-        if self.is_replicated() {
-            return None;
+    /// The room that is needed on every rank.
+    pub fn needs(&self) -> RemoteRoom {
+        let needs = &self.owned.needs;
+        RemoteRoom {
+            ids: needs.pooled.iter().copied().max().unwrap_or(0),
+            rows: needs.rows,
+            positions: needs.positions,
         }
-        let sharded = self.tables().iter();
-        let mut sharded = sharded.filter(|table| table.placement != Placement::Replicated);
-        let unique = sharded.find(|table| table.exchange == Exchange::Unique)?;
-        Some(format!(
-            "`parallel.embeddings`, table `{}`: the exchange is \"unique\", expected \"pooled\"",
-            unique.name
-        ))
     }
 }

@@ -115,6 +115,20 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// The ranges of rows in which a table whose ids travel once lies at its owners, ascending; columns of the same rows
+    /// are one.
+    pub(super) fn row_blocks(&self, table: usize) -> Vec<Range<usize>> {
+        let parts = self.owners.iter().flat_map(|owner| &owner.unique);
+        let mut blocks: Vec<Range<usize>> = parts
+            .filter(|part| part.table == table)
+            .map(|part| part.rows.clone())
+            .collect();
+        blocks.dedup();
+        blocks
+    }
+}
+
 impl OwnerLayout {
     fn add(
         &mut self,

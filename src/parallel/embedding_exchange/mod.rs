@@ -43,7 +43,7 @@ use streamrec_kernels::{
 
 use tracing::trace_span;
 
-pub use self::device::{DeviceLookups, OwnedBags};
+pub use self::device::{DeviceLookups, HostBags, OwnedBags};
 use self::{layout::Layout, owned_ids::OwnedIds, requested_ids::RequestedIds, wire::Words};
 use super::{Mesh, TablePlan, row_sum::RowSum};
 use crate::{

@@ -5,6 +5,7 @@ use streamrec_kernels::{
 
 use super::{
     layout::{Layout, OwnerLayout},
+    requested_ids::Needs,
     wire::{Words, corrupt},
 };
 use crate::{comm::Message, model::ModelError};
@@ -22,6 +23,8 @@ pub(super) struct OwnedIds {
     /// Of each table with pooled parts, in their order.
     pub(super) pooled: Vec<PooledTable>,
     groups: Vec<Groups>,
+    /// Of all ranks.
+    pub(super) needs: Needs,
 }
 
 /// A table that an owner pools.
@@ -95,6 +98,10 @@ impl OwnedIds {
             }
         }
         self.read_unique(own, &mut readers)?;
+        self.needs = Needs::default();
+        for words in &mut readers {
+            self.needs.read(words, layout.owners.len())?;
+        }
         readers.into_iter().try_for_each(Words::end)
     }
 
@@ -117,6 +124,20 @@ impl OwnedIds {
             }
         }
         Ok(())
+    }
+
+    /// The ids that travel once as bags of at most one id, `rows` of each rank: the owner's parts are the features. As
+    /// [`Bags::ids`] and [`Bags::offsets`].
+    pub(super) fn rows_of_ranks(&self, rows: usize) -> (Vec<i64>, Vec<i64>) {
+        let (mut ids, mut offsets) = (Vec::new(), vec![0]);
+        for of_ranks in &self.unique {
+            for own in of_ranks {
+                let first = ids.len();
+                ids.extend_from_slice(own);
+                offsets.extend((1..=rows).map(|row| (first + row.min(own.len())) as i64));
+            }
+        }
+        (ids, offsets)
     }
 
     /// The pooled lookups of all ranks.

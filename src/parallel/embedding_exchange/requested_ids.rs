@@ -2,7 +2,10 @@ use std::ops::Range;
 
 use streamrec_kernels::embedding_bag::{Bags, Pooling};
 
-use super::{layout::Layout, wire::put};
+use super::{
+    layout::Layout,
+    wire::{Words, put},
+};
 use crate::{
     comm::{Communicator, Message},
     model::{BatchInput, ModelError},
@@ -17,6 +20,43 @@ pub(super) struct RequestedIds {
     pub(super) inverse_lengths: Vec<Vec<f32>>,
     /// Of each table whose ids travel once.
     pub(super) unique: Vec<UniqueIds>,
+}
+
+/// What the ranks of an exchange between devices have to make room for, so that all do so at once.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    /// Ids of pooled lookups at each owner, of one rank or of all.
+    pub(super) pooled: Vec<usize>,
+    /// The most distinct ids of a table that a rank asks an owner for.
+    pub(super) rows: usize,
+    /// The most lookups of a rank in tables whose ids travel once.
+    pub(super) positions: usize,
+}
+
+impl Needs {
+    fn put(&self, message: &mut Message) {
+        let pooled: Vec<u32> = self.pooled.iter().map(|&ids| ids as u32).collect();
+        put(message, &[self.rows as u32, self.positions as u32]);
+        put(message, &pooled);
+    }
+
+    /// Reads what one rank needs, and joins it.
+    pub(super) fn read(
+        &mut self,
+        words: &mut Words<'_, u32>,
+        owners: usize,
+    ) -> Result<(), ModelError> {
+        let [rows, positions] = [words.take(1)?[0], words.take(1)?[0]];
+        self.rows = self.rows.max(rows as usize);
+        self.positions = self.positions.max(positions as usize);
+        self.pooled.resize(owners, 0);
+        let pooled = words.take(owners)?.iter();
+        self.pooled
+            .iter_mut()
+            .zip(pooled)
+            .for_each(|(all, &own)| *all += own as usize);
+        Ok(())
+    }
 }
 
 /// The distinct ids of a table, and its bags as positions among them.
@@ -101,7 +141,7 @@ impl RequestedIds {
 
     /// The message to each owner: the number of samples; for each pooled lookup the lengths of the bags
     /// inside the shard, then their ids; for each table whose ids travel once their number, then the
-    /// ids. Ids count from the shard's first row.
+    /// ids; what all ranks have to make room for ([`Needs`]). Ids count from the shard's first row.
     pub(super) fn messages(
         &self,
         comm: &dyn Communicator,
@@ -109,7 +149,12 @@ impl RequestedIds {
         batch: &BatchInput<'_>,
     ) -> Vec<Message> {
         let samples = self.samples.clone();
-        let message = |owner: &super::layout::OwnerLayout| {
+        let mut needs = Needs {
+            positions: self.unique.iter().map(|own| own.positions.len()).sum(),
+            ..Needs::default()
+        };
+        let mut message = |owner: &super::layout::OwnerLayout| {
+            let mut pooled = 0;
             let mut message = comm.message();
             put(&mut message, &[samples.len() as u32]);
             let (mut lengths, mut ids) = (Vec::new(), Vec::new());
@@ -125,7 +170,9 @@ impl RequestedIds {
                 }
                 put(&mut message, &lengths);
                 put(&mut message, &ids);
+                pooled += ids.len();
             }
+            needs.pooled.push(pooled);
             for part in &owner.unique {
                 let own = self.unique_of(layout, part.table);
                 let inside = &own.ids[own.within(&part.rows)];
@@ -137,10 +184,33 @@ impl RequestedIds {
                 );
                 put(&mut message, &[ids.len() as u32]);
                 put(&mut message, &ids);
+                needs.rows = needs.rows.max(ids.len());
             }
             message
         };
-        layout.owners.iter().map(message).collect()
+        let mut messages: Vec<Message> = layout.owners.iter().map(&mut message).collect();
+        for message in &mut messages {
+            needs.put(message);
+        }
+        messages
+    }
+
+    /// The lookups in tables whose ids travel once, as rows of what comes from the owners of each: `rows` from each block
+    /// of its rows, one block behind the other. As [`Bags::ids`] and [`Bags::offsets`], lookup by lookup of each table.
+    pub(super) fn positions(&self, layout: &Layout, rows: usize) -> (Vec<i64>, Vec<i64>) {
+        let (mut ids, mut offsets) = (Vec::new(), vec![0]);
+        for ((table, _), unique) in layout.unique_tables().zip(&self.unique) {
+            let mut place = vec![0; unique.ids.len()];
+            for (block, range) in layout.row_blocks(table).iter().enumerate() {
+                for (index, id) in unique.within(range).enumerate() {
+                    place[id] = (block * rows + index) as i64;
+                }
+            }
+            let first = ids.len() as i64;
+            ids.extend(unique.positions.iter().map(|&id| place[id as usize]));
+            offsets.extend(unique.offsets[1..].iter().map(|offset| first + offset));
+        }
+        (ids, offsets)
     }
 
     /// The distinct ids of a table whose ids travel once.

@@ -13,7 +13,8 @@ use super::trainer::{DeviceTrainer, Newer};
 use crate::comm::Settings;
 use crate::config::{OptimizerConfig, Precision, Reduction};
 use crate::model::device::{
-    DeviceNetwork, DeviceSource, DeviceWeights, InputLayout, ShardPart, Shards, TableRounds,
+    DeviceNetwork, DeviceSource, DeviceWeights, InputLayout, RowShards, ShardPart, Shards,
+    TableRounds,
 };
 use crate::model::{ModelError, ParameterBuilder, ParameterStore, RemoteLookup, TensorParallel};
 use crate::optim::device::DeviceOptimizer;
@@ -40,9 +41,6 @@ impl<E: Executor> DeviceTrainer<E> {
         let batch = settings.batch_rows;
         let (shared, plan, parameters) = parameters(context, mesh, (graph, schema), settings)?;
         let optimizer = Optimizer::new(context, optimizer, &parameters, mesh, Reduction::Fast)?;
-        if let Some(problem) = plan.refused_by_devices() {
-            return Err(TrainError::Device { problem });
-        }
         let of = DeviceSource {
             context,
             graph,
@@ -52,13 +50,14 @@ impl<E: Executor> DeviceTrainer<E> {
             batch,
         };
         let lookups = lookups(&of, mesh, &plan)?;
-        let shards = lookups.as_ref().map(DeviceLookups::shards);
+        let shards = lookups.as_ref();
+        let shards = shards.map(|lookups| (lookups.shards(), lookups.row_shards()));
         let step = step(&mut executor, &of, &optimizer, shards.as_ref(), settings)?;
-        let owned = lookups.zip(shards).map(|(lookups, shards)| {
-            let rows = |part: &ShardPart| parameters.table(part.lookup.table).rows();
-            let limits = shards.own().iter().map(rows).collect();
-            let sizes = [batch, mesh.dp.size()];
-            OwnedLookups::new(lookups, limits, sizes, settings.accumulate)
+        let owned = lookups.zip(shards).map(|(lookups, (shards, rows))| {
+            let limit = |part: &ShardPart| parameters.table(part.lookup.table).rows();
+            let limits = [&shards, &rows.shards].map(|of| of.own().iter().map(limit).collect());
+            let sizes = [batch, settings.accumulate];
+            OwnedLookups::new(lookups, (limits, rows), sizes, mesh)
         });
         let features = [schema.dense.len(), schema.categorical.len()];
         let layout = InputLayout {
@@ -150,7 +149,7 @@ fn step<E: Executor>(
     executor: &mut E,
     of: &DeviceSource<'_>,
     optimizer: &Optimizer,
-    shards: Option<&Shards>,
+    shards: Option<&(Shards, RowShards)>,
     settings: &TrainerSettings,
 ) -> Result<DeviceStep, TrainError> {
     let (parameters, micro_batches) = (of.parameters, settings.accumulate);
@@ -158,19 +157,19 @@ fn step<E: Executor>(
     let network = DeviceNetwork::new(executor, of, &weights, shards.cloned())?;
     let is_frozen = |table| optimizer.is_frozen(table);
     let rounds = TableRounds::new(executor, of, &weights, is_frozen)?;
-    let owned = match shards {
-        Some(shards) => {
-            let needs_whole_rows = |table| optimizer.needs_whole_rows(table);
-            TableRounds::owned(executor, of, shards, is_frozen, needs_whole_rows)?
+    let mut owned = [None, None];
+    if let Some((shards, rows)) = shards {
+        let needs_whole_rows = |table| optimizer.needs_whole_rows(table);
+        for (own, shards) in owned.iter_mut().zip([shards, &rows.shards]) {
+            *own = TableRounds::owned(executor, of, shards, is_frozen, needs_whole_rows)?;
         }
-        None => None,
-    };
+    }
     let on_device = DeviceOptimizer::new(
         executor,
         optimizer,
         parameters,
         &weights,
-        (&rounds, owned.as_ref()),
+        (&rounds, owned.each_ref().map(Option::as_ref)),
         (scaler(settings).is_some(), micro_batches),
     )?;
     let sizes = [of.batch, micro_batches];

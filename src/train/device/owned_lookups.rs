@@ -1,29 +1,45 @@
-use streamrec_kernels::cuda::{Executor, embedding_bag::Bags, step::StepInput};
+use streamrec_kernels::cuda::{Executor, step::StepInput};
 
 use crate::model::{
     BatchInput, MicroBatch, ModelError,
-    device::{HostInput, InputLayout, InputSlot},
+    device::{HostInput, InputLayout, InputSlot, RemoteInput, RemoteRoom, RowShards, share},
 };
-use crate::parallel::{DeviceLookups, OwnedBags, PendingIds};
+use crate::parallel::{DeviceLookups, HostBags, Mesh, OwnedBags, PendingIds};
 
-/// Ids are given room in multiples of this.
-const IDS_STEP: usize = 256;
+/// Room is made in multiples of this.
+const STEP: usize = 256;
+/// Rows of each owner and table are fewer.
+const ROWS_STEP: usize = 32;
 
 /// The slot of predictions.
 const PREDICTING: usize = 2;
 
-/// The lookups of all ranks in the sharded tables that this device holds: ids travel between the ranks' hosts, and go to
-/// the device, while it works on the batch before.
+/// The lookups of all ranks in the sharded tables that this device holds, and this rank's in those whose ids travel once:
+/// ids travel between the ranks' hosts, and go to the device, while it works on the batch before.
 pub(super) struct OwnedLookups<E: Executor> {
     lookups: DeviceLookups,
+    /// Of the lookups that owners pool.
     layout: InputLayout,
+    /// Rows of the parts of tables whose ids travel once.
+    row_limits: Vec<usize>,
+    rows: RowShards,
+    room: RemoteRoom,
     /// Two as [`Slots`](super::slots::Slots) has them, with a place for each micro-batch, and one to predict.
-    slots: Vec<Vec<InputSlot<E::Feed>>>,
+    slots: Vec<Vec<Place<E::Feed>>>,
     next: Next,
-    /// Data-parallel ones: the others look up parts of their samples.
-    ranks: usize,
+    /// Data-parallel ranks, and all.
+    ranks: [usize; 2],
+    /// Samples of a batch.
+    batch: usize,
     micro_batches: usize,
     buffer: MicroBatch,
+}
+
+/// Where the lookups of a micro-batch go.
+struct Place<F> {
+    owned: InputSlot<F>,
+    /// Where ids travel once: those asked for here, and this rank's positions among what comes.
+    rows: Option<[InputSlot<F>; 2]>,
 }
 
 /// Where the lookups of the next batch are, micro-batch by micro-batch.
@@ -37,33 +53,32 @@ enum Next {
 }
 
 impl<E: Executor> OwnedLookups<E> {
-    /// Without room for ids yet, for batches of up to `rows` samples on each of `ranks` data-parallel ranks. `limits` are the rows of
-    /// the table of each lookup.
+    /// Without room for ids yet, for batches of up to `batch` samples. The limits are the rows of the table of each lookup
+    /// that this rank pools for all, and of each table of which it sends rows.
     pub(super) fn new(
         lookups: DeviceLookups,
-        limits: Vec<usize>,
-        [rows, ranks]: [usize; 2],
-        micro_batches: usize,
+        ([limits, row_limits], rows): ([Vec<usize>; 2], RowShards),
+        [batch, micro_batches]: [usize; 2],
+        mesh: &Mesh,
     ) -> Self {
+        let ranks = [mesh.dp.size(), mesh.world.size()];
         Self {
             lookups,
-            layout: InputLayout {
-                rows: rows * ranks,
-                dense: 0,
-                id_limits: limits,
-                labels: 0,
-                ids: 0,
-            },
+            layout: layout(batch * ranks[0], limits, 0),
+            row_limits,
+            rows,
+            room: RemoteRoom::default(),
             slots: Vec::new(),
             next: Next::Unknown,
             ranks,
+            batch,
             micro_batches,
             buffer: MicroBatch::default(),
         }
     }
 
     /// Lets the device have the lookups of a batch that is trained on, of each micro-batch: those that were announced, if
-    /// any were. Returns them, and for how many ids there is room where that is new. Collective.
+    /// any were. Returns them, and what there is room for where that is new, on all ranks at once. Collective.
     ///
     /// # Errors
     /// When ranks cannot communicate, an id is outside its table, or the device fails.
@@ -72,7 +87,7 @@ impl<E: Executor> OwnedLookups<E> {
         executor: &mut E,
         batch: &BatchInput<'_>,
         slot: usize,
-    ) -> Result<(Vec<Bags>, Option<usize>), ModelError> {
+    ) -> Result<(Vec<RemoteInput>, Option<RemoteRoom>), ModelError> {
         let owned = match std::mem::replace(&mut self.next, Next::Unknown) {
             Next::Sent(sent, owned) if sent == slot => {
                 self.give_back(owned);
@@ -96,10 +111,10 @@ impl<E: Executor> OwnedLookups<E> {
         &mut self,
         executor: &mut E,
         batch: &BatchInput<'_>,
-    ) -> Result<(Option<Bags>, Option<usize>), ModelError> {
+    ) -> Result<(Option<RemoteInput>, Option<RemoteRoom>), ModelError> {
         let owned = self.lookups.receive(self.lookups.send(batch)?)?;
-        let (bags, room) = self.fill(executor, vec![owned], PREDICTING, batch.rows())?;
-        Ok((bags.first().copied(), room))
+        let (inputs, room) = self.fill(executor, vec![owned], PREDICTING, batch.rows())?;
+        Ok((inputs.first().copied(), room))
     }
 
     /// Announces the next batch. Collective.
@@ -120,7 +135,7 @@ impl<E: Executor> OwnedLookups<E> {
             return Ok(());
         };
         let owned = self.arrived(pending)?;
-        self.next = match most_ids(&owned) <= self.layout.ids && !self.slots.is_empty() {
+        self.next = match !self.slots.is_empty() && needs(&owned).join(self.room) == self.room {
             true => {
                 self.copy(executor, &owned, slot)?;
                 Next::Sent(slot, owned)
@@ -154,13 +169,13 @@ impl<E: Executor> OwnedLookups<E> {
         owned: Vec<OwnedBags>,
         slot: usize,
         rows: usize,
-    ) -> Result<(Vec<Bags>, Option<usize>), ModelError> {
+    ) -> Result<(Vec<RemoteInput>, Option<RemoteRoom>), ModelError> {
         for bags in &owned {
-            self.layout.check(&host_input(bags))?;
+            self.layout.check(&owned_input(bags))?;
         }
-        let (mut room, most) = (None, most_ids(&owned));
-        if self.slots.is_empty() || most > self.layout.ids {
-            room = Some(self.reserve(executor, most)?);
+        let (mut room, needed) = (None, needs(&owned));
+        if self.slots.is_empty() || needed.join(self.room) != self.room {
+            room = Some(self.reserve(executor, needed)?);
         }
         self.copy(executor, &owned, slot)?;
         self.give_back(owned);
@@ -174,7 +189,16 @@ impl<E: Executor> OwnedLookups<E> {
         slot: usize,
     ) -> Result<(), ModelError> {
         for (place, bags) in self.slots[slot].iter_mut().zip(owned) {
-            place.send(executor, &host_input(bags))?;
+            place.owned.send(executor, &owned_input(bags))?;
+            if let Some([asked, positions]) = &mut place.rows {
+                let rows = self.room.rows;
+                let ids = self.lookups.rows_of_ranks(bags, rows);
+                asked.send(executor, &host_input(self.ranks[1] * rows, &ids))?;
+                let own = self.lookups.positions(bags, rows);
+                let lookups = self.rows.lookups().count();
+                let samples = (own.offsets.len() - 1) / lookups.max(1);
+                positions.send(executor, &host_input(samples, &own))?;
+            }
         }
         Ok(())
     }
@@ -190,21 +214,40 @@ impl<E: Executor> OwnedLookups<E> {
         executor: &mut E,
         rows: usize,
         slot: usize,
-    ) -> Result<Vec<Bags>, ModelError> {
-        let places = &mut self.slots[slot];
+    ) -> Result<Vec<RemoteInput>, ModelError> {
+        let (places, [dp, world]) = (&mut self.slots[slot], self.ranks);
         let count = places.len();
-        let mut bags = Vec::with_capacity(count);
+        let mut inputs = Vec::with_capacity(count);
         for (index, place) in places.iter_mut().enumerate() {
-            place.receive(executor)?;
             let rows = MicroBatch::rows(index, count, rows).len();
-            bags.push(place.input(rows * self.ranks).bags);
+            place.owned.receive(executor)?;
+            let mut input = RemoteInput {
+                owned: place.owned.input(rows * dp).bags,
+                rows: None,
+            };
+            if let Some([asked, positions]) = &mut place.rows {
+                asked.receive(executor)?;
+                positions.receive(executor)?;
+                let samples = share(rows, self.rows.tp).len();
+                let asked = asked.input(world * self.room.rows).bags;
+                input.rows = Some([asked, positions.input(samples).bags]);
+            }
+            inputs.push(input);
         }
-        Ok(bags)
+        Ok(inputs)
     }
 
-    fn reserve(&mut self, executor: &mut E, ids: usize) -> Result<usize, ModelError> {
-        let ids = (ids + ids / 4).next_multiple_of(IDS_STEP).max(IDS_STEP);
-        self.layout.ids = ids;
+    fn reserve(&mut self, executor: &mut E, needed: RemoteRoom) -> Result<RemoteRoom, ModelError> {
+        let more = |own: usize, needed: usize, step: usize| match needed > own || own == 0 {
+            true => (needed + needed / 4).next_multiple_of(step).max(step),
+            false => own,
+        };
+        self.room = RemoteRoom {
+            ids: more(self.room.ids, needed.ids, STEP),
+            rows: more(self.room.rows, needed.rows, ROWS_STEP),
+            positions: more(self.room.positions, needed.positions, STEP),
+        };
+        self.layout.ids = self.room.ids;
         executor.synchronize()?;
         // What was sent goes to its new place when its step comes.
         self.next = match std::mem::replace(&mut self.next, Next::Unknown) {
@@ -219,27 +262,68 @@ impl<E: Executor> OwnedLookups<E> {
             };
             let mut places = Vec::with_capacity(count);
             for _ in 0..count {
-                places.push(InputSlot::new(executor, &self.layout)?);
+                places.push(self.place(executor)?);
             }
             self.slots.push(places);
         }
-        Ok(ids)
+        Ok(self.room)
+    }
+
+    fn place(&self, executor: &mut E) -> Result<Place<E::Feed>, ModelError> {
+        let mut rows = None;
+        if !self.rows.is_empty() {
+            let asked = self.ranks[1] * self.room.rows;
+            let limits = self.row_limits.clone();
+            let ids = asked * limits.len();
+            let asked = InputSlot::new(executor, &layout(asked, limits, ids))?;
+            let blocks = |table: usize| self.rows.tables[table].blocks * self.room.rows;
+            let limits = self
+                .rows
+                .lookups()
+                .map(|(table, _)| blocks(table))
+                .collect();
+            let samples = share(self.batch, [0, self.rows.tp[1]]).len();
+            let positions = layout(samples, limits, self.room.positions);
+            rows = Some([asked, InputSlot::new(executor, &positions)?]);
+        }
+        Ok(Place {
+            owned: InputSlot::new(executor, &self.layout)?,
+            rows,
+        })
     }
 }
 
-/// The most ids of a micro-batch.
-fn most_ids(owned: &[OwnedBags]) -> usize {
-    let ids = owned.iter().map(|bags| bags.ids().len());
-    ids.max().unwrap_or(0)
+fn layout(rows: usize, id_limits: Vec<usize>, ids: usize) -> InputLayout {
+    InputLayout {
+        rows,
+        dense: 0,
+        id_limits,
+        labels: 0,
+        ids,
+    }
 }
 
-/// What the device is sent of them.
-fn host_input(owned: &OwnedBags) -> HostInput<'_> {
+/// What micro-batches need room for.
+fn needs(owned: &[OwnedBags]) -> RemoteRoom {
+    let needs = owned.iter().map(OwnedBags::needs);
+    needs.fold(RemoteRoom::default(), RemoteRoom::join)
+}
+
+/// What the device is sent of the lookups that owners pool.
+fn owned_input(owned: &OwnedBags) -> HostInput<'_> {
+    bags_input(owned.samples(), owned.ids(), owned.offsets())
+}
+
+fn host_input(rows: usize, bags: &HostBags) -> HostInput<'_> {
+    bags_input(rows, &bags.ids, &bags.offsets)
+}
+
+fn bags_input<'a>(rows: usize, ids: &'a [i64], offsets: &'a [i64]) -> HostInput<'a> {
     HostInput {
-        rows: owned.samples(),
+        rows,
         dense: &[],
-        ids: owned.ids(),
-        offsets: owned.offsets(),
+        ids,
+        offsets,
         labels: &[],
         weights: &[],
         weight_sum: 0.0,

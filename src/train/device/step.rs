@@ -20,8 +20,8 @@ pub(super) struct DeviceStep {
     pub(super) network: DeviceNetwork,
     pub(super) weights: DeviceWeights,
     pub(super) rounds: TableRounds,
-    /// Of sharded tables that this device holds.
-    pub(super) owned: Option<TableRounds>,
+    /// Of sharded tables that this device holds: those whose vectors travel, and those whose rows do.
+    pub(super) owned: [Option<TableRounds>; 2],
     pub(super) optimizer: DeviceOptimizer,
     pub(super) buckets: DeviceBuckets,
     pub(super) loss: DeviceLoss,
@@ -80,12 +80,16 @@ impl DeviceStep {
         let loss = self.send_loss(executor, partial)?;
         let mut buckets = self.buckets.pass();
         let last = (earlier.len(), true);
-        let [tables, owned] = self.backward(executor, input, last, &mut buckets)?;
+        let tables = self.backward(executor, input, last, &mut buckets)?;
         if let Some(loss) = loss {
             executor.finish(loss).map_err(ModelError::from)?;
         }
         buckets.finish(executor)?;
-        optimizer.update(executor, &self.weights, [tables.as_ref(), owned.as_ref()])?;
+        optimizer.update(
+            executor,
+            &self.weights,
+            tables.each_ref().map(Option::as_ref),
+        )?;
         Ok(())
     }
 
@@ -97,23 +101,33 @@ impl DeviceStep {
         input: &DeviceInput,
         (index, last): (usize, bool),
         sink: &mut dyn DeviceGradientSink<E>,
-    ) -> Result<[Option<TableGradients<'_>>; 2], TrainError> {
+    ) -> Result<[Option<TableGradients<'_>>; 3], TrainError> {
         let (network, weights, optimizer) = (&self.network, &self.weights, &self.optimizer);
         network.begin_backward(executor, weights, input, sink)?;
         let tables = self.table_gradients(executor, input)?;
         // Gradients of tables travel while the layers before the embeddings go backward.
         let vectors = network.send_gradients(executor, input)?;
+        let mut rows = None;
+        if let Some(gathered) = network.gradients_of_rows(executor, input)? {
+            optimizer.sum_requested(executor, gathered)?;
+            rows = network.send_row_gradients(executor)?;
+        }
         let pending = optimizer.sum_tables(executor, tables.as_ref(), index)?;
         network.finish_backward(executor, weights, input, sink)?;
         let merged = tables.as_ref().filter(|_| last);
         optimizer.merge_tables(executor, merged, pending)?;
-        let mut owned = None;
+        let (mut vectors_of_ranks, mut rows_of_ranks) = (None, None);
         if let Some(vectors) = vectors {
             network.receive_gradients(executor, vectors, input.bags.batch)?;
-            owned = self.owned_gradients(input);
-            optimizer.sum_owned(executor, owned.as_ref(), index)?;
+            vectors_of_ranks = self.owned_gradients(input);
+            if let Some(rows) = rows {
+                let dout = network.receive_row_gradients(executor, rows)?;
+                rows_of_ranks = self.owned_row_gradients(input, dout);
+            }
+            let owned = [vectors_of_ranks.as_ref(), rows_of_ranks.as_ref()];
+            optimizer.sum_owned(executor, owned, index)?;
         }
-        Ok([tables, owned])
+        Ok([tables, vectors_of_ranks, rows_of_ranks])
     }
 
     /// Goes forward, and computes the loss and its gradient. `partial` counts partial sums of the loss.
@@ -153,9 +167,23 @@ impl DeviceStep {
     /// The gradients of sharded tables that this device holds.
     fn owned_gradients(&self, input: &DeviceInput) -> Option<TableGradients<'_>> {
         Some(TableGradients {
-            rounds: self.owned.as_ref()?,
-            bags: input.owned?,
+            rounds: self.owned[0].as_ref()?,
+            bags: input.remote?.owned,
             dout: self.network.owned_gradients(input.bags.batch)?,
+        })
+    }
+
+    /// The gradients of rows that this device holds, where ids travel once.
+    fn owned_row_gradients(
+        &self,
+        input: &DeviceInput,
+        dout: Option<Matrix>,
+    ) -> Option<TableGradients<'_>> {
+        let [bags, _] = input.remote?.rows?;
+        Some(TableGradients {
+            rounds: self.owned[1].as_ref()?,
+            bags,
+            dout: dout?,
         })
     }
 

@@ -1,7 +1,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use streamrec_kernels::cuda::{Executor, Measured, embedding_bag::Bags, step::StepInput};
+use streamrec_kernels::cuda::{Executor, Measured, step::StepInput};
 
 use super::owned_lookups::OwnedLookups;
 use super::roll_call::{Report, RollCall};
@@ -9,7 +9,9 @@ use super::slots::{Slots, host_input};
 use super::step::DeviceStep;
 use crate::config::LossScaleConfig;
 use crate::data::Batch;
-use crate::model::device::{DeviceInput, HostInput, InputLayout, InputSlot, download_floats};
+use crate::model::device::{
+    DeviceInput, HostInput, InputLayout, InputSlot, RemoteInput, RemoteRoom, download_floats,
+};
 use crate::model::{BatchInput, ModelError, NamedSlice, NamedSliceMut, ParameterStore};
 use crate::optim::{LossScalerState, OptimError, Optimizer};
 use crate::train::{Predict, StepOutcome, TrainError, Trainee};
@@ -110,7 +112,7 @@ impl<E: Executor> DeviceTrainer<E> {
         let executor = &mut self.executor;
         let mut inputs = self.slots.take(executor, own, next)?;
         for (input, owned) in inputs.iter_mut().zip(owned) {
-            input.owned = Some(owned);
+            input.remote = Some(owned);
         }
         self.newer = Newer::Device;
         // Predictions are kept of the last micro-batch.
@@ -128,27 +130,33 @@ impl<E: Executor> DeviceTrainer<E> {
 
     /// Lets the device have the lookups of all ranks in the tables that it holds, and announces the next batch's. Returns
     /// those of each micro-batch; none where no table is sharded.
-    fn take_owned(&mut self, batch: &Batch, next: Option<&Batch>) -> Result<Vec<Bags>, TrainError> {
+    fn take_owned(
+        &mut self,
+        batch: &Batch,
+        next: Option<&Batch>,
+    ) -> Result<Vec<RemoteInput>, TrainError> {
         let Some(owned) = &mut self.owned else {
             return Ok(Vec::new());
         };
         let of = |batch| BatchInput::of(batch, self.features);
         let slot = self.slots.next();
-        let (bags, room) = owned.take(&mut self.executor, &of(&batch.encoded), slot)?;
+        let (inputs, room) = owned.take(&mut self.executor, &of(&batch.encoded), slot)?;
         if let Some(next) = next {
             owned.announce(&of(&next.encoded))?;
         }
         self.reserve_owned(room)?;
-        Ok(bags)
+        Ok(inputs)
     }
 
-    fn reserve_owned(&mut self, room: Option<usize>) -> Result<(), TrainError> {
+    fn reserve_owned(&mut self, room: Option<RemoteRoom>) -> Result<(), TrainError> {
         if let Some(room) = room {
             self.slots.forget_recorded();
-            let optimizer = &mut self.step.optimizer;
-            optimizer
-                .reserve_owned(&mut self.executor, room)
-                .map_err(ModelError::from)?;
+            let (executor, step) = (&mut self.executor, &mut self.step);
+            let store = (&self.parameters, &step.weights);
+            let reserved = step.network.reserve_rows(executor, store, room.rows);
+            let request = reserved.map_err(ModelError::from)?;
+            let reserved = step.optimizer.reserve_owned(executor, room, request);
+            reserved.map_err(ModelError::from)?;
         }
         Ok(())
     }
@@ -235,11 +243,11 @@ impl<E: Executor> Predict for DeviceTrainer<E> {
             ..host_input(batch, self.step_input(1))
         };
         self.layout.check(&input)?;
-        let mut owned = None;
+        let mut remote = None;
         if let Some(lookups) = &mut self.owned {
             let batch = BatchInput::of(&batch.encoded, self.features);
-            let (bags, room) = lookups.take_to_predict(&mut self.executor, &batch)?;
-            owned = bags;
+            let (asked, room) = lookups.take_to_predict(&mut self.executor, &batch)?;
+            remote = asked;
             self.reserve_owned(room)?;
         }
         let (executor, ids) = (&mut self.executor, input.ids.len());
@@ -258,7 +266,7 @@ impl<E: Executor> Predict for DeviceTrainer<E> {
         slot.receive(executor).map_err(ModelError::from)?;
         let step = &self.step;
         let input = DeviceInput {
-            owned,
+            remote,
             ..slot.input(batch.rows)
         };
         let logits = step.network.forward(executor, &step.weights, &input)?;

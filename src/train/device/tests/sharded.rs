@@ -188,7 +188,14 @@ fn sharded_tables_in_half_precision_equal_one() {
 /// The sample of step 4 that leaves fp16 is of rank 0; its ids are rows of both ranks' tables.
 #[test]
 fn an_overflow_skips_sharded_tables_of_all_ranks() {
-    let case = Case::new(DLRM, ADAM, Precision::Fp16, 1).with_tables(BOTH, 2);
+    let unique = format!("{BOTH}exchange = 'unique'\n");
+    for placement in [BOTH, &unique] {
+        an_overflow_skips_tables(placement);
+    }
+}
+
+fn an_overflow_skips_tables(placement: &str) {
+    let case = Case::new(DLRM, ADAM, Precision::Fp16, 1).with_tables(placement, 2);
     on_ranks(2, |comm| {
         let mut trainer = case.on_device_of(&comm);
         let mut before = Vec::new();
@@ -205,6 +212,13 @@ fn an_overflow_skips_sharded_tables_of_all_ranks() {
 /// One rank's lookups grow, and with them those that reach the owners.
 #[test]
 fn longer_bags_reach_the_owners_of_sharded_tables() {
+    let unique = format!("{BOTH}exchange = 'unique'\n");
+    for placement in [BOTH, &unique] {
+        longer_bags_reach_owners(placement);
+    }
+}
+
+fn longer_bags_reach_owners(placement: &str) {
     let grown = |case: &Case, step: u64| {
         let mut batch = case.batch(step);
         if step == 3 {
@@ -226,7 +240,7 @@ fn longer_bags_reach_the_owners_of_sharded_tables() {
                 .loss
         })
         .collect();
-    let case = Case::new(DLRM, SGD, Precision::Fp32, 1).with_tables(BOTH, 2);
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1).with_tables(placement, 2);
     for (knows_next, predicts) in [(true, false), (false, false), (true, true)] {
         let losses = on_ranks(2, |comm| {
             let mut trainer = case.on_device_of(&comm);
@@ -289,9 +303,14 @@ fn what_travels_in_halves_is_near_what_does_not() {
         (Precision::Fp32, "fp32", "fp16", 2e-4),
         (Precision::Bf16, "fp16", "bf16", 2e-2),
     ] {
+        let exchange = if vectors == "bf16" {
+            "unique"
+        } else {
+            "pooled"
+        };
         let halves = format!("vectors = '{vectors}'\ngradients = '{gradients}'\n");
         let losses = [halves.as_str(), ""].map(|halves| {
-            let placement = format!("{halves}{MIXED_PLACEMENTS}");
+            let placement = format!("exchange = '{exchange}'\n{halves}{MIXED_PLACEMENTS}");
             let case = Case::new(DLRM, ADAM, precision, 1).with_tables(&placement, 2);
             devices_are_near_one_cpu(&placement, &case, 2, tolerance)
         });
@@ -314,16 +333,21 @@ fn micro_batches_with_sharded_tables_make_the_step_of_the_whole_batch() {
     }
 }
 
+/// Each distinct id travels once; rows are pooled where they are used.
 #[test]
-fn placements_that_devices_do_not_know_are_refused_by_name() {
-    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
-    let refused = |placement: &str| case.placed(placement, 2).refused_by_devices();
-    let told = refused("[tables.b]\nplacement = 'table_wise'\nexchange = 'unique'\n").unwrap();
-    assert!(
-        told.contains("table `b`: the exchange is \"unique\""),
-        "{told}"
-    );
-    for accepted in [BOTH, ONE, MIXED_PLACEMENTS, "placement = 'replicated'"] {
-        assert_eq!(refused(accepted), None);
+fn rows_that_travel_once_equal_whole_tables() {
+    let beside = "[tables.a]\nplacement = 'row_wise'\nexchange = 'unique'\n[tables.b]\nplacement = 'table_wise'\n";
+    let all = |placement: &str| format!("placement = '{placement}'\nexchange = 'unique'\n");
+    let [tables, rows, columns] = ["table_wise", "row_wise", "column_wise"].map(all);
+    for (model, optimizer, precision, placement, ranks, accumulate) in [
+        (DLRM, ADAM, Precision::Fp32, &*tables, 2, 1),
+        (MIXED, ADAM, Precision::Fp32, &*rows, 3, 1),
+        (DCN, WHOLE_ROWS, Precision::Fp32, &*columns, 2, 2),
+        (WIDE_DEEP, LAZY, Precision::Bf16, &*rows, 2, 1),
+        (DEEPFM, ADAM, Precision::Fp16, &*tables, 2, 3),
+        (LOW_RANK, WHOLE_ROWS, Precision::Fp32, beside, 2, 1),
+    ] {
+        let place = (placement, ranks);
+        pieces_of_sharded_devices_equal_one(model, optimizer, precision, place, accumulate);
     }
 }

@@ -42,9 +42,11 @@ fn towers_of_a_model_are_shared_in_pairs() {
 fn shared_layers_beside_sharded_tables_equal_whole_ones() {
     let columns = "[tables.a]\nplacement = 'column_wise'\n[tables.b]\nplacement = 'row_wise'\n";
     let one = "placement = 'table_wise'\n";
+    let unique = format!("exchange = 'unique'\n{columns}");
     for (precision, placement, ranks, accumulate) in [
         (Precision::Fp32, columns, 4, 1),
         (Precision::Fp32, one, 2, 3),
+        (Precision::Fp32, &unique, 4, 1),
         (Precision::Fp16, one, 2, 1),
     ] {
         let mut case = shared(ADAM, precision).with_tables(placement, ranks);
