@@ -37,6 +37,8 @@ pub struct Emulator {
     pub(crate) buffers: Vec<Buffer>,
     /// In which order blocks and threads run: 0 ascending, 1 descending, others at random.
     pub seed: u64,
+    /// Says that work is not done yet, as a device does that waits for one that is gone.
+    pub hangs: bool,
     /// What is asked for while a step is recorded.
     pub(crate) recording: Option<Vec<Work>>,
     /// The devices of other ranks.

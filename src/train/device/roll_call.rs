@@ -5,6 +5,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::comm::{CommError, Communicator, Event};
 
+/// Between two questions which ranks have ended.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How long devices may go on after a rank has ended that came to both calls of a step.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -27,6 +29,7 @@ pub(super) struct RollCall {
     /// Which ranks have ended, and since when it is known that some have.
     asked: Option<Event<Vec<usize>>>,
     gone_since: Option<Instant>,
+    answered: Instant,
     grace: Duration,
     told: Option<Told>,
     /// The last step that each rank reported.
@@ -66,6 +69,7 @@ impl RollCall {
             left: true,
             asked: None,
             gone_since: None,
+            answered: Instant::now(),
             grace: GRACE,
             told: None,
         }
@@ -121,13 +125,13 @@ impl RollCall {
 
     /// Asks which ranks have ended, where nothing else would tell.
     fn ask(&mut self) -> Result<(), CommError> {
-        let asked = self.asked.get_or_insert_with(|| self.comm.ended());
-        if !asked.is_ready() {
-            return Ok(());
+        if self.asked.is_none() && self.answered.elapsed() >= PAUSE {
+            self.asked = Some(self.comm.ended());
         }
-        let Some(asked) = self.asked.take() else {
+        let Some(asked) = self.asked.take_if(|event| event.is_ready()) else {
             return Ok(());
         };
+        self.answered = Instant::now();
         let ranks = asked.wait()?;
         if ranks.is_empty() {
             return Ok(());

@@ -395,6 +395,48 @@ fn a_rank_that_ends_is_named_with_the_step_that_it_reported_last() {
     );
 }
 
+/// Rank 1 has told all that it has to tell in step 2: nobody waits for a message of it, but rank 0 for its own device.
+#[test]
+fn a_rank_that_ends_while_the_device_of_another_hangs_is_named() {
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
+    let told = on_ranks(2, |comm| {
+        let mut trainer = case.on_device_of(&comm);
+        case.train_part(&mut trainer, comm.as_ref(), 1..=1, undisturbed);
+        trainer.executor.hangs = comm.rank() == 0;
+        let part = case.part(&case.batch(2), comm.as_ref());
+        let began = Instant::now();
+        (trainer.step(&part, None, 2, false).err(), began.elapsed())
+    });
+    let (error, waited) = &told[0];
+    let error = error.as_ref().expect("rank 0 misses rank 1");
+    let expected = "cannot be completed in step 2 on the devices; the last steps that ranks reported are [2, 2]";
+    assert!(error.to_string().contains(expected), "{error}");
+    let lost = error.comm().expect("a rank is behind it");
+    assert!(
+        matches!(lost, CommError::Lost { ranks, .. } if *ranks == [1]),
+        "{lost}"
+    );
+    assert!(*waited < LONG / 2, "the time-out was not waited for");
+}
+
+#[test]
+fn devices_that_hang_though_nobody_is_missing_end_with_the_time_out() {
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
+    let told = on_ranks(2, |comm| {
+        let trainer = case.on_device_of(&comm);
+        let mut trainer = trainer.with_timeout(Duration::from_millis(300));
+        trainer.executor.hangs = true;
+        let part = case.part(&case.batch(1), comm.as_ref());
+        trainer.step(&part, None, 1, false).unwrap_err()
+    });
+    for error in told {
+        assert!(
+            matches!(error, TrainError::Stuck { step: 1, ref steps, .. } if *steps == [1, 1]),
+            "{error}"
+        );
+    }
+}
+
 /// A checkpoint of two device ranks, from its files, is one device's, one CPU's and two CPUs'.
 #[test]
 fn a_checkpoint_of_two_device_ranks_goes_on_on_one_and_on_cpus() {
