@@ -106,6 +106,8 @@ fn bytes_in_flight_are_bounded_and_free_again_when_answered() {
     let rows = request(&[Row::nth(1)]);
     let mut slow = connect(&program);
     slow.write_all(post(100_000).as_bytes()).unwrap();
+    // Its head is read first: it would be refused itself while another's bytes are under way.
+    std::thread::sleep(Duration::from_millis(200));
     let mut refused = None;
     wait_until(Duration::from_secs(5), || {
         let answer = program.infer(&rows);
