@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,8 +24,8 @@ use crate::ranker::Ranker;
 const WAITING_RECORDS_MAX: usize = 8192;
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 1 << 20;
-/// How often an idle writer looks whether its segment is old.
-const IDLE: Duration = Duration::from_millis(250);
+/// How often the writer looks for records. It is not woken: that would be a call of the system in each request.
+const LOOK: Duration = Duration::from_millis(20);
 /// The wait after the disk refused: to try for each record would only heat it.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// Models of a segment at most.
@@ -210,10 +210,10 @@ impl Writer {
 
     fn run(mut self, receiver: &Receiver<Entry>) {
         loop {
-            match receiver.recv_timeout(IDLE) {
+            match receiver.try_recv() {
                 Ok(entry) => self.write(entry, receiver),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(TryRecvError::Empty) => std::thread::sleep(LOOK),
+                Err(TryRecvError::Disconnected) => break,
             }
             self.rotate();
         }

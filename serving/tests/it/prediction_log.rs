@@ -382,10 +382,13 @@ fn a_full_disk_costs_records_and_no_request() {
     let filler = disk.0.join("filler");
     std::fs::write(&filler, vec![0; 60_000]).unwrap();
     let mut asked = 0.0;
+    let accounted = || written(&program, "written") + written(&program, "failed");
     while written(&program, "failed") == 0.0 {
         assert_eq!(program.infer_by(&client, &body).status, 200);
         asked += 1.0;
         assert!(asked < 500.0, "the disk does not fill");
+        // The writer takes all that waits together: one at a time, one that does not fit fails alone.
+        wait_until(PATIENCE, || accounted() == asked);
     }
     let before = written(&program, "written");
     std::fs::remove_file(&filler).unwrap();
@@ -394,10 +397,7 @@ fn a_full_disk_costs_records_and_no_request() {
     }
     asked += 3.0;
     wait_until(PATIENCE, || written(&program, "written") == before + 3.0);
-    assert_eq!(
-        written(&program, "written") + written(&program, "failed"),
-        asked
-    );
+    assert_eq!(accounted(), asked);
     let records = stopped(program, &log);
     assert_eq!(records.len() as f64, before + 3.0);
     assert!(
