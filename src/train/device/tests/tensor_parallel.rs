@@ -1,7 +1,7 @@
 //! Layers that a tensor-parallel group of devices shares.
 
 use super::ranks::{on_ranks, part_of};
-use super::sharded::devices_equal_one_cpu;
+use super::sharded::{an_overflow_skips_the_step, devices_equal_one_cpu};
 use super::*;
 use crate::model::tests::tensor_parallel;
 use crate::parallel::TensorPlan;
@@ -57,18 +57,7 @@ fn shared_layers_beside_sharded_tables_equal_whole_ones() {
 
 #[test]
 fn an_overflow_skips_the_step_on_all_ranks_of_a_mesh() {
-    let case = shared(ADAM, Precision::Fp16);
-    on_ranks(4, |comm| {
-        let mut trainer = case.on_device_of(&comm);
-        let mut before = Vec::new();
-        for step in 1..=5 {
-            let outcome = case.train_part(&mut trainer, comm.as_ref(), step..=step, overflow)[0];
-            assert_eq!(outcome.skipped, step == 4);
-            let after = tensors(&mut trainer);
-            assert_eq!(after == before, step == 4, "step {step}");
-            before = after;
-        }
-    });
+    an_overflow_skips_the_step(&shared(ADAM, Precision::Fp16), 4);
 }
 
 /// Predictions are those of all ranks of a group.
