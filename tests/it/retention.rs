@@ -76,7 +76,7 @@ fn rows_go_once_they_are_judged_or_when_told_and_receipts_after_them() {
 #[test]
 fn ages_that_are_missing_or_wrong_are_refused() {
     for (arguments, expected) in [
-        (&["--dir", "."][..], "--rows <AGE>"),
+        (&["--dir", "."][..], "--rows <AGE>|--windows <AGE>"),
         (&["--dir", ".", "--rows", "soon"], "36h"),
         (
             &["--dir", ".", "--windows", "1d", "--unjudged"],

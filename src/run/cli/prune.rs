@@ -2,19 +2,20 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::monitor::duration_ms;
 
 /// Arguments of `monitor prune`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("ages").args(["rows", "windows"]).required(true).multiple(true)))]
 pub struct MonitorPruneArgs {
     /// The monitoring folder.
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
     /// How long rows are kept, such as 30d: predictions, labelled ones, and labels that found none. Longer than
     /// labels take to come.
-    #[arg(long, value_name = "AGE", value_parser = duration_ms, required_unless_present = "windows")]
+    #[arg(long, value_name = "AGE", value_parser = duration_ms)]
     pub rows: Option<i64>,
     /// How long windows are kept, such as 400d: summaries, measures and judgements, and receipts of segments.
     #[arg(long, value_name = "AGE", value_parser = duration_ms)]
