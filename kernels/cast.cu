@@ -39,15 +39,9 @@ __global__ void __launch_bounds__(256) largest(const float* __restrict__ x, i64 
     if (threadIdx.x % WARP_LANES == 0) atomicMax(top, bits);
 }
 
-// y = x times the power of two that brings the largest of all to half of what binary16 can hold; x, y: [len]; top: as
-// `largest` leaves it; inverse: [1], receives the inverse of the factor. Both are normal numbers.
-__global__ void __launch_bounds__(256)
-    narrow_scaled(const float* __restrict__ x, float16* __restrict__ y, i64 len, const u32* __restrict__ top,
-                  float* __restrict__ inverse) {
-    int exponent = *top ? int(*top >> 23) - 127 : 0;
-    exponent = exponent < -112 ? -112 : exponent;
-    float factor = __uint_as_float(u32(14 - exponent + 127) << 23);
-    if (blockIdx.x == 0 && threadIdx.x == 0) *inverse = __uint_as_float(u32(exponent - 14 + 127) << 23);
+// y = x times factor.
+template <typename From, typename To>
+__device__ void scale(const From* __restrict__ x, To* __restrict__ y, i64 len, float factor) {
     bool vectors = aligned16(x, 0) && aligned16(y, 0);
     i64 step = i64(gridDim.x) * blockDim.x * CAST_ELEMENTS;
     for (i64 at = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * CAST_ELEMENTS; at < len; at += step) {
@@ -59,17 +53,20 @@ __global__ void __launch_bounds__(256)
     }
 }
 
+// y = x times the power of two that brings the largest of all to half of what binary16 can hold; x, y: [len]; top: as
+// `largest` leaves it; inverse: [1], receives the inverse of the factor. Both are normal numbers.
+__global__ void __launch_bounds__(256)
+    narrow_scaled(const float* __restrict__ x, float16* __restrict__ y, i64 len, const u32* __restrict__ top,
+                  float* __restrict__ inverse) {
+    int exponent = *top ? int(*top >> 23) - 127 : 0;
+    exponent = exponent < -112 ? -112 : exponent;
+    float factor = __uint_as_float(u32(14 - exponent + 127) << 23);
+    if (blockIdx.x == 0 && threadIdx.x == 0) *inverse = __uint_as_float(u32(exponent - 14 + 127) << 23);
+    scale(x, y, len, factor);
+}
+
 // y = x times the factor that `inverse` holds; x, y: [len].
 __global__ void __launch_bounds__(256)
     widen_scaled(const float16* __restrict__ x, float* __restrict__ y, i64 len, const float* __restrict__ inverse) {
-    bool vectors = aligned16(x, 0) && aligned16(y, 0);
-    float factor = *inverse;
-    i64 step = i64(gridDim.x) * blockDim.x * CAST_ELEMENTS;
-    for (i64 at = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * CAST_ELEMENTS; at < len; at += step) {
-        float values[CAST_ELEMENTS];
-        load_some(x + at, len - at, vectors, values);
-#pragma unroll
-        for (int i = 0; i < CAST_ELEMENTS; i++) values[i] *= factor;
-        store_some(y + at, len - at, vectors, values);
-    }
+    scale(x, y, len, *inverse);
 }

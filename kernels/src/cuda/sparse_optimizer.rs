@@ -326,19 +326,26 @@ pub fn row_products(operands: &UpdateRows<'_>) -> Result<Launch> {
     }
     let wide = usize::from(!fuses(dim, DType::F32));
     let kernel = Kernel::new("sparse_optimizer", KERNELS[25 + wide]);
-    let lanes = group_lanes(dim, DType::F32);
     let capacity = count(OPERATION, "rows number below 2^31", operands.capacity)?;
-    let blocks = blocks_for(operands.capacity, (THREADS / lanes) as usize, 1 << 14);
-    Ok(Launch::new(kernel, blocks, THREADS)
-        .with(operands.tables_on_device)
-        .with(operands.rows.keys)
-        .with(operands.rows.count)
-        .with(operands.gradients)
-        .with(row_stride(dim) as u64)
+    let (launch, lanes) = on_rows(operands, kernel, dim);
+    Ok(launch
         .with(operands.row_bits)
         .with(lanes)
         .with(capacity)
         .with(operands.products))
+}
+
+/// A kernel that takes a row with so many lanes, with its first operands.
+fn on_rows(operands: &UpdateRows<'_>, kernel: Kernel, dim: usize) -> (Launch, u32) {
+    let lanes = group_lanes(dim, DType::F32);
+    let blocks = blocks_for(operands.capacity, (THREADS / lanes) as usize, 1 << 14);
+    let launch = Launch::new(kernel, blocks, THREADS)
+        .with(operands.tables_on_device)
+        .with(operands.rows.keys)
+        .with(operands.rows.count)
+        .with(operands.gradients)
+        .with(row_stride(dim) as u64);
+    (launch, lanes)
 }
 
 /// Updates rows from their gradients, unless the step is to be skipped.
@@ -357,14 +364,8 @@ pub fn update_rows(operands: &UpdateRows<'_>, rule: &SparseRule) -> Result<Launc
         "sparse_optimizer",
         KERNELS[if wide { 22 } else { 19 } + kind],
     );
-    let lanes = group_lanes(dim, DType::F32);
-    let blocks = blocks_for(operands.capacity, (THREADS / lanes) as usize, 1 << 14);
-    Ok(Launch::new(kernel, blocks, THREADS)
-        .with(operands.tables_on_device)
-        .with(operands.rows.keys)
-        .with(operands.rows.count)
-        .with(operands.gradients)
-        .with(row_stride(dim) as u64)
+    let (launch, lanes) = on_rows(operands, kernel, dim);
+    Ok(launch
         .with(operands.products)
         .with(operands.row_bits)
         .with(lanes)

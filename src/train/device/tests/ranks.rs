@@ -1,6 +1,7 @@
 //! Several ranks, each with a device of its own, as threads or as processes: real communicators between them, emulated
 //! devices. On a GPU machine NCCL joins them: `scripts/gpu-check`.
 
+mod lost;
 mod processes;
 
 use std::ops::Range;
@@ -364,76 +365,6 @@ fn longer_bags_on_one_rank_are_no_obstacle() {
         for (got, expected) in losses[0].iter().zip(&expected) {
             assert!((got - expected).abs() < 1e-3, "{got} {expected}");
         }
-    }
-}
-
-#[test]
-fn a_rank_that_ends_is_named_with_the_step_that_it_reported_last() {
-    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
-    let told = on_ranks(2, |comm| {
-        let mut trainer = case.on_device_of(&comm);
-        let last = 3 + u64::from(comm.rank() == 0) * 2;
-        for step in 1..=last {
-            let parts = [step, step + 1]
-                .map(|step| part_of(&case.batch(step), &case.schema, comm.rank(), 2));
-            if let Err(error) = trainer.step(&parts[0], Some(&parts[1]), step, false) {
-                return Some((step, error));
-            }
-        }
-        None
-    });
-    let (step, error) = told[0].as_ref().expect("rank 0 misses rank 1");
-    assert_eq!(*step, 4);
-    let text = error.to_string();
-    let expected = "the sum of the loss cannot be completed in step 4 on the devices; the last steps that ranks \
-                    reported are [3, 3]";
-    assert_eq!(text, expected);
-    let lost = error.comm().expect("a rank is behind it");
-    assert!(
-        matches!(lost, CommError::Lost { ranks, .. } if *ranks == [1]),
-        "{lost}"
-    );
-}
-
-/// Rank 1 has told all that it has to tell in step 2: nobody waits for a message of it, but rank 0 for its own device.
-#[test]
-fn a_rank_that_ends_while_the_device_of_another_hangs_is_named() {
-    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
-    let told = on_ranks(2, |comm| {
-        let mut trainer = case.on_device_of(&comm);
-        case.train_part(&mut trainer, comm.as_ref(), 1..=1, undisturbed);
-        trainer.executor.hangs = comm.rank() == 0;
-        let part = case.part(&case.batch(2), comm.as_ref());
-        let began = Instant::now();
-        (trainer.step(&part, None, 2, false).err(), began.elapsed())
-    });
-    let (error, waited) = &told[0];
-    let error = error.as_ref().expect("rank 0 misses rank 1");
-    let expected = "cannot be completed in step 2 on the devices; the last steps that ranks reported are [2, 2]";
-    assert!(error.to_string().contains(expected), "{error}");
-    let lost = error.comm().expect("a rank is behind it");
-    assert!(
-        matches!(lost, CommError::Lost { ranks, .. } if *ranks == [1]),
-        "{lost}"
-    );
-    assert!(*waited < LONG / 2, "the time-out was not waited for");
-}
-
-#[test]
-fn devices_that_hang_though_nobody_is_missing_end_with_the_time_out() {
-    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
-    let told = on_ranks(2, |comm| {
-        let trainer = case.on_device_of(&comm);
-        let mut trainer = trainer.with_timeout(Duration::from_millis(300));
-        trainer.executor.hangs = true;
-        let part = case.part(&case.batch(1), comm.as_ref());
-        trainer.step(&part, None, 1, false).unwrap_err()
-    });
-    for error in told {
-        assert!(
-            matches!(error, TrainError::Stuck { step: 1, ref steps, .. } if *steps == [1, 1]),
-            "{error}"
-        );
     }
 }
 
