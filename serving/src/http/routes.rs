@@ -14,6 +14,7 @@ use super::body::{self, HeldBody};
 use super::error::HttpError;
 use super::logged::{Trace, with_id};
 use crate::metrics::Outcome;
+use crate::prediction_log::PredictionLog;
 use crate::protocol::{
     Expected, InferRequest, InferResponse, ModelMetadata, OutputTensor, ServerMetadata,
 };
@@ -165,6 +166,7 @@ async fn counted(
     request: Request,
 ) -> Answer<Response> {
     let started = Instant::now();
+    let _under_way = server.log.as_ref().map(PredictionLog::under_way);
     let mut trace = Trace::of(request.headers());
     let answer = scored(server, model, version, request, &mut trace).await;
     let outcome = match &answer {

@@ -9,6 +9,8 @@
 //! `docs/formats/prediction_log.md` tells the bytes.
 
 mod frame;
+#[cfg(feature = "http")]
+mod load;
 mod model;
 mod record;
 mod sampling;
@@ -19,6 +21,8 @@ mod segment_file;
 mod writer;
 
 pub use frame::FRAME_BYTES_MAX;
+#[cfg(feature = "http")]
+pub use load::UnderWay;
 pub use model::LoggedModel;
 pub use record::{LogRecord, LogStatus, REQUEST_ID_BYTES_MAX, logged_id};
 pub use sampling::Sampling;

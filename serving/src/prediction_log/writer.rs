@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use streamrec_artifact::key;
 
 use super::frame::push_frame;
+use super::load::{Load, UnderWay};
 use super::record::LogRecord;
 use super::sampling::Sampling;
 use super::segment::SegmentName;
@@ -22,10 +23,14 @@ use crate::ranker::Ranker;
 
 /// Records that may wait, whatever their bytes.
 const WAITING_RECORDS_MAX: usize = 8192;
-/// Bytes that are written at once.
-const WRITE_BYTES: usize = 1 << 20;
+/// Bytes that are written at once: the system does not let a request interrupt it.
+const WRITE_BYTES: usize = 256 << 10;
 /// How often the writer looks for records. It is not woken: that would be a call of the system in each request.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often it looks, while records wait, whether requests left cores idle.
+const LOOK_FOR_CALM: Duration = Duration::from_millis(1);
+/// How long a record waits for idle cores at most.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// The wait after the disk refused: to try for each record would only heat it.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// Models of a segment at most.
@@ -51,6 +56,7 @@ struct Entry {
     ranker: Arc<Ranker>,
     record: LogRecord,
     bytes: usize,
+    submitted: Instant,
 }
 
 /// The log of a server.
@@ -60,6 +66,7 @@ pub struct PredictionLog {
     sender: Mutex<Option<SyncSender<Entry>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     sampling: Sampling,
+    load: Arc<Load>,
     waiting_bytes: Arc<AtomicUsize>,
     waiting_bytes_max: usize,
     metrics: Arc<Metrics>,
@@ -76,7 +83,8 @@ impl PredictionLog {
     pub fn start(settings: LogSettings, name: &str, metrics: Arc<Metrics>) -> io::Result<Self> {
         std::fs::create_dir_all(&settings.folder)?;
         let seed = RandomState::new().hash_one((std::process::id(), now_ms()));
-        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let waiting_bytes: Arc<AtomicUsize> = Arc::default();
+        let load = Arc::new(Load::of_this_machine());
         let mut writer = Writer {
             folder: settings.folder.clone(),
             name: name.to_owned(),
@@ -86,6 +94,7 @@ impl PredictionLog {
             pause_until: None,
             buffer: Vec::new(),
             settings: settings.clone(),
+            load: Arc::clone(&load),
             waiting_bytes: Arc::clone(&waiting_bytes),
             metrics: Arc::clone(&metrics),
         };
@@ -100,6 +109,7 @@ impl PredictionLog {
             sender: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),
             sampling: settings.sampling,
+            load,
             waiting_bytes,
             waiting_bytes_max: settings.waiting_bytes_max,
             metrics,
@@ -118,6 +128,11 @@ impl PredictionLog {
         self.sampling.takes(request_id)
     }
 
+    /// Tells that a request is under way, so that the writer leaves it the cores.
+    pub fn under_way(&self) -> UnderWay {
+        UnderWay::begin(&self.load)
+    }
+
     /// Hands a record to the writer; drops and counts it where too much waits.
     pub fn submit(&self, ranker: Arc<Ranker>, record: LogRecord) {
         let bytes = record.bytes();
@@ -127,6 +142,7 @@ impl PredictionLog {
                 ranker,
                 record,
                 bytes,
+                submitted: Instant::now(),
             };
             let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
             sender
@@ -197,6 +213,7 @@ struct Writer {
     pause_until: Option<Instant>,
     buffer: Vec<u8>,
     settings: LogSettings,
+    load: Arc<Load>,
     waiting_bytes: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
@@ -211,13 +228,26 @@ impl Writer {
     fn run(mut self, receiver: &Receiver<Entry>) {
         loop {
             match receiver.try_recv() {
-                Ok(entry) => self.write(entry, receiver),
+                Ok(entry) => {
+                    while !self.may_write(&entry) {
+                        std::thread::sleep(LOOK_FOR_CALM);
+                    }
+                    self.write(entry, receiver);
+                }
                 Err(TryRecvError::Empty) => std::thread::sleep(LOOK),
                 Err(TryRecvError::Disconnected) => break,
             }
             self.rotate();
         }
         self.close();
+    }
+
+    /// Whether an entry is written now: requests need the cores more, unless it is old or much waits.
+    fn may_write(&self, entry: &Entry) -> bool {
+        let waiting = self.waiting_bytes.load(Ordering::Relaxed);
+        self.load.is_calm()
+            || entry.submitted.elapsed() >= PATIENCE
+            || waiting >= self.settings.waiting_bytes_max / 4
     }
 
     /// Writes an entry and those behind it that are there already.
@@ -239,6 +269,7 @@ impl Writer {
             ranker,
             record,
             bytes,
+            submitted: _,
         } = entry;
         self.waiting_bytes.fetch_sub(*bytes, Ordering::Relaxed);
         let Some(segment) = &mut self.segment else {
