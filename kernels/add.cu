@@ -26,6 +26,29 @@ __global__ void __launch_bounds__(256)
     });
 }
 
+// y = the sum of x's rows by halves, ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)), x: [ROWS, len], y: [len], which may be
+// one of the rows. 4 elements a thread.
+template <int ROWS>
+__global__ void __launch_bounds__(256) sum_halves(const float* x, i64 len, float* y) {
+    constexpr int COUNT = 4;
+    bool vectors = aligned16(x, len) && aligned16(y, 0);
+    i64 step = i64(gridDim.x) * blockDim.x * COUNT;
+    for (i64 at = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * COUNT; at < len; at += step) {
+        float sums[ROWS][COUNT];
+#pragma unroll
+        for (int row = 0; row < ROWS; row++) load_some(x + row * len + at, len - at, vectors, sums[row]);
+#pragma unroll
+        for (int half = 1; half < ROWS; half *= 2) {
+#pragma unroll
+            for (int row = 0; row < ROWS; row += 2 * half) {
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) sums[row][i] += sums[row + half][i];
+            }
+        }
+        store_some(y + at, len - at, vectors, sums[0]);
+    }
+}
+
 // y (+)= x / the length of each sample's bag, x: [rows, columns] of From, y: likewise of To; the bag of sample s is from offsets[s] to
 // offsets[s + 1], and an empty one counts as one of length 1. `lanes` threads a row.
 template <typename From, typename To>

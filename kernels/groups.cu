@@ -3,17 +3,7 @@
 // A lookup's key is its table and row, `table << row_bits | row`; tables are numbered from 0. Lookups that
 // count for nothing (ids outside their table, places behind the last lookup) have the key
 // `tables << row_bits`, above all others.
-#include "streamrec.cuh"
-
-// Where one feature's ids point. src/cuda/groups.rs has the same.
-struct Source {
-    i64 rows;    // of the table
-    u32 table;
-    u32 column;  // the first of its pooled vectors
-    u32 mean;    // 0: bags are summed
-    u32 reserved;
-};
-static_assert(sizeof(Source) == 24, "the ABI of the host");
+#include "table_rows.cuh"
 
 constexpr u32 GROUP_THREADS = 256, GROUP_ITEMS = 8, GROUP_TILE = GROUP_THREADS * GROUP_ITEMS;
 
@@ -118,5 +108,33 @@ __global__ void __launch_bounds__(GROUP_THREADS)
         float values[4];
         load_vector(gradients + at * 4, values);
         store_vector(out + row * stride + at % vectors * 4, values);
+    }
+}
+
+// Lists the rows that ranks ask for as bags of at most one id, those of each rank by themselves: ids, offsets [features *
+// ranks * rows + 1], sources [features], tables; dout [ranks * rows, columns], still scaled. Each rank has `lists` lists
+// [features * rows], one behind the other, of which number `list` is written: keys, which count for nothing where a bag is
+// empty, and gradients [.., stride], unscaled; step->overflow is set where one is not finite. `lanes` lanes a bag.
+__global__ void __launch_bounds__(GROUP_THREADS)
+    list_asked(const i64* __restrict__ ids, const i64* __restrict__ offsets, const Source* __restrict__ sources,
+               const Table* __restrict__ tables, u32 features, u32 ranks, u32 rows, u32 row_bits, u64 nothing,
+               const float* __restrict__ dout, i64 dout_stride, u32 lists, u32 list, u64* __restrict__ keys,
+               float* __restrict__ gradients, u64 stride, u32 lanes, Step* step) {
+    u32 groups = blockDim.x / lanes, lane = threadIdx.x % lanes, bags = features * ranks * rows;
+    float factor = step->inverse_scale;
+    for (u32 bag = blockIdx.x * groups + threadIdx.x / lanes; bag < bags; bag += gridDim.x * groups) {
+        u32 feature = bag / (ranks * rows), sample = bag % (ranks * rows);
+        u64 to = (u64(sample / rows) * lists + list) * features * rows + feature * rows + sample % rows;
+        const Source source = sources[feature];
+        i64 at = offsets[bag];
+        bool asked = at < offsets[bag + 1] && u64(ids[at]) < u64(source.rows);
+        if (lane == 0) keys[to] = asked ? u64(source.table) << row_bits | u64(ids[at]) : nothing;
+        if (!asked) continue;
+        const float* from = dout + i64(sample) * dout_stride + source.column;
+        for (u32 column = lane; column < tables[source.table].dim; column += lanes) {
+            float g = from[column] * factor;
+            if (!is_finite(g)) step->overflow = 1;
+            gradients[to * stride + column] = g;
+        }
     }
 }

@@ -1,44 +1,19 @@
 // The gradients of touched rows and the updates of tables. Lookups are sorted by row (groups.cu); a row's
-// lookups are summed in their order, cut only where the sorted lookups are cut into tiles of 32, so that a
-// row which every sample looks up is summed by many groups of lanes, and every run gives the same bits.
+// lookups are summed in their order, cut into pieces of 32 from the first on, so that a row which every sample looks
+// up is summed by many groups of lanes, and a row's sum has the same bits wherever it lies among others.
 //
-//   update_tiles / sum_tiles     a group of lanes a tile: rows that lie inside are finished; of a row that
-//                                comes from the tile before or goes on in the next, a partial sum is kept
-//   finish_updates / finish_sums adds the partial sums of each such row, in order, and finishes it
+//   update_tiles / sum_tiles     a group of lanes takes the pieces that begin in a tile of 32 lookups: rows of one
+//                                piece are finished, of others the sums of pieces are kept
+//   finish_updates / finish_sums adds the pieces of each such row, in order, and finishes it
 //   update_rows                  updates rows from their gradients, unless the step is to be skipped
-//   row_products                 what an update needs of a row's columns on other ranks, where it is of the whole row
 //
 // The fused kernels update a table at once (float32, bf16; rows of at most 512 bytes of gradient). With loss scaling
 // and for longer rows, sums are kept and tested first, and `update_rows` runs when all ranks know the verdict.
-#include "streamrec.cuh"
+#include "table_rows.cuh"
 
 constexpr u32 TILE = 32;
-// Rows over more tiles than this are summed by a whole block.
-constexpr u32 LONG_TILES = 16;
-constexpr u32 UPDATE_THREADS = 256;
-
-// As in groups.cu.
-struct Source {
-    i64 rows;
-    u32 table;
-    u32 column;
-    u32 mean;
-    u32 reserved;
-};
-
-// One table. src/cuda/sparse_optimizer.rs has the same.
-struct Table {
-    void* weights;   // [rows, dim]
-    float* first;    // state [rows, 1] or [rows, dim], or null
-    float* second;   // state [rows, dim], or null
-    i64 row_stride;  // of the weights, elements
-    u64 first_row;   // number of the first row among all rows of the model, for random numbers
-    u32 dim;
-    float learning_rate_scale;
-    float weight_decay;
-    u32 columns;     // of whole rows, of which ranks may have some each
-};
-static_assert(sizeof(Source) == 24 && sizeof(Table) == 56, "the ABI of the host");
+// Rows of more pieces than this are summed by a whole block.
+constexpr u32 LONG_PIECES = 16;
 
 // The sorted lookups of a batch, and where their gradients lie.
 struct Lookups {
@@ -58,72 +33,16 @@ struct Lookups {
     u32 reserved;
 };
 
-// Sums of rows that do not lie inside one tile.
+// Sums of pieces, by the tile in which they begin, of rows that have several.
 struct Partial {
-    float* heads;       // [tiles, stride], of the row that comes from the tile before
+    float* heads;       // [tiles, stride], of a row that began in a tile before
     float* tails;       // [tiles, stride], of the row that begins here and goes on
     u32* lengths;       // [2], of the lists
-    u32* short_list;    // [tiles], tiles in which rows begin that go on
-    u32* long_list;     // [tiles], of those rows that need a block
+    u32* short_list;    // [tiles], first lookups of such rows
+    u32* long_list;     // [tiles], of those that need a block
     u64 stride;
 };
 static_assert(sizeof(Lookups) == 88 && sizeof(Partial) == 48, "the ABI of the host");
-
-// The rules of src/ops/sparse_optimizer/rule.rs.
-struct Rule {
-    u32 kind;  // 0 Sgd, 1 RowWiseAdagrad, 2 Adagrad, 3 LazyAdam
-    float eps;
-    float beta1;
-    float beta2;
-    float max_row_norm;  // negative: none
-    u32 reserved;
-};
-static_assert(sizeof(Rule) == 24, "the ABI of the host");
-
-// A group's part of a row: `VECTORS` vectors a lane, `lanes` vectors apart.
-template <int COUNT, int VECTORS>
-struct Row {
-    float x[VECTORS][COUNT];
-};
-
-template <int COUNT, int VECTORS>
-__device__ __forceinline__ void clear(Row<COUNT, VECTORS>& row) {
-#pragma unroll
-    for (int v = 0; v < VECTORS; v++) {
-#pragma unroll
-        for (int i = 0; i < COUNT; i++) row.x[v][i] = 0.0f;
-    }
-}
-
-// Calls `work(vector, column)` for this lane's vectors of a row.
-template <int COUNT, int VECTORS, typename Work>
-__device__ __forceinline__ void for_vectors(u32 dim, u32 lanes, Work work) {
-    u32 lane = threadIdx.x % lanes;
-#pragma unroll
-    for (int v = 0; v < VECTORS; v++) {
-        u32 column = (v * lanes + lane) * COUNT;
-        if (column < dim) work(v, column);
-    }
-}
-
-template <int COUNT, int VECTORS>
-__device__ __forceinline__ void add_floats(const float* from, u32 dim, u32 lanes, Row<COUNT, VECTORS>& row) {
-    bool vectors = aligned_for<float, COUNT>(from, 0);
-    for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32 column) {
-        float x[COUNT];
-        load_some(from + column, i64(dim) - column, vectors, x);
-#pragma unroll
-        for (int i = 0; i < COUNT; i++) row.x[v][i] += x[i];
-    });
-}
-
-template <int COUNT, int VECTORS>
-__device__ __forceinline__ void store_floats(float* to, u32 dim, u32 lanes, const Row<COUNT, VECTORS>& row) {
-    bool vectors = aligned_for<float, COUNT>(to, 0);
-    for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32 column) {
-        store_some(to + column, i64(dim) - column, vectors, row.x[v]);
-    });
-}
 
 // row = scale * the gradient of a lookup's pooled vector.
 template <typename Gradient, int VECTORS>
@@ -140,7 +59,7 @@ __device__ __forceinline__ void load_lookup(const Lookups& lookups, const Gradie
     for_vectors<COUNT, VECTORS>(dim, lookups.lanes, [&](int v, u32 column) {
         load_some(from + column, i64(dim) - column, vectors, row.x[v]);
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) row.x[v][i] *= scale;
+        for (int i = 0; i < COUNT; i++) row.x[v][i] = __fmul_rn(row.x[v][i], scale);
     });
 }
 
@@ -149,71 +68,23 @@ __device__ __forceinline__ float unscale(const Lookups& lookups, const Step* ste
     return lookups.scaled ? step->inverse_scale : 1.0f;
 }
 
-// Sums one tile's rows; `finish(key, at, row)` takes those that lie inside.
-template <typename Gradient, int VECTORS, typename Finish>
-__device__ __forceinline__ void sum_tile(const Lookups& lookups, const Gradient* dout, i64 stride,
-                                         const Partial& partial, u32 tile, Finish finish) {
-    constexpr int COUNT = LANES<Gradient>, AHEAD = VECTORS == 1 ? 4 : 1;
-    using Sum = Row<COUNT, VECTORS>;
-    const u64* keys = lookups.keys;
-    u32 begin = tile * TILE, end = min(begin + TILE, lookups.len);
-    u64 key = keys[begin];
-    u32 dim = key == lookups.nothing ? 0 : lookups.tables[key >> lookups.row_bits].dim;
-    bool from_before = begin > 0 && keys[begin - 1] == key;
-    Sum sum;
-    clear(sum);
-    // The row that ends before lookup `at`.
-    auto flush = [&](u32 at) {
-        if (key == lookups.nothing) return;
-        bool goes_on = at == end && at < lookups.len && keys[at] == key;
-        if (from_before) {
-            store_floats(partial.heads + tile * partial.stride, dim, lookups.lanes, sum);
-        } else if (goes_on) {
-            store_floats(partial.tails + tile * partial.stride, dim, lookups.lanes, sum);
-            if (threadIdx.x % lookups.lanes == 0) {
-                u64 far = u64(tile + LONG_TILES) * TILE;
-                bool is_long = far < lookups.len && keys[far] == key;
-                u32 place = atomicAdd(&partial.lengths[is_long], 1u);
-                (is_long ? partial.long_list : partial.short_list)[place] = tile;
-            }
+// The first of a row's lookups among sorted keys, from one of them on.
+__device__ __forceinline__ u32 start_of_row(const u64* keys, u32 at, u64 key) {
+    u32 reach = TILE, high = at;
+    while (reach <= at && keys[at - reach] == key) high = at - reach, reach *= 2;
+    u32 low = reach > at ? 0 : at - reach;
+    while (low < high) {
+        u32 middle = low + (high - low) / 2;
+        if (keys[middle] == key) {
+            high = middle;
         } else {
-            finish(key, at - 1, sum);
-        }
-    };
-    for (u32 first = begin; first < end; first += AHEAD) {
-        // Several lookups are read before the first is added: the memory's latency is paid once for them.
-        Sum rows[AHEAD];
-        u64 row_keys[AHEAD];
-        u32 dims[AHEAD];
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            row_keys[i] = first + i < end ? keys[first + i] : lookups.nothing;
-            dims[i] = row_keys[i] == lookups.nothing ? 0 : lookups.tables[row_keys[i] >> lookups.row_bits].dim;
-            if (dims[i]) {
-                load_lookup(lookups, dout, stride, first + i, dims[i], rows[i]);
-            } else {
-                clear(rows[i]);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            if (first + i >= end) break;
-            if (row_keys[i] != key) {
-                flush(first + i);
-                clear(sum);
-                key = row_keys[i], dim = dims[i], from_before = false;
-            }
-#pragma unroll
-            for (int v = 0; v < VECTORS; v++) {
-#pragma unroll
-                for (int j = 0; j < COUNT; j++) sum.x[v][j] += rows[i].x[v][j];
-            }
+            low = middle + 1;
         }
     }
-    flush(end);
+    return low;
 }
 
-// The end of a row's lookups among sorted keys, from one of them on.
+// Behind the last of a row's lookups among sorted keys, from one of them on.
 __device__ __forceinline__ u32 end_of_row(const u64* keys, u32 at, u32 len, u64 key) {
     u32 low = at, high = len;
     while (low < high) {
@@ -227,44 +98,129 @@ __device__ __forceinline__ u32 end_of_row(const u64* keys, u32 at, u32 len, u64 
     return low;
 }
 
-// Finishes the rows whose sums are in several tiles: short ones by a group each, long ones by a block.
-// `shared` holds [groups, stride].
+// Sums the pieces that begin in one tile; `finish(key, at, row)` takes rows of one piece, of which `at` is a lookup.
+template <typename Gradient, int VECTORS, typename Finish>
+__device__ __forceinline__ void sum_tile(const Lookups& lookups, const Gradient* dout, i64 stride,
+                                         const Partial& partial, u32 tile, Finish finish) {
+    constexpr int COUNT = LANES<Gradient>, AHEAD = VECTORS == 1 ? 4 : 1;
+    using Sum = Row<COUNT, VECTORS>;
+    const u64* keys = lookups.keys;
+    u32 begin = tile * TILE, end = min(begin + TILE, lookups.len);
+    u64 key = keys[begin];
+    // Behind such lookups are none that count.
+    if (key == lookups.nothing) return;
+    u32 piece = begin;
+    bool from_before = begin > 0 && keys[begin - 1] == key;
+    if (from_before) {
+        // A row's pieces begin 32 lookups apart: one in each tile, if the row comes so far.
+        piece = begin + start_of_row(keys, begin, key) % TILE;
+        if (piece >= lookups.len || keys[piece] != key) {
+            piece = end_of_row(keys, begin, min(piece, lookups.len), key);
+            from_before = false;
+        }
+        if (piece >= end || keys[piece] == lookups.nothing) return;
+        key = keys[piece];
+    }
+    // The last piece may reach into the next tile.
+    u32 limit = min(end + TILE - 1, lookups.len);
+    Sum sum;
+    clear(sum);
+    // The piece that ends before lookup `at`.
+    auto flush = [&](u32 at) {
+        u32 dim = lookups.tables[key >> lookups.row_bits].dim;
+        bool goes_on = at < lookups.len && keys[at] == key;
+        if (from_before) {
+            store_floats(partial.heads + tile * partial.stride, dim, lookups.lanes, sum);
+        } else if (goes_on) {
+            store_floats(partial.tails + tile * partial.stride, dim, lookups.lanes, sum);
+            if (threadIdx.x % lookups.lanes == 0) {
+                u64 far = u64(piece) + LONG_PIECES * TILE;
+                bool is_long = far < lookups.len && keys[far] == key;
+                u32 place = atomicAdd(&partial.lengths[is_long], 1u);
+                (is_long ? partial.long_list : partial.short_list)[place] = piece;
+            }
+        } else {
+            finish(key, piece, sum);
+        }
+    };
+    for (u32 first = piece; first < limit; first += AHEAD) {
+        // Several lookups are read before the first is added: the memory's latency is paid once for them.
+        Sum rows[AHEAD];
+        u64 row_keys[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            row_keys[i] = first + i < limit ? keys[first + i] : lookups.nothing;
+            if (row_keys[i] != lookups.nothing) {
+                u32 own_dim = lookups.tables[row_keys[i] >> lookups.row_bits].dim;
+                load_lookup(lookups, dout, stride, first + i, own_dim, rows[i]);
+            } else {
+                clear(rows[i]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            u32 at = first + i;
+            if (at >= limit) break;
+            if (row_keys[i] != key || at - piece == TILE) {
+                flush(at);
+                // What begins behind the tile is another group's.
+                if (at >= end || row_keys[i] == lookups.nothing) return;
+                clear(sum);
+                from_before = row_keys[i] == key, key = row_keys[i], piece = at;
+            }
+#pragma unroll
+            for (int v = 0; v < VECTORS; v++) {
+#pragma unroll
+                for (int j = 0; j < COUNT; j++) sum.x[v][j] += rows[i].x[v][j];
+            }
+        }
+    }
+    flush(limit);
+}
+
+// Finishes the rows of several pieces: short ones by a group each, long ones by a block, whose slices depend on the row's
+// length alone. `shared` holds as many floats as the host's FINISH_FLOATS tells.
 template <int COUNT, int VECTORS, typename Finish>
 __device__ __forceinline__ void finish_tiles(const Lookups& lookups, const Partial& partial, float* shared,
                                              Finish finish) {
     using Sum = Row<COUNT, VECTORS>;
     u32 lanes = lookups.lanes, groups = blockDim.x / lanes, group = threadIdx.x / lanes;
-    auto sum_parts = [&](u32 tile, u32 dim, u32 first, u32 end, Sum& sum) {
+    auto sum_pieces = [&](u32 at, u32 dim, u32 first, u32 end, Sum& sum) {
         clear(sum);
 #pragma unroll 4
-        for (u32 part = first; part < end; part++) {
-            const float* from = part == 0 ? partial.tails : partial.heads;
-            add_floats(from + (tile + part) * partial.stride, dim, lanes, sum);
+        for (u32 piece = first; piece < end; piece++) {
+            const float* from = piece == 0 ? partial.tails : partial.heads;
+            add_floats(from + (at / TILE + piece) * partial.stride, dim, lanes, sum);
         }
+    };
+    auto pieces_of = [&](u32 at, u64 key) {
+        return (end_of_row(lookups.keys, at, lookups.len, key) - at + TILE - 1) / TILE;
     };
     Sum sum;
     for (u32 index = blockIdx.x; index < partial.lengths[1]; index += gridDim.x) {
-        u32 tile = partial.long_list[index], last = tile * TILE + TILE - 1;
-        u64 key = lookups.keys[last];
-        u32 dim = lookups.tables[key >> lookups.row_bits].dim;
-        u32 parts = (end_of_row(lookups.keys, last, lookups.len, key) - 1) / TILE - tile + 1;
-        sum_parts(tile, dim, u64(parts) * group / groups, u64(parts) * (group + 1) / groups, sum);
-        store_floats(shared + group * partial.stride, dim, lanes, sum);
+        u32 at = partial.long_list[index];
+        u64 key = lookups.keys[at];
+        u32 dim = lookups.tables[key >> lookups.row_bits].dim, pieces = pieces_of(at, key);
+        u32 width = (dim + 3) / 4 * 4, slices = blockDim.x / group_lanes(width / 4);
+        for (u32 slice = group; slice < slices; slice += groups) {
+            u32 first = u64(pieces) * slice / slices, end = u64(pieces) * (slice + 1) / slices;
+            sum_pieces(at, dim, first, end, sum);
+            store_floats(shared + slice * width, dim, lanes, sum);
+        }
         __syncthreads();
         if (group == 0) {
             clear(sum);
-            for (u32 other = 0; other < groups; other++) add_floats(shared + other * partial.stride, dim, lanes, sum);
-            finish(key, last, sum);
+            for (u32 slice = 0; slice < slices; slice++) add_floats(shared + slice * width, dim, lanes, sum);
+            finish(key, at, sum);
         }
         __syncthreads();
     }
     for (u32 index = blockIdx.x * groups + group; index < partial.lengths[0]; index += gridDim.x * groups) {
-        u32 tile = partial.short_list[index], last = tile * TILE + TILE - 1;
-        u64 key = lookups.keys[last];
+        u32 at = partial.short_list[index];
+        u64 key = lookups.keys[at];
         u32 dim = lookups.tables[key >> lookups.row_bits].dim;
-        u32 parts = (end_of_row(lookups.keys, last, lookups.len, key) - 1) / TILE - tile + 1;
-        sum_parts(tile, dim, 0, parts, sum);
-        finish(key, last, sum);
+        sum_pieces(at, dim, 0, pieces_of(at, key), sum);
+        finish(key, at, sum);
     }
 }
 
@@ -285,40 +241,6 @@ __device__ __forceinline__ bool scale_row(Row<COUNT, VECTORS>& g, float factor, 
     return __all_sync(mask, finite);
 }
 
-// Scales `g` down to the largest norm, then adds the decay; returns the factor. `whole`: row_products of the whole row,
-// or null where `g` is whole.
-template <typename Weight, int COUNT, int VECTORS>
-__device__ __forceinline__ double clip_and_decay(const Rule& rule, float weight_decay, const Weight* weights,
-                                                 bool vectors, u32 dim, u32 lanes, u32 mask, const double* whole,
-                                                 Row<COUNT, VECTORS>& g) {
-    double clip = 1.0;
-    if (rule.max_row_norm >= 0.0f) {
-        // In double precision no finite row overflows.
-        double squares = 0.0;
-#pragma unroll
-        for (int v = 0; v < VECTORS; v++) {
-#pragma unroll
-            for (int i = 0; i < COUNT; i++) squares += double(g.x[v][i]) * double(g.x[v][i]);
-        }
-        double norm = sqrt(whole ? whole[0] : group_sum(squares, lanes, mask));
-        if (norm > double(rule.max_row_norm)) clip = double(rule.max_row_norm) / norm;
-        float factor = float(clip);
-#pragma unroll
-        for (int v = 0; v < VECTORS; v++) {
-#pragma unroll
-            for (int i = 0; i < COUNT; i++) g.x[v][i] *= factor;
-        }
-    }
-    if (weight_decay == 0.0f) return clip;
-    for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32 column) {
-        float w[COUNT];
-        load_some(weights + column, i64(dim) - column, vectors, w);
-#pragma unroll
-        for (int i = 0; i < COUNT; i++) g.x[v][i] += weight_decay * w[i];
-    });
-    return clip;
-}
-
 // Rounds a vector of new weights: stochastically where the table is in half precision, with random words that
 // depend on seed, step, row and column only.
 template <typename Weight, int COUNT>
@@ -337,24 +259,30 @@ __device__ __forceinline__ void store_weights(Weight* to, i64 left, bool vectors
     store_some(to, left, vectors, w);
 }
 
-// Applies the rule to one row, by one group. `g` is the row's gradient, finite; `whole` as for clip_and_decay.
+// Applies the rule to one row, by one group, with the same bits in whatever kernel: where a product could be rounded or not,
+// this says it. `g` is the row's gradient, finite; `whole`: the row's products (whole_rows.cu), or null
+// where `g` is whole.
 template <typename Weight, int COUNT, int VECTORS>
 __device__ __forceinline__ void update_row(const Rule& rule, const Table& table, u64 id, const Step* step, u32 lanes,
                                            u32 mask, const double* whole, Row<COUNT, VECTORS>& g) {
     u32 dim = table.dim;
     Weight* weights = static_cast<Weight*>(table.weights) + i64(id) * table.row_stride;
     bool vectors = aligned_for<Weight, COUNT>(weights, 0);
-    double clip = clip_and_decay(rule, table.weight_decay, weights, vectors, dim, lanes, mask, whole, g);
+    double clip = clip_row(rule, whole, lanes, mask, g);
+    if (table.weight_decay != 0.0f) {
+        for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32 column) {
+            float w[COUNT];
+            load_some(weights + column, i64(dim) - column, vectors, w);
+            add_decay(table.weight_decay, w, g.x[v]);
+        });
+    }
     float learning_rate = step->sparse_learning_rate * table.learning_rate_scale, row_rate = learning_rate;
     if (rule.kind == 1) {
-        float squares = 0.0f, state = table.first[id];
-        for_vectors<COUNT, VECTORS>(dim, lanes, [&](int v, u32) {
-#pragma unroll
-            for (int i = 0; i < COUNT; i++) squares = fmaf(g.x[v][i], g.x[v][i], squares);
-        });
         // All lanes have read the state before one writes it.
-        squares = group_sum(squares, lanes, mask) / float(dim);
-        if (whole) {
+        float state = table.first[id], squares = mean_square(g, dim, lanes, mask);
+        if (whole && whole[2] < 0.0) {
+            squares = float(whole[1]);
+        } else if (whole) {
             // |clip g + decay w|^2
             double decay = table.weight_decay;
             double sum = clip * clip * whole[0] + 2.0 * clip * decay * whole[1] + decay * decay * whole[2];
@@ -377,14 +305,14 @@ __device__ __forceinline__ void update_row(const Rule& rule, const Table& table,
         for (int i = 0; i < COUNT; i++) {
             float x = g.x[v][i];
             if (rule.kind < 2) {
-                w[i] -= row_rate * x;
+                w[i] = fmaf(-row_rate, x, w[i]);
             } else if (rule.kind == 2) {
-                m[i] += x * x;
+                m[i] = fmaf(x, x, m[i]);
                 // Elements behind the row's end have no state: eps may be 0.
                 w[i] -= i < left ? learning_rate * x / (sqrtf(m[i]) + rule.eps) : 0.0f;
             } else {
-                m[i] = rule.beta1 * m[i] + (1.0f - rule.beta1) * x;
-                s[i] = rule.beta2 * s[i] + (1.0f - rule.beta2) * x * x;
+                m[i] = fmaf(rule.beta1, m[i], (1.0f - rule.beta1) * x);
+                s[i] = fmaf(rule.beta2, s[i], (1.0f - rule.beta2) * x * x);
                 float root = sqrtf(s[i] * step->sparse_second_correction) + rule.eps;
                 w[i] -= i < left ? learning_rate * (m[i] * step->sparse_first_correction) / root : 0.0f;
             }
@@ -394,9 +322,6 @@ __device__ __forceinline__ void update_row(const Rule& rule, const Table& table,
         store_weights(weights + column, left, vectors, w, table.first_row + id, column, step);
     });
 }
-
-// The row of a key.
-__device__ __forceinline__ u64 row_of_key(u64 key, u32 row_bits) { return key & ((u64(1) << row_bits) - 1); }
 
 // dout: [batch, columns] of Gradient; not_finite: [1], the smallest key of a row whose gradient is not finite,
 // which stays as it was. Nothing is done when step->skip is set. A group a tile.
@@ -472,48 +397,8 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
     finish_tiles<COUNT, VECTORS>(lookups, partial, reinterpret_cast<float*>(shared), finish);
 }
 
-// row_keys: [row_count], each once; gradients: [row_count, gradient_stride], unscaled. products: [capacity, 3], over the
-// columns of each row that are here: the squared norm of the gradient, its product with the weights, their squared norm;
-// zeros behind the last row. A group a row.
-template <typename Weight, int VECTORS>
-__global__ void __launch_bounds__(UPDATE_THREADS)
-    row_products(const Table* __restrict__ tables, const u64* __restrict__ row_keys, const u32* __restrict__ row_count,
-                 const float* __restrict__ gradients, u64 gradient_stride, u32 row_bits, u32 lanes, u32 capacity,
-                 double* __restrict__ products) {
-    constexpr int COUNT = LANES<float>;
-    u32 groups = blockDim.x / lanes, mask = group_mask(lanes), rows = min(*row_count, capacity);
-    for (u32 row = blockIdx.x * groups + threadIdx.x / lanes; row < capacity; row += gridDim.x * groups) {
-        double sums[3] = {};
-        if (row < rows) {
-            const Table table = tables[row_keys[row] >> row_bits];
-            const Weight* weights = static_cast<const Weight*>(table.weights) +
-                                    i64(row_of_key(row_keys[row], row_bits)) * table.row_stride;
-            bool vectors = aligned_for<Weight, COUNT>(weights, 0);
-            Row<COUNT, VECTORS> g;
-            clear(g);
-            add_floats(gradients + row * gradient_stride, table.dim, lanes, g);
-            for_vectors<COUNT, VECTORS>(table.dim, lanes, [&](int v, u32 column) {
-                float w[COUNT];
-                load_some(weights + column, i64(table.dim) - column, vectors, w);
-#pragma unroll
-                for (int i = 0; i < COUNT; i++) {
-                    double x = g.x[v][i], own = w[i];
-                    sums[0] += x * x;
-                    sums[1] += x * own;
-                    sums[2] += own * own;
-                }
-            });
-        }
-#pragma unroll
-        for (int i = 0; i < 3; i++) {
-            sums[i] = group_sum(sums[i], lanes, mask);
-            if (threadIdx.x % lanes == 0) products[u64(row) * 3 + i] = sums[i];
-        }
-    }
-}
-
-// row_keys: [row_count], each once; gradients: [row_count, gradient_stride], unscaled; products: those of row_products
-// added up over the ranks that hold columns of the rows, or null where rows are whole. Nothing is done when
+// row_keys: [row_count], each once; gradients: [row_count, gradient_stride], unscaled; products: those of
+// whole_rows.cu, or null where rows are whole. Nothing is done when
 // step->skip is set. A group a row.
 template <typename Weight, int VECTORS>
 __global__ void __launch_bounds__(UPDATE_THREADS)

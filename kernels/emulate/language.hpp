@@ -64,6 +64,7 @@ static T atomicCAS(T* at, T expected, T value) {
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
+static inline float __fmul_rn(float x, float y) { return x * y; }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t{a} * b >> 32); }
 static inline unsigned __float_as_uint(float x) {
     unsigned bits;

@@ -3,9 +3,15 @@
 
 use super::{
     embedding_bag::group_lanes,
-    launch::{Address, Kernel, Launch, Matrix, THREADS, blocks_for, count, of_pair, per_row},
+    launch::{
+        Address, Kernel, Launch, Matrix, THREADS, blocks_for, count, expect_dtype, of_pair, per_row,
+    },
 };
-use crate::{error::Result, ops::operand::expect_float, tensor::DType};
+use crate::{
+    error::{Error, Result},
+    ops::operand::expect_float,
+    tensor::DType,
+};
 
 pub(super) const KERNELS: &[&str] = &[
     "add<float, float>",
@@ -43,12 +49,16 @@ pub(super) const KERNELS: &[&str] = &[
     "add_mean<float16, float>",
     "add_mean<float, bfloat16>",
     "add_mean<float, float16>",
+    "sum_halves<2>",
+    "sum_halves<4>",
+    "sum_halves<8>",
 ];
 const ADD: usize = 0;
 const REPEAT: usize = 7;
 const BROADCAST: usize = 14;
 const SUM_COLUMNS: usize = 21;
 const ADD_MEAN: usize = 28;
+const SUM_HALVES: usize = 35;
 
 /// `y = x`, or `y += x` with `accumulate`, both `[batch, columns]`.
 ///
@@ -178,6 +188,31 @@ pub fn broadcast_backward(dy: &Matrix, dx: &Matrix, accumulate: bool) -> Result<
         )?)
         .with(u32::from(accumulate))
         .with(lanes))
+}
+
+/// `y = ((x0 + x1) + (x2 + x3)) + ...`, the sum of 2, 4 or 8 rows of `x: [rows, len]` by halves, float32; `y: [len]` may be
+/// one of them.
+///
+/// # Errors
+/// When there are other numbers of rows, or rows do not follow each other.
+pub fn sum_halves(x: &Matrix, y: Address) -> Result<Launch> {
+    const OPERATION: &str = "cuda::add::sum_halves";
+    let [rows, len] = x.shape;
+    expect_dtype(OPERATION, "x", x, DType::F32)?;
+    if ![2, 4, 8].contains(&rows) || x.row_stride != len {
+        return Err(Error::Shape {
+            operation: OPERATION,
+            operand: "x",
+            expected: vec![8, len],
+            got: vec![rows, x.row_stride],
+        });
+    }
+    let kernel = Kernel::new("add", KERNELS[SUM_HALVES + rows.ilog2() as usize - 1]);
+    let blocks = blocks_for(len, 4 * THREADS as usize, 1 << 14);
+    Ok(Launch::new(kernel, blocks, THREADS)
+        .with(x.address)
+        .with(len as i64)
+        .with(y))
 }
 
 fn kernel(operation: &'static str, first: usize, x: &Matrix, y: &Matrix) -> Result<Kernel> {

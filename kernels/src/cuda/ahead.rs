@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     compiler::{CompileError, Compiled, compile, decode, encode, fingerprint, store},
-    source::{HEADER, Source},
+    source::{Source, texts},
 };
 
 /// The environment variable that names the folder of kernels that were compiled ahead.
@@ -35,11 +35,7 @@ pub fn find_ahead(source: &Source) -> Option<Compiled> {
 }
 
 fn path(source: &Source, folder: &Path) -> PathBuf {
-    let key = fingerprint(&[
-        source.text,
-        HEADER,
-        &source.kernels.join("\n"),
-        ARCHITECTURE,
-    ]);
+    let kernels = source.kernels.join("\n");
+    let key = fingerprint(&texts(source, [&kernels, ARCHITECTURE]));
     folder.join(format!("{}-{ARCHITECTURE}-{key:016x}.kernels", source.name))
 }

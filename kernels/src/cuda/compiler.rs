@@ -10,7 +10,7 @@ use cudarc::nvrtc::{result, sys};
 use super::{
     ahead::{AHEAD_VARIABLE, find_ahead},
     library::{CudaLibrary, load_nvrtc},
-    source::{HEADER, HEADER_NAME, Source},
+    source::{HEADERS, Source, texts},
 };
 
 /// Why kernels could not be compiled.
@@ -97,17 +97,20 @@ impl Drop for Program {
 impl Program {
     fn new(source: &Source) -> Result<Self, result::NvrtcError> {
         let [text, name] = [source.text, source.name].map(c_string);
-        let [header, header_name] = [HEADER, HEADER_NAME].map(c_string);
+        let headers = HEADERS.map(|(_, text)| c_string(text));
+        let header_names = HEADERS.map(|(name, _)| c_string(name));
+        let [headers, header_names] =
+            [&headers, &header_names].map(|of| of.each_ref().map(|own| own.as_ptr()));
         let mut program = ptr::null_mut();
-        // SAFETY: all strings end with 0 and outlive the call, which copies them; there is one header.
+        // SAFETY: all strings end with 0 and outlive the call, which copies them; there are as many headers as names.
         unsafe {
             sys::nvrtcCreateProgram(
                 &mut program,
                 text.as_ptr(),
                 name.as_ptr(),
-                1,
-                &header.as_ptr(),
-                &header_name.as_ptr(),
+                HEADERS.len() as i32,
+                headers.as_ptr(),
+                header_names.as_ptr(),
             )
         }
         .result()?;
@@ -211,13 +214,8 @@ pub fn compile_cached(
     let Some(compiler) = CudaLibrary::Nvrtc.find() else {
         return find_ahead(source).ok_or(CompileError::NoCompiler);
     };
-    let key = fingerprint(&[
-        source.text,
-        HEADER,
-        &kernels.join("\n"),
-        architecture,
-        &format!("{:?}", compiler.version),
-    ]);
+    let of = format!("{architecture} {:?}", compiler.version);
+    let key = fingerprint(&texts(source, [&kernels.join("\n"), &of]));
     let path = folder.join(format!("{}-{architecture}-{key:016x}.kernels", source.name));
     if let Some(cached) = fs::read(&path)
         .ok()

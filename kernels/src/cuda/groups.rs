@@ -8,10 +8,13 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{
     embedding_bag::Bags,
-    launch::{Address, Kernel, Launch, THREADS, blocks_for, count},
+    launch::{Address, Kernel, Launch, Matrix, THREADS, blocks_for, count, expect_dtype},
     radix_sort::{self, Pairs, TILE},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    tensor::DType,
+};
 
 const OPERATION: &str = "cuda::groups::build";
 pub(super) const KERNELS: &[&str] = &[
@@ -21,13 +24,13 @@ pub(super) const KERNELS: &[&str] = &[
     "end_rows",
     "number_rows",
     "place_rows",
+    "list_asked",
 ];
 
 /// Lanes that number one bag.
 const BAG_LANES: usize = 4;
 
-/// Where one feature's ids point and its gradient lies, in device memory. `groups.cu` and
-/// `sparse_optimizer.cu` have the same.
+/// Where one feature's ids point and its gradient lies, in device memory. `table_rows.cuh` has the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Source {
@@ -232,6 +235,70 @@ pub fn place_rows(operands: &PlaceRows) -> Result<Launch> {
         .with(operands.row_bits)
         .with(operands.first_rows)
         .with(operands.out))
+}
+
+/// The operands of [`list_asked`].
+#[derive(Debug, Clone, Copy)]
+pub struct ListAsked<'a> {
+    /// What ranks ask for: bags of at most one id, `batch / ranks` of each rank.
+    pub bags: Bags,
+    /// Each feature of the batch, as they lie at `sources_on_device`.
+    pub sources: &'a [Source],
+    /// The same, in device memory.
+    pub sources_on_device: Address,
+    /// Each [`Table`](super::sparse_optimizer::Table), in device memory.
+    pub tables_on_device: Address,
+    /// The gradient of each row, still multiplied by the loss scale, `[batch, columns]` of float32.
+    pub dout: Matrix,
+    /// Ranks that ask.
+    pub ranks: usize,
+    /// Lists of each rank, one behind the other, and which of them is written.
+    pub lists: [usize; 2],
+    /// Keys of all lists, each of `features * batch / ranks` of `u64`; those of empty bags count for nothing.
+    pub keys: Address,
+    /// Gradients of all lists, unscaled, `[.., stride]` of `f32`.
+    pub gradients: Address,
+    /// Elements from one row of gradients to the next.
+    pub stride: usize,
+    /// The [`Step`](super::Step), whose `overflow` is set where a gradient is not finite.
+    pub step: Address,
+}
+
+/// Lists the rows that ranks ask for, those of each rank by themselves, for [`merge`] to take the lists of all ranks.
+///
+/// # Errors
+/// When there is not one source a feature, shapes do not fit, or numbers are too large.
+pub fn list_asked(operands: &ListAsked<'_>) -> Result<Launch> {
+    let ListAsked { bags, dout, .. } = operands;
+    let sources = operands.sources.len();
+    crate::ops::operand::expect_len(OPERATION, "sources", sources, bags.features)?;
+    crate::ops::operand::expect_float(OPERATION, "dout", dout, [bags.batch, dout.shape[1]])?;
+    expect_dtype(OPERATION, "dout", dout, DType::F32)?;
+    let layout = Keys::new(operands.sources)?;
+    let entries = bags.batch * bags.features;
+    count(OPERATION, "bags number below 2^31", entries)?;
+    let lanes = dout.shape[1].clamp(1, 32).next_power_of_two() as u32;
+    let blocks = blocks_for(entries, (THREADS / lanes) as usize, 1 << 16);
+    let [lists, list] = operands.lists;
+    let kernel = Kernel::new("groups", KERNELS[6]);
+    Ok(Launch::new(kernel, blocks, THREADS)
+        .with(bags.ids)
+        .with(bags.offsets)
+        .with(operands.sources_on_device)
+        .with(operands.tables_on_device)
+        .with(bags.features as u32)
+        .with(operands.ranks as u32)
+        .with((bags.batch / operands.ranks.max(1)) as u32)
+        .with(layout.row_bits)
+        .with(layout.nothing)
+        .with_matrix(dout)
+        .with(lists as u32)
+        .with(list as u32)
+        .with(operands.keys)
+        .with(operands.gradients)
+        .with(operands.stride as u64)
+        .with(lanes)
+        .with(operands.step))
 }
 
 /// Sorts the rows of several ranks' lists, which lie in the first of `memory.keys` (as many as its capacity), and

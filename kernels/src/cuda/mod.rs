@@ -32,6 +32,7 @@ pub mod radix_sort;
 mod source;
 pub mod sparse_optimizer;
 pub mod step;
+pub mod whole_rows;
 
 pub use ahead::{AHEAD_VARIABLE, compile_ahead, find_ahead};
 pub use collective::{Begun, Collective, Group};
@@ -40,5 +41,5 @@ pub use executor::{DeviceError, Executor};
 pub use launch::{Address, Kernel, Launch, Matrix};
 pub use library::{CudaLibrary, FoundLibrary, Gpu, LIBRARIES_VARIABLE, gpus};
 pub use measured::Measured;
-pub use source::{HEADER, HEADER_NAME, SOURCES, Source};
+pub use source::{HEADERS, SOURCES, Source};
 pub use step::Step;

@@ -2,13 +2,23 @@
 
 use super::{
     add, bce, cast, cross, dense_optimizer, dot_interaction, embedding_bag, factorization_machine,
-    groups, linear, radix_sort, sparse_optimizer, step,
+    groups, linear, radix_sort, sparse_optimizer, step, whole_rows,
 };
 
-/// The header that all sources include.
-pub const HEADER: &str = include_str!("../../streamrec.cuh");
-/// The header's name in `#include`.
-pub const HEADER_NAME: &str = "streamrec.cuh";
+/// The headers that sources include, and nothing else: names and texts.
+pub const HEADERS: [(&str, &str); 2] = [
+    ("streamrec.cuh", include_str!("../../streamrec.cuh")),
+    ("table_rows.cuh", include_str!("../../table_rows.cuh")),
+];
+
+/// All that the text of a source's kernels depends on.
+pub(super) fn texts<'a>(source: &Source, of: [&'a str; 2]) -> Vec<&'a str> {
+    let headers = HEADERS.iter().map(|(_, text)| *text);
+    std::iter::once(source.text)
+        .chain(headers)
+        .chain(of)
+        .collect()
+}
 
 /// One `.cu` file.
 #[derive(Debug, Clone, Copy)]
@@ -46,4 +56,5 @@ pub const SOURCES: &[Source] = sources![
     radix_sort,
     sparse_optimizer,
     step,
+    whole_rows,
 ];

@@ -43,20 +43,21 @@ pub(super) const KERNELS: &[&str] = &[
     "update_rows<float, 8>",
     "update_rows<bfloat16, 8>",
     "update_rows<float16, 8>",
-    "row_products<float, 1>",
-    "row_products<float, 8>",
 ];
 
 /// The longest row.
 pub const DIM_MAX: usize = 1024;
 /// Bytes of the gradient of a row that one vector a lane holds.
 const NARROW_BYTES: usize = 512;
-/// Lookups of a tile.
+/// Lookups of a tile, and of a piece of a row.
 const TILE: usize = 32;
 /// Blocks that finish rows over several tiles: enough for a large GPU, and a fixed number for graphs.
 const FINISH_BLOCKS: u32 = 256;
 
-/// One table, in device memory. `sparse_optimizer.cu` has the same.
+/// Floats that hold the slices of a long row that one vector a lane holds.
+const FINISH_FLOATS: usize = 1024;
+
+/// One table, in device memory. `table_rows.cuh` has the same.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Table {
@@ -114,7 +115,7 @@ struct RawPartial {
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct RawRule {
+pub(super) struct RawRule {
     kind: u32,
     eps: f32,
     beta1: f32,
@@ -300,7 +301,8 @@ pub struct UpdateRows<'a> {
     pub capacity: usize,
     /// Their gradients, `[rows, row_stride(dim)]` of `f32`.
     pub gradients: Address,
-    /// Those of [`row_products`], added up over all ranks that hold columns of the rows; null where rows are whole.
+    /// What the update needs of whole rows of which several ranks hold columns, of [`whole_rows`](super::whole_rows); null
+    /// where rows are whole.
     pub products: Address,
     /// The [`Step`](super::Step): nothing is done when `skip` is set.
     pub step: Address,
@@ -308,35 +310,8 @@ pub struct UpdateRows<'a> {
     pub not_finite: Address,
 }
 
-/// What ranks that hold columns of the same rows add up before [`update_rows`], since norms and row-wise states are those
-/// of whole rows: for each row the squared norm of the gradient, its product with the weights, and their squared norm,
-/// over the columns that are here. `operands.products: [capacity, 3]` of `f64` receives them, zeros behind the last row.
-///
-/// # Errors
-/// When rows are too long, or the tables are not float32.
-pub fn row_products(operands: &UpdateRows<'_>) -> Result<Launch> {
-    let dim = dim_max(operands.tables)?;
-    if operands.weights != DType::F32 {
-        return Err(Error::DType {
-            operation: OPERATION,
-            operand: "table",
-            expected: DType::F32,
-            got: operands.weights,
-        });
-    }
-    let wide = usize::from(!fuses(dim, DType::F32));
-    let kernel = Kernel::new("sparse_optimizer", KERNELS[25 + wide]);
-    let capacity = count(OPERATION, "rows number below 2^31", operands.capacity)?;
-    let (launch, lanes) = on_rows(operands, kernel, dim);
-    Ok(launch
-        .with(operands.row_bits)
-        .with(lanes)
-        .with(capacity)
-        .with(operands.products))
-}
-
 /// A kernel that takes a row with so many lanes, with its first operands.
-fn on_rows(operands: &UpdateRows<'_>, kernel: Kernel, dim: usize) -> (Launch, u32) {
+pub(super) fn on_rows(operands: &UpdateRows<'_>, kernel: Kernel, dim: usize) -> (Launch, u32) {
     let lanes = group_lanes(dim, DType::F32);
     let blocks = blocks_for(operands.capacity, (THREADS / lanes) as usize, 1 << 14);
     let launch = Launch::new(kernel, blocks, THREADS)
@@ -387,14 +362,15 @@ fn tile_launch(kernel: usize, gradients: &Gradients<'_>, lookups: &RawLookups) -
 }
 
 fn finish_launch(kernel: usize, lookups: &RawLookups, partial: &RawPartial) -> Launch {
-    let groups = (THREADS / lookups.lanes) as usize;
+    // Of longer rows a slice a warp.
+    let floats = FINISH_FLOATS.max((THREADS / 32) as usize * partial.stride as usize);
     let blocks = FINISH_BLOCKS.min(lookups.len.div_ceil(TILE as u32).max(1));
     Launch::new(
         Kernel::new("sparse_optimizer", KERNELS[kernel]),
         blocks,
         THREADS,
     )
-    .with_shared(groups * partial.stride as usize * 4)
+    .with_shared(4 * floats)
     .with_struct(lookups)
     .with_struct(partial)
 }
@@ -451,12 +427,13 @@ fn operands(gradients: &Gradients<'_>) -> Result<(RawLookups, RawPartial, usize)
     Ok((lookups, partial, dim))
 }
 
-fn dim_max(tables: &[Table]) -> Result<usize> {
-    let dim = tables
-        .iter()
-        .map(|table| table.dim as usize)
-        .max()
-        .unwrap_or(0);
+pub(super) fn dim_max(tables: &[Table]) -> Result<usize> {
+    longest(tables.iter().map(|table| table.dim))
+}
+
+/// The longest of some rows.
+pub(super) fn longest(dims: impl Iterator<Item = u32>) -> Result<usize> {
+    let dim = dims.max().unwrap_or(0) as usize;
     if dim > DIM_MAX {
         return Err(too_long("rows of a table", dim, DIM_MAX));
     }

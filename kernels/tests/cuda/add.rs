@@ -1,5 +1,5 @@
 use streamrec_kernels::cuda::add::{
-    broadcast, broadcast_backward, copy, copy_mean, repeat, sum_features,
+    broadcast, broadcast_backward, copy, copy_mean, repeat, sum_features, sum_halves,
 };
 use streamrec_kernels::cuda::{Launch, Matrix};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, add, sum_features as features_of};
@@ -152,6 +152,40 @@ fn sums_of_bags_become_their_means() {
             }
         }
     }
+}
+
+/// The sum may take the place of the first row, and rows need no alignment.
+#[test]
+fn rows_are_summed_by_halves() {
+    for (rows, len) in [(2, 5), (4, 2), (8, 4096), (8, 70)] {
+        let x = Random(len as u64).floats_of(rows * len, DType::F32);
+        let at = |row: usize, index: usize| x[row * len + index];
+        let pair = |row, index| at(row, index) + at(row + 1, index);
+        let four = |row, index| pair(row, index) + pair(row + 2, index);
+        let expected = (0..len).map(|index| match rows {
+            2 => pair(0, index),
+            4 => four(0, index),
+            _ => four(0, index) + four(4, index),
+        });
+        let expected: Vec<f32> = expected.collect();
+        for seed in SEEDS {
+            let mut emulator = Emulator::new(seed);
+            let own = emulator.matrix("x", &x, DType::F32, [rows, len], len);
+            emulator.run([sum_halves(&own, own.address).unwrap()]);
+            let first = Matrix {
+                shape: [1, len],
+                ..own
+            };
+            assert_eq!(emulator.elements(&first), expected);
+        }
+    }
+    let mut emulator = Emulator::new(0);
+    let three = emulator.matrix("x", &[0.0; 6], DType::F32, [3, 2], 2);
+    let error = sum_halves(&three, three.address).unwrap_err().to_string();
+    assert!(
+        error.contains("x has shape [3, 2], expected [8, 2]"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -1,8 +1,10 @@
-use streamrec_kernels::cuda::Address;
 use streamrec_kernels::cuda::groups::{
-    Build, Memory, PlaceRows, Rows, Sorted, Source, build, end_rows, merge, place_rows,
+    Build, ListAsked, Memory, PlaceRows, Rows, Sorted, Source, build, end_rows, list_asked, merge,
+    place_rows,
 };
 use streamrec_kernels::cuda::radix_sort::{Pairs, counts_len, sort};
+use streamrec_kernels::cuda::sparse_optimizer::Table;
+use streamrec_kernels::cuda::{Address, Step};
 
 use crate::embedding_bag::HostBags;
 use crate::values::Random;
@@ -322,5 +324,101 @@ fn listed_rows_come_to_their_places() {
             expected[place..place + stride].copy_from_slice(&values[index * stride..][..stride]);
         }
         assert_eq!(emulator.download::<f32>(out), expected);
+    }
+}
+
+/// Two ranks ask for rows of two tables in each of two micro-batches: the lists of a rank lie one behind the other.
+#[test]
+fn rows_that_ranks_ask_for_are_listed_apart() {
+    let (ranks, rows, width, stride) = (2, 3, 7, 8);
+    let sources = [
+        source(9, 1),
+        // Of a table that is not trained.
+        source(0, 0),
+        Source {
+            column: 5,
+            ..source(4, 0)
+        },
+    ];
+    let table = |dim: u32| Table {
+        dim,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let tables = [table(2), table(5)];
+    // Of each feature the ids of rank 0, then those of rank 1, in each micro-batch.
+    let asked: [[[&[i64]; 2]; 3]; 2] = [
+        [[&[1, 8], &[0, 1, 7]], [&[2], &[2]], [&[], &[3]]],
+        [[&[4], &[]], [&[], &[1]], [&[0, 1, 2], &[2]]],
+    ];
+    let nothing = 2u64 << 4;
+    for seed in SEEDS {
+        let mut emulator = Emulator::new(seed);
+        let capacity = sources.len() * rows;
+        let keys = emulator.empty("keys", 8 * 4 * capacity);
+        let gradients = emulator.upload("gradients", &vec![-1.0f32; 4 * capacity * stride]);
+        let step = Step::new(0.1, 1, [0.0; 2]);
+        let step = emulator.upload(
+            "step",
+            &[Step {
+                inverse_scale: 0.5,
+                ..step
+            }],
+        );
+        let mut expected_keys = vec![nothing; 4 * capacity];
+        let mut expected = vec![-1.0f32; 4 * capacity * stride];
+        for (list, of_features) in asked.iter().enumerate() {
+            let (mut ids, mut offsets) = (Vec::new(), vec![0i64]);
+            let dout: Vec<f32> = (0..ranks * rows * width)
+                .map(|x| (x + 100 * list) as f32)
+                .collect();
+            for (feature, of_ranks) in of_features.iter().enumerate() {
+                for (rank, own) in of_ranks.iter().enumerate() {
+                    let first = ids.len();
+                    ids.extend_from_slice(own);
+                    offsets.extend((1..=rows).map(|row| (first + row.min(own.len())) as i64));
+                    let source = &sources[feature];
+                    for (row, id) in own.iter().enumerate().filter(|_| source.rows > 0) {
+                        let place = (rank * 2 + list) * capacity + feature * rows + row;
+                        expected_keys[place] = u64::from(source.table) << 4 | *id as u64;
+                        let dim = tables[source.table as usize].dim as usize;
+                        let from = (rank * rows + row) * width + source.column as usize;
+                        let scaled = dout[from..from + dim].iter().map(|x| x * 0.5);
+                        expected[place * stride..]
+                            .iter_mut()
+                            .zip(scaled)
+                            .for_each(|(to, x)| *to = x);
+                    }
+                }
+            }
+            let operands = ListAsked {
+                bags: streamrec_kernels::cuda::embedding_bag::Bags {
+                    ids: emulator.upload("ids", &ids),
+                    offsets: emulator.upload("offsets", &offsets),
+                    weights: Address::NULL,
+                    batch: ranks * rows,
+                    features: sources.len(),
+                },
+                sources: &sources,
+                sources_on_device: emulator.upload("sources", &sources),
+                tables_on_device: emulator.upload("tables", &tables),
+                dout: emulator.matrix(
+                    "dout",
+                    &dout,
+                    streamrec_kernels::DType::F32,
+                    [ranks * rows, width],
+                    width,
+                ),
+                ranks,
+                lists: [2, list],
+                keys,
+                gradients,
+                stride,
+                step,
+            };
+            emulator.run([list_asked(&operands).unwrap()]);
+        }
+        assert_eq!(emulator.download::<u64>(keys), expected_keys);
+        assert_eq!(emulator.download::<f32>(gradients), expected);
+        assert_eq!(emulator.download::<Step>(step)[0].overflow, 0);
     }
 }

@@ -134,6 +134,7 @@ sources_compile!(
     linear,
     radix_sort,
     step,
+    whole_rows,
 );
 
 /// The largest source takes as long as all others: in parts.

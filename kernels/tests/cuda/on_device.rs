@@ -73,6 +73,19 @@ impl Case {
         }
     }
 
+    /// With zeros as row 5 of the first table, and the same gradients for its `lookups` lookups behind some others, whatever
+    /// these and the other table are.
+    pub fn with_gradients(mut self, before: usize, lookups: usize) -> Self {
+        let mut random = Random(77);
+        self.tables[0][5 * 6..6 * 6].fill(0.0);
+        for sample in before..before + lookups {
+            let first = sample * self.columns + self.sources[0].column as usize;
+            let gradient = random.floats_of(6, self.gradient);
+            self.dout[first..first + 6].copy_from_slice(&gradient);
+        }
+        self
+    }
+
     /// Some columns of each table.
     pub fn columns(&self, part: impl Fn(usize) -> Range<usize>) -> Self {
         let (mut sources, mut gradients, mut columns) = (self.sources.clone(), Vec::new(), 0);

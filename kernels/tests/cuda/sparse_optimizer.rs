@@ -2,9 +2,11 @@ use std::ops::Range;
 
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::Address;
-use streamrec_kernels::cuda::sparse_optimizer::{UpdateRows, fuses, row_products, sum, update};
+use streamrec_kernels::cuda::sparse_optimizer::{UpdateRows, fuses, sum, update};
+use streamrec_kernels::cuda::whole_rows::{Columns, of_columns, pack, packed_width, row_products};
 use streamrec_kernels::sparse_optimizer::SparseRule;
 
+use crate::embedding_bag::HostBags;
 use crate::on_device::{Case, OnDevice};
 use crate::values::assert_close;
 use streamrec_emulation::SEEDS;
@@ -135,6 +137,99 @@ fn rows_whose_columns_are_apart_are_updated_as_whole_ones() {
                 for (got, expected) in device.states().iter().zip(&states) {
                     assert_close("state", got, expected, 4e-6);
                 }
+            }
+        }
+    }
+}
+
+/// Devices hold the columns of each row, and bring them together: their updates are those of one device, to the bit.
+#[test]
+fn columns_that_are_brought_together_are_updated_to_the_bit() {
+    let decayed = SparseRule::RowWiseAdagrad {
+        eps: 1e-8,
+        initial_accumulator: 0.1,
+        weight_decay: 0.3,
+        max_row_norm: Some(0.2),
+    };
+    for (rule, ranks, dims) in [
+        (ROW_WISE, 2, [12, 40]),
+        (decayed, 3, [300, 7]),
+        (decayed, 4, [5, 4]),
+    ] {
+        let whole = Case::random(dims, (DType::Bf16, DType::F32));
+        let (one, _) = whole.in_two_phases(&rule, 0);
+        let part = |rank: usize| move |dim: usize| rank * dim / ranks..(rank + 1) * dim / ranks;
+        let cases: Vec<Case> = (0..ranks).map(|rank| whole.columns(part(rank))).collect();
+        let width = packed_width(dims[0].max(dims[1]), ranks);
+        let columns = |own, all| Columns {
+            ranks,
+            width,
+            own,
+            all,
+        };
+        let mut all: Vec<f32> = Vec::new();
+        for case in &cases {
+            case.apart(&rule, 1, |device, rows| {
+                let own = device
+                    .emulator
+                    .upload("own", &vec![f32::NAN; device.capacity * 2 * width]);
+                let launch = pack(&rows, &columns(own, Address::NULL)).unwrap();
+                device.emulator.run([launch]);
+                all.extend(device.emulator.download::<f32>(own));
+                Address::NULL
+            });
+        }
+        for (rank, case) in cases.iter().enumerate() {
+            let gathered = |device: &mut OnDevice, rows: UpdateRows<'_>| {
+                let all = device.emulator.upload("all", &all);
+                let products = device.emulator.empty("products", 24 * device.capacity);
+                let rows = UpdateRows { products, ..rows };
+                let launch = of_columns(&rows, &rule, &columns(Address::NULL, all)).unwrap();
+                device.emulator.run([launch]);
+                products
+            };
+            let (device, _) = case.apart(&rule, 2, gathered);
+            assert_eq!(device.states(), one.states());
+            for (table, (got, expected)) in device.tables().iter().zip(one.tables()).enumerate() {
+                let rows = expected.chunks(whole.shapes[table][1]);
+                let expected: Vec<f32> = rows
+                    .flat_map(|row| row[part(rank)(row.len())].to_vec())
+                    .collect();
+                assert!(
+                    *got == expected,
+                    "{dims:?}, rank {rank} of {ranks}, table {table}"
+                );
+            }
+        }
+    }
+}
+
+/// A row that is looked up 1 to 700 times is summed alike behind any number of others, and beside longer ones.
+#[test]
+fn a_rows_sum_does_not_depend_on_where_it_lies() {
+    for gradient in [DType::F32, DType::Bf16] {
+        for lookups in [1, 31, 32, 33, 64, 65, 700] {
+            let sums = [(0, 4), (1, 4), (17, 9), (32, 200), (90, 33)].map(|(before, wide)| {
+                let case = Case::new([6, wide], (gradient, DType::F32), |random, rows| {
+                    let batch = before + lookups;
+                    let mut bags = HostBags::random(random, batch, rows, 0, false);
+                    // The others have the smaller row, and another table's behind.
+                    bags.ids = [vec![3; before], vec![5; lookups], vec![2; batch]].concat();
+                    let ends = (0..=3 * batch as i64).map(|end| end.min(2 * batch as i64));
+                    bags.offsets = ends.collect();
+                    bags
+                });
+                let own = case.with_gradients(before, lookups);
+                let (device, _) = own.in_two_phases(&SGD, 1);
+                let row = device.tables()[0][5 * 6..6 * 6].to_vec();
+                if fuses(wide, gradient) {
+                    let fused = own.fused(&SGD, 2).tables()[0][5 * 6..6 * 6].to_vec();
+                    assert_eq!(row, fused, "{lookups} lookups, {before} before");
+                }
+                row
+            });
+            for (place, sum) in sums.iter().enumerate() {
+                assert_eq!(*sum, sums[0], "{gradient} {lookups} lookups, place {place}");
             }
         }
     }

@@ -10,7 +10,8 @@
 use streamrec_kernels::cuda::{
     Address, Collective, DeviceError, Executor,
     collective::{Element, Reduce},
-    sparse_optimizer::{UpdateRows, row_products},
+    sparse_optimizer::UpdateRows,
+    whole_rows::row_products,
 };
 
 use super::{OptimError, failed, launch_all, tables::DeviceTables};

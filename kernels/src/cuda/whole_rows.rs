@@ -1,0 +1,129 @@
+//! What updates need of whole rows of which several ranks hold some columns each: norms and row-wise states are those of
+//! whole rows. Either ranks add up [`row_products`], or they exchange the columns ([`pack`]) and compute what one rank
+//! computes, to the bit ([`of_columns`]).
+
+use super::{
+    embedding_bag::group_lanes,
+    launch::{Address, Kernel, Launch, THREADS, blocks_for, count},
+    sparse_optimizer::{RawRule, UpdateRows, dim_max, fuses, longest, on_rows, row_stride},
+};
+use crate::{
+    error::{Error, Result},
+    sparse_optimizer::SparseRule,
+    tensor::DType,
+};
+
+const OPERATION: &str = "cuda::whole_rows";
+pub(super) const KERNELS: &[&str] = &[
+    "row_products<float, 1>",
+    "row_products<float, 8>",
+    "pack_rows",
+    "whole_rows<1>",
+    "whole_rows<8>",
+];
+
+/// What ranks that hold columns of the same rows add up before [`update_rows`](super::sparse_optimizer::update_rows): for
+/// each row the squared norm of the gradient, its product with the weights, and their squared norm, over the columns that
+/// are here. `operands.products: [capacity, 3]` of `f64` receives them, zeros behind the last row.
+///
+/// # Errors
+/// When rows are too long, or the tables are not float32.
+pub fn row_products(operands: &UpdateRows<'_>) -> Result<Launch> {
+    let dim = dim_max(operands.tables)?;
+    expect_float32(operands)?;
+    let wide = usize::from(!fuses(dim, DType::F32));
+    let kernel = Kernel::new("whole_rows", KERNELS[wide]);
+    let capacity = rows_of(operands)?;
+    let (launch, lanes) = on_rows(operands, kernel, dim);
+    Ok(launch
+        .with(operands.row_bits)
+        .with(lanes)
+        .with(capacity)
+        .with(operands.products))
+}
+
+/// Columns of rows that ranks exchange.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    /// Ranks that have columns of the rows: rank r those from `r * columns / ranks` on.
+    pub ranks: usize,
+    /// Elements of one rank's, from one row's gradient to its weights: [`packed_width`].
+    pub width: usize,
+    /// This rank's, `[capacity, 2, width]` of `f32`.
+    pub own: Address,
+    /// All ranks', `[ranks, capacity, 2, width]` of `f32`.
+    pub all: Address,
+}
+
+/// Elements that hold one rank's columns of rows of up to `columns`.
+pub fn packed_width(columns: usize, ranks: usize) -> usize {
+    row_stride(columns.div_ceil(ranks))
+}
+
+/// Puts the gradients and weights of all rows beside each other, for ranks to exchange.
+///
+/// # Errors
+/// When rows are too long, or the tables are not float32.
+pub fn pack(operands: &UpdateRows<'_>, columns: &Columns) -> Result<Launch> {
+    let dim = dim_max(operands.tables)?;
+    expect_float32(operands)?;
+    let work = rows_of(operands)? as usize * columns.width;
+    let blocks = blocks_for(work, THREADS as usize, 1 << 16);
+    Ok(
+        Launch::new(Kernel::new("whole_rows", KERNELS[2]), blocks, THREADS)
+            .with(operands.tables_on_device)
+            .with(operands.rows.keys)
+            .with(operands.rows.count)
+            .with(operands.gradients)
+            .with(row_stride(dim) as u64)
+            .with(operands.row_bits)
+            .with(columns.width as u32)
+            .with(columns.own),
+    )
+}
+
+/// Computes what an update needs of whole rows, as it computes that of rows which are whole, once the columns of all ranks
+/// are here. `operands.products` receives it.
+///
+/// # Errors
+/// When whole rows are too long.
+pub fn of_columns(
+    operands: &UpdateRows<'_>,
+    rule: &SparseRule,
+    columns: &Columns,
+) -> Result<Launch> {
+    let capacity = rows_of(operands)?;
+    let dim = longest(operands.tables.iter().map(|table| table.columns))?;
+    let wide = usize::from(!fuses(dim, DType::F32));
+    let lanes = group_lanes(dim, DType::F32);
+    let blocks = blocks_for(operands.capacity, (THREADS / lanes) as usize, 1 << 14);
+    let kernel = Kernel::new("whole_rows", KERNELS[3 + wide]);
+    Ok(Launch::new(kernel, blocks, THREADS)
+        .with(operands.tables_on_device)
+        .with(operands.rows.keys)
+        .with(operands.rows.count)
+        .with(operands.row_bits)
+        .with(lanes)
+        .with(columns.all)
+        .with(columns.ranks as u32)
+        .with(capacity)
+        .with(columns.width as u32)
+        .with_struct(&RawRule::from(rule))
+        .with(operands.products))
+}
+
+fn rows_of(operands: &UpdateRows<'_>) -> Result<u32> {
+    count(OPERATION, "rows number below 2^31", operands.capacity)
+}
+
+fn expect_float32(operands: &UpdateRows<'_>) -> Result<()> {
+    match operands.weights {
+        DType::F32 => Ok(()),
+        got => Err(Error::DType {
+            operation: OPERATION,
+            operand: "table",
+            expected: DType::F32,
+            got,
+        }),
+    }
+}
