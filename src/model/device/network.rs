@@ -11,7 +11,7 @@ use super::{
     layer::DeviceLayer,
     linear::Linear,
     memory::{DeviceBuffer, columns, download_floats},
-    pass::Pass,
+    pass::{Pass, WORKSPACE_ALIGNMENT},
     requested_rows::{DeviceRows, RowShards},
     shards::{DeviceShards, Shards},
     source::DeviceSource,
@@ -112,7 +112,7 @@ impl DeviceNetwork {
         executor.upload(&u64::MAX.to_le_bytes(), first_bad)?;
         Ok(Self {
             names: graph.nodes.iter().map(|node| node.name.clone()).collect(),
-            workspace: DeviceBuffer::new(executor, dtype, batch * workspace)?,
+            workspace: DeviceBuffer::new(executor, dtype, batch * workspace + WORKSPACE_ALIGNMENT)?,
             sums: DeviceBuffer::new(executor, DType::F32, batch * width)?,
             partial: DeviceBuffer::new(executor, DType::F32, partial_len([batch, width]))?,
             zeros: DeviceBuffer::zeroed(executor, dtype, width)?,

@@ -8,6 +8,9 @@ use super::{
 };
 use crate::model::{layers::PassError, plan::GradientWrite};
 
+/// Elements of working memory begin at multiples of this: 256 bytes of halves.
+pub(super) const WORKSPACE_ALIGNMENT: usize = 128;
+
 /// One pass over `rows` samples.
 pub(super) struct Pass<'a, E> {
     pub(super) executor: &'a mut E,
@@ -135,7 +138,8 @@ impl<E: Executor> Pass<'_, E> {
 
     /// Working memory in the compute type, `[rows, columns]`, from a column's place on.
     pub(super) fn workspace(&self, start: usize, width: usize) -> Matrix {
-        let start = start * self.network.batch;
+        // How products are computed depends on the alignment of addresses, which is to be the same for batches of any size.
+        let start = (start * self.network.batch).next_multiple_of(WORKSPACE_ALIGNMENT);
         self.network.workspace.view_at(start, self.rows, width)
     }
 

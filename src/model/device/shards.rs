@@ -42,6 +42,8 @@ pub struct Shards {
     pub lookups: Vec<RemoteLookup>,
     /// How vectors travel, and gradients: in halves, or in the compute type where that is not said.
     pub payloads: [Payload; 2],
+    /// Nothing travels in halves, though layers compute in them: what comes is as if the tables were here.
+    pub unrounded: bool,
     /// This rank's place in its tensor-parallel group, whose ranks stand side by side: `[rank, ranks]`.
     pub tp: [usize; 2],
 }
@@ -209,7 +211,7 @@ impl DeviceShards {
             Payload::Bf16 => compute == DType::Bf16,
             Payload::Fp16 => compute == DType::F16,
         };
-        let dtype = match shards.payloads.iter().all(as_it_is) {
+        let dtype = match shards.payloads.iter().all(as_it_is) && !shards.unrounded {
             true => compute,
             false => DType::F32,
         };

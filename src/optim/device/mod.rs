@@ -3,13 +3,15 @@
 //! ```text
 //! sum_tables    rows' gradients summed ─► to all ranks in flight     where ranks exchange them, or sums are tested first
 //! merge_tables  those of all ranks, merged by row in rank order
-//! sum_owned     sums of the rows of sharded tables that this device holds ─► verdict, norms of rows of all ranks
+//! sum_owned     sums of the rows of sharded tables that this device holds ─► verdict, norms of rows of all ranks;
+//!               those of each rank apart, until all are there, where sums are not to depend on the ranks
 //! update        norm ▸ verdict ▸ dense weights ▸ tables
 //! ```
 
 mod control;
 mod requested_rows;
 mod row_exchange;
+mod state;
 mod tables;
 mod whole_rows;
 
@@ -18,14 +20,14 @@ use streamrec_kernels::cuda::{
     collective::{Element, Reduce},
     dense_optimizer::{self, Arenas, DenseRule, Span, Spans},
     embedding_bag::Bags,
-    step::{self, Scaler},
+    step,
 };
 use streamrec_kernels::sparse_optimizer::SparseRule;
 use tracing::trace_span;
 
-use super::{LossScalerState, OptimError, Optimizer};
+use super::{OptimError, Optimizer};
 use crate::{
-    config::LossScaleConfig,
+    config::Reduction,
     model::{
         ModelError, ParameterStore,
         device::{DeviceWeights, RemoteRoom, RowRequest, TableRounds},
@@ -36,6 +38,7 @@ use control::Control;
 pub use control::DeviceVerdict;
 use requested_rows::RequestedRows;
 pub use row_exchange::PendingRows;
+use state::upload;
 use tables::{DeviceTables, TableSource};
 
 /// Updates the parameters on a device as an [`Optimizer`] does on the CPU, whose state it holds.
@@ -82,7 +85,7 @@ impl DeviceOptimizer {
         parameters: &ParameterStore,
         weights: &DeviceWeights,
         (rounds, owned): (&TableRounds, [Option<&TableRounds>; 2]),
-        (scales_loss, micro_batches): (bool, usize),
+        (scales_loss, reduction, micro_batches): (bool, Reduction, usize),
     ) -> Result<Self, OptimError> {
         let spans: Vec<Span> = optimizer.dense.device_spans();
         let chunks = dense_optimizer::chunks(&spans);
@@ -116,19 +119,26 @@ impl DeviceOptimizer {
             parameters,
             weights,
             states: &table_states,
-            scales_loss,
+            // Then one kernel updates tables, wherever they lie.
+            sums_first: scales_loss || reduction == Reduction::Invariant,
             control,
         };
         let [_, ranks] = executor.rank(Group::DataParallel);
-        let tables = DeviceTables::new(executor, &source, rounds, [ranks, micro_batches])?;
+        let tables = DeviceTables::new(executor, &source, rounds, (ranks, micro_batches, None))?;
         // Whoever holds a table has the gradients of all ranks.
-        let mut of_owned = |rounds: Option<&TableRounds>| {
-            let of_rounds = rounds
-                .map(|rounds| DeviceTables::new(executor, &source, rounds, [1, micro_batches]));
-            of_rounds.transpose()
+        let mut of_owned = |rounds: Option<&TableRounds>, lists, asked| {
+            let new = |rounds| DeviceTables::new(executor, &source, rounds, (1, lists, asked));
+            rounds.map(new).transpose()
         };
         let [vectors, rows] = owned;
-        let owned = [of_owned(vectors)?, of_owned(rows)?];
+        let (lists, asked) = match reduction {
+            Reduction::Fast => (micro_batches, None),
+            Reduction::Invariant => (ranks * micro_batches, Some(ranks)),
+        };
+        let owned = [
+            of_owned(vectors, micro_batches, None)?,
+            of_owned(rows, lists, asked)?,
+        ];
         Ok(Self {
             dense_rule,
             sparse_rule,
@@ -204,66 +214,7 @@ impl DeviceOptimizer {
         requested.sum(executor, gradients, self.control)
     }
 
-    /// Takes the state of the host's optimiser, and where its loss scaling stands.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn upload<E: Executor>(
-        &self,
-        executor: &mut E,
-        optimizer: &Optimizer,
-        scaling: Option<(LossScaleConfig, LossScalerState)>,
-    ) -> Result<(), OptimError> {
-        let dense = optimizer.dense.state_arenas().zip(self.dense_states);
-        for (arena, at) in dense {
-            upload(executor, arena.f32(), at)?;
-        }
-        for (state, places) in optimizer.sparse.states().zip(&self.table_states) {
-            for ((_, tensor), &at) in state.tensors().zip(places) {
-                upload(executor, tensor.f32(), at)?;
-            }
-        }
-        let scaler = match scaling {
-            Some((config, state)) => Scaler {
-                scale: state.scale,
-                scale_max: LossScaleConfig::MAX,
-                growth_steps: config.growth_steps,
-                clean_steps: state.clean_steps,
-                skipped_steps: state.skipped_steps,
-            },
-            None => Scaler {
-                scale: 1.0,
-                scale_max: 1.0,
-                growth_steps: 0,
-                clean_steps: 0,
-                skipped_steps: 0,
-            },
-        };
-        upload(executor, &[scaler], self.control.scaler())
-    }
-
-    /// Gives the state to the host's optimiser.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn download<E: Executor>(
-        &self,
-        executor: &mut E,
-        optimizer: &mut Optimizer,
-    ) -> Result<(), OptimError> {
-        let dense = optimizer.dense.state_arenas_mut().zip(self.dense_states);
-        for (arena, at) in dense {
-            download(executor, at, arena.f32_mut())?;
-        }
-        for (state, places) in optimizer.sparse.states_mut().zip(&self.table_states) {
-            for ((_, tensor), &at) in state.tensors_mut().zip(places) {
-                download(executor, at, tensor.f32_mut())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The [`Step`] that kernels read.
+    /// The [`Step`](streamrec_kernels::cuda::Step) that kernels read.
     pub fn step(&self) -> Address {
         self.control.step()
     }
@@ -374,7 +325,11 @@ impl DeviceOptimizer {
         }
         let begun = executor.begin(Group::World, "the verdict", &exchanged);
         let begun = begun.map_err(ModelError::from)?;
-        Ok(executor.finish(begun).map_err(ModelError::from)?)
+        executor.finish(begun).map_err(ModelError::from)?;
+        for (tables, gradients) in owned() {
+            tables.gathered_products(executor, gradients.rounds)?;
+        }
+        Ok(())
     }
 
     /// Updates everything, if all gradients and the loss are finite; those of dense weights and the loss are those of
@@ -472,25 +427,4 @@ fn launch_all<E: Executor>(
         executor.launch(&launch).map_err(ModelError::from)?;
     }
     Ok(())
-}
-
-fn upload<E: Executor, T: bytemuck::NoUninit>(
-    executor: &mut E,
-    from: &[T],
-    to: Address,
-) -> Result<(), OptimError> {
-    if from.is_empty() {
-        return Ok(());
-    }
-    let bytes = bytemuck::cast_slice(from);
-    Ok(executor.upload(bytes, to).map_err(ModelError::from)?)
-}
-
-fn download<E: Executor>(
-    executor: &mut E,
-    from: Address,
-    to: &mut [f32],
-) -> Result<(), OptimError> {
-    let bytes = bytemuck::cast_slice_mut(to);
-    Ok(executor.download(from, bytes).map_err(ModelError::from)?)
 }

@@ -2,9 +2,9 @@
 
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
-    Address, DeviceError, Executor, Matrix,
+    Address, DeviceError, Executor, Launch, Matrix,
     embedding_bag::Bags,
-    groups::{self, Build, Memory, Rows},
+    groups::{self, Build, ListAsked, Memory, Rows},
     radix_sort::counts_len,
     sparse_optimizer::{self, Gradients, Partial, Table, UpdateRows, fuses, row_stride, tiles},
 };
@@ -28,18 +28,21 @@ use crate::{
 /// holds with those of all ranks.
 #[derive(Debug)]
 pub(super) struct DeviceTables {
-    rule: SparseRule,
+    pub(super) rule: SparseRule,
     pub(super) rounds: Vec<RoundTables>,
     control: Control,
     /// The longest row, of sums.
     stride: usize,
     /// Sums of rows are tested before anything is updated: with a scaled loss, where rows are too long for the fused
-    /// update, and where ranks hold columns of them.
+    /// update, where ranks hold columns of them, and where sums are not to depend on the ranks.
     pub(super) sums_first: bool,
     memory: Option<LookupMemory>,
     /// Of replicated tables with several ranks, and with several micro-batches.
     exchange: Option<RowExchange>,
-    micro_batches: usize,
+    /// Lists of this device: one a micro-batch, of every rank that asks where these are apart.
+    lists: usize,
+    /// Ranks whose rows are kept apart until those of all micro-batches are there.
+    pub(super) asked: Option<usize>,
 }
 
 /// What tables are made of.
@@ -50,7 +53,7 @@ pub(super) struct TableSource<'a> {
     pub(super) weights: &'a DeviceWeights,
     /// Of each table, in the order of the store.
     pub(super) states: &'a [[Address; 2]],
-    pub(super) scales_loss: bool,
+    pub(super) sums_first: bool,
     pub(super) control: Control,
 }
 
@@ -160,19 +163,20 @@ impl LookupMemory {
 }
 
 impl DeviceTables {
-    /// Of some rounds; `ranks` exchange the rows of so many micro-batches each.
+    /// Of some rounds; `ranks` exchange so many lists of rows each, those of micro-batches, of each rank that `asked` where
+    /// these are kept apart.
     pub(super) fn new<E: Executor>(
         executor: &mut E,
         of: &TableSource<'_>,
         rounds: &TableRounds,
-        [ranks, micro_batches]: [usize; 2],
+        (ranks, lists, asked): (usize, usize, Option<usize>),
     ) -> Result<Self, OptimError> {
         let TableSource {
             optimizer,
             parameters,
             weights,
             states,
-            scales_loss,
+            sums_first,
             control,
         } = *of;
         let mut of_rounds = Vec::new();
@@ -193,8 +197,8 @@ impl DeviceTables {
         }
         let dim_max = of_rounds.iter().map(RoundTables::dim_max).max();
         let dim_max = dim_max.unwrap_or(0);
-        let exchange = match (ranks * micro_batches, of_rounds.is_empty()) {
-            (2.., false) => Some(RowExchange::new(executor, [ranks, micro_batches])?),
+        let exchange = match (ranks * lists, of_rounds.is_empty()) {
+            (2.., false) => Some(RowExchange::new(executor, [ranks, lists])?),
             _ => None,
         };
         let apart = of_rounds.iter().any(|round| round.columns_apart.is_some());
@@ -208,10 +212,11 @@ impl DeviceTables {
             rounds: of_rounds,
             control,
             stride: row_stride(dim_max),
-            sums_first: scales_loss || apart || !fuses(dim_max, gradient),
+            sums_first: sums_first || apart || !fuses(dim_max, gradient),
             memory: None,
             exchange,
-            micro_batches,
+            lists,
+            asked,
         })
     }
 
@@ -223,14 +228,19 @@ impl DeviceTables {
     ) -> Result<(), DeviceError> {
         if self.sums_first || self.exchange.is_some() {
             for round in &mut self.rounds {
-                // A row is touched once, however often it is looked up.
-                let rows = capacity.min(round.rows).max(1);
-                let (lists, stride) = (self.micro_batches, round.stride());
+                let rows = match self.asked {
+                    Some(ranks) => capacity / ranks,
+                    // A row is touched once, however often it is looked up.
+                    None => capacity.min(round.rows).max(1),
+                };
+                let (lists, stride) = (self.lists, round.stride());
                 let sums = RowSums::new(executor, lists, [capacity, rows], stride)?;
                 round.sums = Some(sums);
             }
         }
-        self.memory = Some(LookupMemory::new(executor, capacity, self.stride)?);
+        if self.asked.is_none() {
+            self.memory = Some(LookupMemory::new(executor, capacity, self.stride)?);
+        }
         match &mut self.exchange {
             Some(exchange) => {
                 exchange.reserve(executor, &self.rounds, self.sums_first, self.stride)
@@ -251,6 +261,12 @@ impl DeviceTables {
         }
         for (own, round) in self.rounds.iter().zip(rounds.rounds()) {
             let sums = own.sums.expect("memory was reserved");
+            if let Some(ranks) = self.asked {
+                let lists = [self.lists / ranks, index];
+                let list = self.list_asked((own, round, sums), (bags, dout), (ranks, lists));
+                launch_all(executor, "the tables", list.map(|launch| [launch]))?;
+                continue;
+            }
             let sums = sums.list(index, own.stride());
             let rows = Some(sums.rows);
             self.group(executor, (own, round, rows), bags, dout, |gradients| {
@@ -262,11 +278,33 @@ impl DeviceTables {
             }
         }
         match &self.exchange {
-            Some(exchange) if index + 1 == self.micro_batches => {
+            Some(exchange) if index + 1 == self.lists => {
                 exchange.send(executor, &self.rounds, self.control.overflow())
             }
             _ => Ok(PendingRows::default()),
         }
+    }
+
+    /// Keeps the rows that each rank asked for in a micro-batch apart: number `lists[1]` of its `lists[0]`.
+    fn list_asked(
+        &self,
+        (own, round, sums): (&RoundTables, &TableRound, RowSums),
+        (bags, dout): (Bags, Matrix),
+        (ranks, lists): (usize, [usize; 2]),
+    ) -> streamrec_kernels::Result<Launch> {
+        groups::list_asked(&ListAsked {
+            bags,
+            sources: &round.sources,
+            sources_on_device: round.sources_on_device,
+            tables_on_device: own.on_device,
+            dout,
+            ranks,
+            lists,
+            keys: sums.rows.keys,
+            gradients: sums.gradients,
+            stride: own.stride(),
+            step: self.control.step(),
+        })
     }
 
     /// Sums the rows of all ranks, once they are there, where sums are tested before the update.
@@ -328,9 +366,7 @@ impl DeviceTables {
         (own, round, rows): (&RoundTables, &TableRound, Option<Rows>),
         bags: Bags,
         dout: Matrix,
-        then: impl FnOnce(
-            &Gradients<'_>,
-        ) -> streamrec_kernels::Result<[streamrec_kernels::cuda::Launch; 2]>,
+        then: impl FnOnce(&Gradients<'_>) -> streamrec_kernels::Result<[Launch; 2]>,
     ) -> Result<(), OptimError> {
         let LookupMemory { sort, partial } = self.memory.expect("memory was reserved");
         let operands = Build {

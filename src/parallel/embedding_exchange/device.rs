@@ -68,6 +68,7 @@ impl DeviceLookups {
                 .collect(),
             lookups: self.layout.lookups.clone(),
             payloads: self.payloads,
+            unrounded: false,
             tp: self.tp,
         }
     }
@@ -119,6 +120,7 @@ impl DeviceLookups {
                 owners,
                 lookups: Vec::new(),
                 payloads: self.payloads,
+                unrounded: false,
                 tp: [0, 1],
             },
             blocks,
@@ -150,7 +152,10 @@ impl DeviceLookups {
         let spare = self.spare.pop();
         let mut owned = spare.unwrap_or_else(|| OwnedIds::new(&self.layout));
         owned.read(&self.layout, &messages)?;
-        for (rank, &got) in owned.samples.iter().enumerate() {
+        // Rows that travel once have the same room, whatever samples look them up.
+        let owners = &self.layout.owners;
+        let pools = owners.iter().any(|owner| !owner.pooled.is_empty());
+        for (rank, &got) in owned.samples.iter().enumerate().filter(|_| pools) {
             let expected = share(pending.rows, [rank % self.tp[1], self.tp[1]]).len();
             if got != expected {
                 return Err(ModelError::Batch {

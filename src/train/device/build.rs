@@ -19,7 +19,7 @@ use crate::model::device::{
 use crate::model::{ModelError, ParameterBuilder, ParameterStore, RemoteLookup, TensorParallel};
 use crate::optim::device::DeviceOptimizer;
 use crate::optim::{LossScaler, LossScalerState, Optimizer};
-use crate::parallel::{DeviceBuckets, DeviceLookups, Mesh, TablePlan};
+use crate::parallel::{DeviceBuckets, DeviceLookups, MICRO_SHARDS, Mesh, MicroShards, TablePlan};
 use crate::train::{TrainError, TrainerSettings};
 
 impl<E: Executor> DeviceTrainer<E> {
@@ -39,8 +39,10 @@ impl<E: Executor> DeviceTrainer<E> {
     ) -> Result<Self, TrainError> {
         check(settings, mesh, &executor)?;
         let batch = settings.batch_rows;
+        let (reduction, dp) = (settings.reduction, mesh.dp.as_ref());
+        let pieces = MicroShards::new(reduction, dp, settings.global_batch, settings.accumulate)?;
         let (shared, plan, parameters) = parameters(context, mesh, (graph, schema), settings)?;
-        let optimizer = Optimizer::new(context, optimizer, &parameters, mesh, Reduction::Fast)?;
+        let optimizer = Optimizer::new(context, optimizer, &parameters, mesh, reduction)?;
         let of = DeviceSource {
             context,
             graph,
@@ -52,12 +54,14 @@ impl<E: Executor> DeviceTrainer<E> {
         let lookups = lookups(&of, mesh, &plan)?;
         let shards = lookups.as_ref();
         let shards = shards.map(|lookups| (lookups.shards(), lookups.row_shards()));
-        let step = step(&mut executor, &of, &optimizer, shards.as_ref(), settings)?;
+        let shards = shards.map(|shards| invariant_shards(shards, reduction));
+        let shards = shards.transpose()?;
+        let how = (settings, &pieces);
+        let step = step(&mut executor, &of, &optimizer, shards.as_ref(), how)?;
         let owned = lookups.zip(shards).map(|(lookups, (shards, rows))| {
             let limit = |part: &ShardPart| parameters.table(part.lookup.table).rows();
             let limits = [&shards, &rows.shards].map(|of| of.own().iter().map(limit).collect());
-            let sizes = [batch, settings.accumulate];
-            OwnedLookups::new(lookups, (limits, rows), sizes, mesh)
+            OwnedLookups::new(lookups, (limits, rows), (batch, pieces.clone()), mesh)
         });
         let features = [schema.dense.len(), schema.categorical.len()];
         let layout = InputLayout {
@@ -68,7 +72,7 @@ impl<E: Executor> DeviceTrainer<E> {
             ids: 0,
         };
         let cut = Cut {
-            micro_batches: settings.accumulate,
+            pieces,
             features,
             labels: layout.labels,
         };
@@ -144,15 +148,30 @@ fn lookups(
     DeviceLookups::new(mesh, plan, of.parameters, &remote).map(Some)
 }
 
+/// What ranks hold, where sums are not to depend on their number: each id travels once, and nothing is rounded on its way.
+fn invariant_shards(
+    (shards, mut rows): (Shards, RowShards),
+    reduction: Reduction,
+) -> Result<(Shards, RowShards), TrainError> {
+    if reduction == Reduction::Invariant {
+        if shards.owners.iter().any(|owner| !owner.is_empty()) {
+            let problem = "owners pool vectors, and `parallel.reduction` is \"invariant\", expected `exchange` = \"unique\"";
+            return Err(refused(problem.to_owned()));
+        }
+        rows.shards.unrounded = true;
+    }
+    Ok((shards, rows))
+}
+
 /// All that a step works with.
 fn step<E: Executor>(
     executor: &mut E,
     of: &DeviceSource<'_>,
     optimizer: &Optimizer,
     shards: Option<&(Shards, RowShards)>,
-    settings: &TrainerSettings,
+    (settings, pieces): (&TrainerSettings, &MicroShards),
 ) -> Result<DeviceStep, TrainError> {
-    let (parameters, micro_batches) = (of.parameters, settings.accumulate);
+    let parameters = of.parameters;
     let weights = DeviceWeights::new(executor, parameters)?;
     let network = DeviceNetwork::new(executor, of, &weights, shards.cloned())?;
     let is_frozen = |table| optimizer.is_frozen(table);
@@ -170,18 +189,16 @@ fn step<E: Executor>(
         parameters,
         &weights,
         (&rounds, owned.each_ref().map(Option::as_ref)),
-        (scaler(settings).is_some(), micro_batches),
+        (
+            scaler(settings).is_some(),
+            pieces.reduction(),
+            pieces.count(),
+        ),
     )?;
-    let sizes = [of.batch, micro_batches];
-    let loss = DeviceLoss::new(executor, sizes, &settings.label_weights)?;
-    let earlier = match micro_batches {
-        1 => None,
-        _ => {
-            let bytes = parameters.layout().len() * size_of::<f32>();
-            Some(executor.allocate(bytes).map_err(ModelError::from)?)
-        }
-    };
-    let buckets = DeviceBuckets::new(parameters.layout(), weights.gradients(), earlier);
+    let loss = DeviceLoss::new(executor, (of.batch, pieces), &settings.label_weights)?;
+    let (layout, gradients) = (parameters.layout(), weights.gradients());
+    let buckets = DeviceBuckets::new(executor, layout, gradients, pieces);
+    let buckets = buckets.map_err(ModelError::from)?;
     Ok(DeviceStep {
         network,
         weights,
@@ -200,8 +217,19 @@ fn check<E: Executor>(
     device: &E,
 ) -> Result<(), TrainError> {
     if settings.reduction == Reduction::Invariant {
-        let problem = "`parallel.reduction` = \"invariant\", expected \"fast\"".to_owned();
-        return Err(TrainError::Device { problem });
+        let (tp, rows) = (mesh.tp.size(), settings.global_batch);
+        if tp > 1 {
+            let problem = format!(
+                "`parallel.reduction` = \"invariant\" goes with `parallel.tp` = 1, got {tp}"
+            );
+            return Err(refused(problem));
+        }
+        if rows < MICRO_SHARDS {
+            let problem = format!(
+                "`parallel.reduction` = \"invariant\" cuts a batch into {MICRO_SHARDS}, and `train.global_batch` is {rows}"
+            );
+            return Err(refused(problem));
+        }
     }
     for (group, comm, what) in [
         (Group::World, &mesh.world, "the job"),
@@ -214,8 +242,12 @@ fn check<E: Executor>(
                 "this is rank {} of the {} of {what}, its device number {} of {}",
                 own[0], own[1], theirs[0], theirs[1]
             );
-            return Err(TrainError::Device { problem });
+            return Err(refused(problem));
         }
     }
     Ok(())
+}
+
+fn refused(problem: String) -> TrainError {
+    TrainError::Device { problem }
 }

@@ -4,7 +4,7 @@ use crate::model::{
     BatchInput, MicroBatch, ModelError,
     device::{HostInput, InputLayout, InputSlot, RemoteInput, RemoteRoom, RowShards, share},
 };
-use crate::parallel::{DeviceLookups, HostBags, Mesh, OwnedBags, PendingIds};
+use crate::parallel::{DeviceLookups, HostBags, Mesh, MicroShards, OwnedBags, PendingIds};
 
 /// Room is made in multiples of this.
 const STEP: usize = 256;
@@ -31,7 +31,7 @@ pub(super) struct OwnedLookups<E: Executor> {
     ranks: [usize; 2],
     /// Samples of a batch.
     batch: usize,
-    micro_batches: usize,
+    pieces: MicroShards,
     buffer: MicroBatch,
 }
 
@@ -58,7 +58,7 @@ impl<E: Executor> OwnedLookups<E> {
     pub(super) fn new(
         lookups: DeviceLookups,
         ([limits, row_limits], rows): ([Vec<usize>; 2], RowShards),
-        [batch, micro_batches]: [usize; 2],
+        (batch, pieces): (usize, MicroShards),
         mesh: &Mesh,
     ) -> Self {
         let ranks = [mesh.dp.size(), mesh.world.size()];
@@ -72,7 +72,7 @@ impl<E: Executor> OwnedLookups<E> {
             next: Next::Unknown,
             ranks,
             batch,
-            micro_batches,
+            pieces,
             buffer: MicroBatch::default(),
         }
     }
@@ -147,12 +147,13 @@ impl<E: Executor> OwnedLookups<E> {
 
     /// Sends the ids of each micro-batch to their owners.
     fn send(&mut self, batch: &BatchInput<'_>) -> Result<Vec<PendingIds>, ModelError> {
-        let mut pending = Vec::with_capacity(self.micro_batches);
-        for index in 0..self.micro_batches {
-            let rows = MicroBatch::rows(index, self.micro_batches, batch.rows());
-            pending.push(match self.micro_batches {
-                1 => self.lookups.send(batch)?,
-                _ => self.lookups.send(&self.buffer.cut(batch, rows))?,
+        let (count, all) = (self.pieces.count(), batch.rows());
+        let mut pending = Vec::with_capacity(count);
+        for index in 0..count {
+            let rows = self.pieces.rows(index, all, all);
+            pending.push(match rows == (0..all) {
+                true => self.lookups.send(batch)?,
+                false => self.lookups.send(&self.buffer.cut(batch, rows))?,
             });
         }
         Ok(pending)
@@ -219,7 +220,10 @@ impl<E: Executor> OwnedLookups<E> {
         let count = places.len();
         let mut inputs = Vec::with_capacity(count);
         for (index, place) in places.iter_mut().enumerate() {
-            let rows = MicroBatch::rows(index, count, rows).len();
+            let rows = match slot {
+                PREDICTING => rows,
+                _ => self.pieces.rows(index, rows, rows).len(),
+            };
             place.owned.receive(executor)?;
             let mut input = RemoteInput {
                 owned: place.owned.input(rows * dp).bags,
@@ -258,7 +262,7 @@ impl<E: Executor> OwnedLookups<E> {
         for slot in 0..=PREDICTING {
             let count = match slot {
                 PREDICTING => 1,
-                _ => self.micro_batches,
+                _ => self.pieces.count(),
             };
             let mut places = Vec::with_capacity(count);
             for _ in 0..count {

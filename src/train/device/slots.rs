@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use streamrec_kernels::cuda::{DeviceError, Executor, step::StepInput};
 
 use super::step::DeviceStep;
@@ -6,6 +8,7 @@ use crate::model::{
     BatchInput, MicroBatch, ModelError,
     device::{DeviceInput, HostInput, InputLayout, InputSlot},
 };
+use crate::parallel::MicroShards;
 use crate::train::TrainError;
 
 /// Ids are given room in multiples of this.
@@ -34,31 +37,41 @@ impl Sent {
 }
 
 /// How batches come to the device.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Cut {
     /// The micro-batches of each.
-    pub(super) micro_batches: usize,
+    pub(super) pieces: MicroShards,
     /// Dense and categorical features.
     pub(super) features: [usize; 2],
     pub(super) labels: usize,
 }
 
 impl Cut {
+    /// The samples of a micro-batch, padding included, so that each has the same number in every step.
+    fn rows(&self, piece: usize, rows: usize) -> Range<usize> {
+        self.pieces.rows(piece, rows, rows)
+    }
+
+    /// Whether there is one, of all samples.
+    fn is_whole(&self, rows: usize) -> bool {
+        self.pieces.count() == 1 && self.rows(0, rows) == (0..rows)
+    }
+
     /// The most ids of a micro-batch.
     pub(super) fn ids(&self, batch: &Batch) -> usize {
         let (rows, offsets) = (batch.rows, &batch.encoded.offsets);
         let of_piece = |piece| {
-            let range = MicroBatch::rows(piece, self.micro_batches, rows);
+            let range = self.rows(piece, rows);
             let ids = |feature: usize| {
                 let at = |row| offsets.get(feature * rows + row).copied().unwrap_or(0);
                 (at(range.end) - at(range.start)).max(0) as usize
             };
             (0..self.features[1]).map(ids).sum()
         };
-        match self.micro_batches {
+        match self.is_whole(rows) {
             // Ids that no bag holds are copied too.
-            1 => batch.encoded.ids.len(),
-            count => (0..count).map(of_piece).max().unwrap_or(0),
+            true => batch.encoded.ids.len(),
+            false => (0..self.pieces.count()).map(of_piece).max().unwrap_or(0),
         }
     }
 
@@ -69,13 +82,13 @@ impl Cut {
         buffer: &mut MicroBatch,
         mut work: impl FnMut(usize, &HostInput<'_>) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
-        if self.micro_batches == 1 {
+        if self.is_whole(batch.rows) {
             return work(0, &host_input(batch, step));
         }
         let dense = self.features[0];
         let whole = BatchInput::of(&batch.encoded, self.features);
-        for piece in 0..self.micro_batches {
-            let rows = MicroBatch::rows(piece, self.micro_batches, batch.rows);
+        for piece in 0..self.pieces.count() {
+            let rows = self.rows(piece, batch.rows);
             let input = buffer.cut(&whole, rows.clone());
             let wide = |width: usize| rows.start * width..rows.end * width;
             work(
@@ -152,7 +165,7 @@ impl<E: Executor> Slots<E> {
         self.slots.clear();
         for _ in 0..2 {
             let mut slots = Vec::new();
-            for _ in 0..self.cut.micro_batches {
+            for _ in 0..self.cut.pieces.count() {
                 slots.push(InputSlot::new(executor, &self.layout)?);
             }
             self.slots.push(slots);
@@ -181,6 +194,11 @@ impl<E: Executor> Slots<E> {
     /// The most ids of a micro-batch.
     pub(super) fn ids(&self, batch: &Batch) -> usize {
         self.cut.ids(batch)
+    }
+
+    /// The samples of the last micro-batch.
+    pub(super) fn last_rows(&self, batch: &Batch) -> Range<usize> {
+        self.cut.rows(self.cut.pieces.count() - 1, batch.rows)
     }
 
     /// Lets the device have a batch, and begins to send the one after it. Returns its micro-batches.
@@ -212,12 +230,8 @@ impl<E: Executor> Slots<E> {
             self.send(executor, 1 - slot, (next, step))?;
             self.ahead = Some((1 - slot, Sent::new(next, step.number)));
         }
-        let count = self.cut.micro_batches;
         let inputs = self.slots[slot].iter().enumerate();
-        let inputs = inputs.map(|(index, own)| {
-            let rows = MicroBatch::rows(index, count, batch.rows);
-            own.input(rows.len())
-        });
+        let inputs = inputs.map(|(index, own)| own.input(self.cut.rows(index, batch.rows).len()));
         Ok(inputs.collect())
     }
 

@@ -6,12 +6,13 @@ use streamrec_kernels::cuda::{
 };
 use tracing::trace_span;
 
+use crate::config::Reduction;
 use crate::model::{
     ModelError,
     device::{DeviceGradientSink, DeviceInput, DeviceNetwork, DeviceWeights, TableRounds},
 };
 use crate::optim::device::{DeviceOptimizer, TableGradients};
-use crate::parallel::{DeviceBuckets, KeepDeviceGradients};
+use crate::parallel::{DeviceBuckets, KeepDeviceGradients, MICRO_SHARDS, MicroShards};
 use crate::train::TrainError;
 
 /// All that a step works with, in device memory: asks for the same work each time.
@@ -36,14 +37,24 @@ pub(super) struct DeviceLoss {
     pub(super) probabilities: Address,
     /// Working memory.
     partial: Address,
+    /// Losses of micro-shards, this rank's and all, where their sum is not to depend on the ranks. `[MICRO_SHARDS]` of
+    /// `f64` each
+    shards: Option<[Address; 2]>,
 }
 
 impl DeviceLoss {
     pub(super) fn new<E: Executor>(
         executor: &mut E,
-        [batch, micro_batches]: [usize; 2],
+        (batch, pieces): (usize, &MicroShards),
         label_weights: &[f32],
     ) -> Result<Self, ModelError> {
+        let shards = match pieces.reduction() {
+            Reduction::Fast => None,
+            Reduction::Invariant => {
+                let bytes = MICRO_SHARDS * size_of::<f64>();
+                Some([executor.allocate(bytes)?, executor.allocate(bytes)?])
+            }
+        };
         let head_weights = executor.allocate(size_of_val(label_weights))?;
         executor.upload(bytemuck::cast_slice(label_weights), head_weights)?;
         let floats = batch * label_weights.len() * size_of::<f32>();
@@ -51,7 +62,8 @@ impl DeviceLoss {
             head_weights,
             probabilities: executor.allocate(floats)?,
             partial: executor
-                .allocate(micro_batches * bce::partial_len(batch) * size_of::<f64>())?,
+                .allocate(pieces.count() * bce::partial_len(batch) * size_of::<f64>())?,
+            shards,
         })
     }
 }
@@ -72,17 +84,20 @@ impl DeviceStep {
             .map_err(ModelError::from)?;
         let mut partial = 0;
         for (index, input) in earlier.iter().enumerate() {
-            self.forward(executor, input, &mut partial)?;
+            self.forward(executor, input, index, &mut partial)?;
             self.backward(executor, input, (index, false), &mut KeepDeviceGradients)?;
             self.buckets.keep(executor, index)?;
         }
-        self.forward(executor, input, &mut partial)?;
-        let loss = self.send_loss(executor, partial)?;
+        self.forward(executor, input, earlier.len(), &mut partial)?;
+        let loss = self.send_loss(executor, partial, inputs.len())?;
         let mut buckets = self.buckets.pass();
         let last = (earlier.len(), true);
         let tables = self.backward(executor, input, last, &mut buckets)?;
         if let Some(loss) = loss {
             executor.finish(loss).map_err(ModelError::from)?;
+            if let Some([_, all]) = self.loss.shards {
+                self.sum_loss(executor, all, MICRO_SHARDS, optimizer.loss())?;
+            }
         }
         buckets.finish(executor)?;
         optimizer.update(
@@ -130,11 +145,13 @@ impl DeviceStep {
         Ok([tables, vectors_of_ranks, rows_of_ranks])
     }
 
-    /// Goes forward, and computes the loss and its gradient. `partial` counts partial sums of the loss.
+    /// Goes forward through micro-batch `index`, and computes the loss and its gradient. `partial` counts partial sums of
+    /// the loss.
     fn forward<E: Executor>(
         &self,
         executor: &mut E,
         input: &DeviceInput,
+        index: usize,
         partial: &mut usize,
     ) -> Result<(), ModelError> {
         let logits = self.network.forward(executor, &self.weights, input)?;
@@ -143,7 +160,12 @@ impl DeviceStep {
         };
         let _span = trace_span!("loss").entered();
         self.loss(executor, input, logits, d_logits, *partial)?;
-        *partial += bce::partial_len(input.bags.batch);
+        let len = bce::partial_len(input.bags.batch);
+        if let Some([own, _]) = self.loss.shards {
+            let [from, to] = [(self.loss.partial, *partial), (own, index)].map(element);
+            self.sum_loss(executor, from, len, to)?;
+        }
+        *partial += len;
         Ok(())
     }
 
@@ -187,31 +209,59 @@ impl DeviceStep {
         })
     }
 
-    /// Adds up the loss of this rank, and begins to add it up over all ranks.
+    /// Adds up the loss of this rank's micro-batches, and begins to add it up over all ranks, or to give each rank those of
+    /// all micro-shards.
     fn send_loss<E: Executor>(
         &self,
         executor: &mut E,
         partial: usize,
+        micro_batches: usize,
     ) -> Result<Option<Begun>, ModelError> {
         if partial == 0 {
             return Ok(None);
         }
         let loss = self.optimizer.loss();
-        let sum = bce::sum(self.loss.partial, partial, loss);
-        let sum = sum.map_err(ModelError::kernel("the loss"))?;
-        executor.launch(&sum)?;
         let [_, ranks] = executor.rank(Group::DataParallel);
+        let collective = match self.loss.shards {
+            None => {
+                self.sum_loss(executor, self.loss.partial, partial, loss)?;
+                Collective::AllReduce {
+                    at: loss,
+                    len: 1,
+                    element: Element::F64,
+                    reduce: Reduce::Sum,
+                }
+            }
+            Some([own, all]) => {
+                if ranks == 1 {
+                    self.sum_loss(executor, own, MICRO_SHARDS, loss)?;
+                }
+                Collective::AllGather {
+                    from: own,
+                    to: all,
+                    len: micro_batches,
+                    element: Element::F64,
+                }
+            }
+        };
         if ranks == 1 {
             return Ok(None);
         }
-        let sum = Collective::AllReduce {
-            at: loss,
-            len: 1,
-            element: Element::F64,
-            reduce: Reduce::Sum,
-        };
         let what = "the sum of the loss";
-        Ok(Some(executor.begin(Group::DataParallel, what, &[sum])?))
+        let begun = executor.begin(Group::DataParallel, what, &[collective])?;
+        Ok(Some(begun))
+    }
+
+    /// Adds up `len` sums, in a fixed order.
+    fn sum_loss<E: Executor>(
+        &self,
+        executor: &mut E,
+        from: Address,
+        len: usize,
+        to: Address,
+    ) -> Result<(), ModelError> {
+        let sum = bce::sum(from, len, to).map_err(ModelError::kernel("the loss"))?;
+        Ok(executor.launch(&sum)?)
     }
 
     /// Loss and gradient of a micro-batch; its partial sums begin at number `first`.
@@ -227,6 +277,7 @@ impl DeviceStep {
             head_weights,
             probabilities,
             partial,
+            ..
         } = self.loss;
         let operands = Bce {
             logits,
@@ -237,11 +288,16 @@ impl DeviceStep {
             step: self.optimizer.step(),
             d_logits,
             probabilities: Matrix::new(probabilities, DType::F32, logits.shape),
-            partial: Address(partial.0 + (first * size_of::<f64>()) as u64),
+            partial: element((partial, first)),
             loss: self.optimizer.loss(),
         };
         let launches = bce::forward_backward(&operands).map_err(ModelError::kernel("the loss"))?;
         // The sum is of all micro-batches.
         Ok(executor.launch(&launches[0])?)
     }
+}
+
+/// One of some numbers in double precision.
+fn element((at, index): (Address, usize)) -> Address {
+    Address(at.0 + (index * size_of::<f64>()) as u64)
 }

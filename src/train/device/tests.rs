@@ -1,6 +1,8 @@
 //! Steps on the emulated device, held against the CPU's trainer; with `STREAMREC_TEST_DEVICE=cuda` on the GPU of this
 //! machine instead.
 
+mod case;
+mod invariant;
 mod micro_batches;
 mod ranks;
 mod sharded;
@@ -8,225 +10,21 @@ mod tensor_parallel;
 
 use std::collections::BTreeMap;
 
-use streamrec_artifact::{Encoded, FeatureSchema, Graph};
+use streamrec_artifact::{Encoded, FeatureSchema};
 use streamrec_emulation::Emulator;
 use streamrec_kernels::Context;
 use streamrec_kernels::cuda::Executor;
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor};
 
 use super::DeviceTrainer;
-use crate::config::{LossScaleConfig, OptimizerConfig, Precision, Reduction};
-use crate::data::{Batch, Position};
-use crate::model::{BucketSettings, models, tests::fixture};
+use crate::config::{Precision, Reduction};
+use crate::data::Batch;
 use crate::parallel::Mesh;
 use crate::train::{Predict, StepOutcome, TrainError, Trainee, Trainer, TrainerSettings};
-
-const ROWS: usize = 8;
-const DENSE: usize = 3;
-
-const DLRM: &str = "kind = 'dlrm'\nembedding_dim = 4\nbottom = [5, 4]\ntop = [6, 4]\n";
-const DCN: &str = "kind = 'dcn_v2'\nembedding_dim = 4\ncross_layers = 2\ndeep = [6]\n";
-const LOW_RANK: &str = "kind = 'dcn_v2'\nembedding_dim = 4\ncross_layers = 2\ncross_rank = 3\n\
-                        structure = 'stacked'\nbottom = [5]\ndeep = [6]\n";
-const DEEPFM: &str = "kind = 'deepfm'\nembedding_dim = 4\ndeep = [6, 4]\n";
-const WIDE_DEEP: &str = "kind = 'wide_deep'\nembedding_dim = 4\ndeep = [6, 4]\n";
-/// Features of a shared table are looked up by nodes of their own.
-const MIXED: &str = "kind = 'dlrm'\nembedding_dim = 4\nbottom = [4]\ntop = [5]\n[dims]\na = 6\n";
-
-const SGD: &str = "[dense]\nkind = 'sgd'\nlearning_rate = 0.5\n\
-                   [sparse]\nkind = 'sgd'\nlearning_rate = 0.5\n";
-const ADAM: &str = "clip_norm = 0.5\n[dense]\nkind = 'adam'\nlearning_rate = 0.02\n\
-                    [sparse]\nkind = 'row_wise_adagrad'\nlearning_rate = 0.1\n";
-const LAZY: &str = "[dense]\nkind = 'adamw'\nlearning_rate = 0.02\nweight_decay = 0.01\n\
-                    [sparse]\nkind = 'lazy_adam'\nlearning_rate = 0.02\n\
-                    [schedule]\nkind = 'warmup_cosine'\nwarmup_steps = 3\ndecay_steps = 30\n";
-
-/// Features `c0` and `c2` share table `a`.
-fn features(labels: usize) -> FeatureSchema {
-    fixture::schema(DENSE, &[("a", 9), ("b", 5), ("a", 9)], labels)
-}
-
-/// Bags of 0 to 3 ids; the last rows are padding.
-fn batch(schema: &FeatureSchema, seed: u64) -> Batch {
-    let mut random = fixture::Random(seed);
-    let (mut ids, mut offsets) = (Vec::new(), vec![0]);
-    for feature in &schema.categorical {
-        let rows = schema.table(&feature.table).unwrap().rows;
-        for row in 0..ROWS {
-            let len = if row + 1 < ROWS { random.below(4) } else { 0 };
-            ids.extend((0..len).map(|_| random.below(rows) as i64));
-            offsets.push(ids.len() as i64);
-        }
-    }
-    let mut weights = vec![1.0; ROWS];
-    weights[ROWS - 1] = 0.0;
-    Batch {
-        rows: ROWS,
-        filled: ROWS - 1,
-        encoded: Encoded {
-            rows: ROWS,
-            dense: (0..ROWS * schema.dense.len())
-                .map(|_| random.symmetric(1.0))
-                .collect(),
-            ids,
-            offsets,
-        },
-        labels: (0..ROWS * schema.labels.len())
-            .map(|_| random.below(2) as f32)
-            .collect(),
-        weights,
-        weight_sum: (ROWS - 1) as f64,
-        position: Position {
-            epoch: 0,
-            step: seed,
-        },
-        ..Batch::default()
-    }
-}
-
-/// A trainer on a device.
-trait OnDevice: Trainee {
-    /// How many steps have been recorded.
-    fn recorded(&self) -> usize;
-}
-
-impl<E: Executor> OnDevice for DeviceTrainer<E> {
-    fn recorded(&self) -> usize {
-        DeviceTrainer::recorded(self)
-    }
-}
-
-/// One model, trained twice.
-struct Case {
-    graph: Graph,
-    schema: FeatureSchema,
-    optimizer: OptimizerConfig,
-    settings: TrainerSettings,
-    /// Ranks of a tensor-parallel group, where there are several ranks.
-    tp: usize,
-}
-
-impl Case {
-    fn new(model: &str, optimizer: &str, precision: Precision, labels: usize) -> Self {
-        let schema = features(labels);
-        let graph = models::build(&toml::from_str(model).unwrap(), &schema).unwrap();
-        Self::of_graph(graph, schema, optimizer, precision)
-    }
-
-    fn of_graph(
-        graph: Graph,
-        schema: FeatureSchema,
-        optimizer: &str,
-        precision: Precision,
-    ) -> Self {
-        let labels = schema.labels.len();
-        let settings = TrainerSettings {
-            seed: 5,
-            batch_rows: ROWS,
-            global_batch: ROWS,
-            accumulate: 1,
-            reduction: Reduction::Fast,
-            precision,
-            loss_scale: LossScaleConfig {
-                growth_steps: 4,
-                ..LossScaleConfig::default()
-            },
-            label_weights: (0..labels).map(|label| 1.0 + label as f32 / 2.0).collect(),
-            partitions: BTreeMap::new(),
-            tables: None,
-            buckets: BucketSettings {
-                first_bucket_bytes: 128,
-                bucket_bytes: 512,
-            },
-        };
-        Self {
-            optimizer: toml::from_str(optimizer).unwrap(),
-            graph,
-            schema,
-            settings,
-            tp: 1,
-        }
-    }
-
-    /// The same with whole tables, layers and batches.
-    fn whole(&self) -> Self {
-        Self {
-            graph: self.graph.clone(),
-            schema: self.schema.clone(),
-            optimizer: self.optimizer.clone(),
-            settings: TrainerSettings {
-                accumulate: 1,
-                partitions: BTreeMap::new(),
-                tables: None,
-                ..self.settings.clone()
-            },
-            tp: 1,
-        }
-    }
-
-    fn on_cpu(&self) -> Trainer {
-        let (context, mesh) = (Context::cpu(1, false).unwrap(), Mesh::single());
-        let Self {
-            graph,
-            schema,
-            optimizer,
-            settings,
-            ..
-        } = self;
-        Trainer::new(context, mesh, graph, schema, optimizer, settings.clone()).unwrap()
-    }
-
-    fn on_device(&self) -> Box<dyn OnDevice> {
-        match std::env::var("STREAMREC_TEST_DEVICE").as_deref() {
-            Ok("cuda") => {
-                let cache = std::env::temp_dir().join("streamrec-test-kernels");
-                let gpu = Gpu::new(0, &cache).expect("a GPU");
-                Box::new(self.on(GpuExecutor::new(&gpu).expect("cuBLASLt")).unwrap())
-            }
-            Ok(other) => panic!("STREAMREC_TEST_DEVICE={other}: expected `cuda`"),
-            Err(_) => Box::new(self.on(Emulator::new(0)).unwrap()),
-        }
-    }
-
-    fn on<E: Executor>(&self, executor: E) -> Result<DeviceTrainer<E>, TrainError> {
-        let (context, mesh) = (Context::cpu(1, false).unwrap(), Mesh::single());
-        let Self {
-            graph,
-            schema,
-            optimizer,
-            settings,
-            ..
-        } = self;
-        DeviceTrainer::new(
-            executor, &context, &mesh, graph, schema, optimizer, settings,
-        )
-    }
-
-    fn batch(&self, step: u64) -> Batch {
-        batch(&self.schema, step)
-    }
-
-    /// Trains for some steps, each of which knows the next batch.
-    fn train(
-        &self,
-        trainee: &mut dyn Trainee,
-        steps: std::ops::RangeInclusive<u64>,
-        disturb: impl Fn(u64, &mut Batch),
-    ) -> Vec<StepOutcome> {
-        let disturbed = |step| {
-            let mut batch = self.batch(step);
-            disturb(step, &mut batch);
-            batch
-        };
-        let step = |step| {
-            let (batch, next) = (disturbed(step), disturbed(step + 1));
-            trainee.step(&batch, Some(&next), step, false).unwrap()
-        };
-        steps.map(step).collect()
-    }
-}
-
-fn undisturbed(_: u64, _: &mut Batch) {}
+use case::{
+    ADAM, Case, DCN, DEEPFM, DLRM, LAZY, LOW_RANK, MIXED, OnDevice, ROWS, SGD, WIDE_DEEP,
+    undisturbed,
+};
 
 type Tensors = Vec<(String, Vec<f32>)>;
 
@@ -464,21 +262,9 @@ fn longer_bags_and_another_next_batch_than_was_told_are_no_obstacle() {
 }
 
 #[test]
-fn what_a_device_does_not_do_yet_is_refused() {
-    let mut case = Case::new(DLRM, SGD, Precision::Fp32, 1);
-    case.settings.reduction = Reduction::Invariant;
-    let refused = case.on(Emulator::new(0));
-    let Some(error @ TrainError::Device { .. }) = refused.err() else {
-        panic!("accepted");
-    };
-    assert!(
-        error
-            .to_string()
-            .contains("`parallel.reduction` = \"invariant\", expected \"fast\""),
-        "{error}"
-    );
-    let mut device = Case::new(DLRM, SGD, Precision::Fp32, 1).on_device();
-    let mut batch = case.batch(1);
+fn an_id_outside_its_table_is_refused() {
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
+    let (mut device, mut batch) = (case.on_device(), case.batch(1));
     batch.encoded.ids[0] = 9;
     let error = device.step(&batch, None, 1, false).unwrap_err().to_string();
     assert!(error.contains("an id is 9, expected below 9"), "{error}");

@@ -116,8 +116,7 @@ impl<E: Executor> DeviceTrainer<E> {
         }
         self.newer = Newer::Device;
         // Predictions are kept of the last micro-batch.
-        let last = inputs.last().map_or(0, |input| input.bags.batch);
-        self.predicted = batch.rows - last..batch.rows;
+        self.predicted = self.slots.last_rows(batch);
         self.slots.run(executor, &self.step, &inputs)?;
         if let Some(owned) = &mut self.owned {
             owned.send_ahead(&mut self.executor, self.slots.next())?;

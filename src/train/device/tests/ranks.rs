@@ -54,8 +54,8 @@ pub(super) fn on_ranks<T: Send>(
 
 /// The rows of a global batch that are a rank's, padded as a reader pads them.
 pub(super) fn part_of(batch: &Batch, schema: &FeatureSchema, rank: usize, ranks: usize) -> Batch {
-    let own = chunk_range(ROWS, rank, ranks);
-    let rows = ROWS.div_ceil(ranks);
+    let own = chunk_range(batch.rows, rank, ranks);
+    let rows = batch.rows.div_ceil(ranks);
     let wide = |values: &[f32], width: usize| {
         let mut part = values[own.start * width..own.end * width].to_vec();
         part.resize(rows * width, 0.0);
@@ -65,7 +65,7 @@ pub(super) fn part_of(batch: &Batch, schema: &FeatureSchema, rank: usize, ranks:
     for feature in 0..schema.categorical.len() {
         for row in 0..rows {
             if row < own.len() {
-                let bag = feature * ROWS + own.start + row;
+                let bag = feature * batch.rows + own.start + row;
                 let bounds: Range<usize> =
                     batch.encoded.offsets[bag] as usize..batch.encoded.offsets[bag + 1] as usize;
                 ids.extend_from_slice(&batch.encoded.ids[bounds]);
@@ -93,13 +93,20 @@ pub(super) fn part_of(batch: &Batch, schema: &FeatureSchema, rank: usize, ranks:
 impl Case {
     pub(super) fn of_ranks(&self, ranks: usize) -> TrainerSettings {
         TrainerSettings {
-            batch_rows: ROWS.div_ceil(ranks / self.tp),
+            batch_rows: self.settings.global_batch.div_ceil(ranks / self.tp),
             ..self.settings.clone()
         }
     }
 
     /// One rank's trainer on an emulated device. Collective.
     pub(super) fn on_device_of(&self, comm: &Arc<dyn Communicator>) -> DeviceTrainer<Emulator> {
+        self.try_on_device_of(comm).unwrap()
+    }
+
+    pub(super) fn try_on_device_of(
+        &self,
+        comm: &Arc<dyn Communicator>,
+    ) -> Result<DeviceTrainer<Emulator>, TrainError> {
         let peers = |comm: &Arc<dyn Communicator>| -> Box<dyn Peers> {
             Box::new(HostPeers(comm.split(0, comm.rank()).unwrap()))
         };
@@ -132,18 +139,22 @@ impl Case {
         if self.tp > 1 {
             device = device.with_mesh(connect(&mesh.dp), connect(&mesh.tp));
         }
-        Box::new(self.on_executor_of(mesh, device))
+        Box::new(self.on_executor_of(mesh, device).unwrap())
     }
 
-    fn on_executor_of<E: Executor>(&self, mesh: Mesh, device: E) -> DeviceTrainer<E> {
+    fn on_executor_of<E: Executor>(
+        &self,
+        mesh: Mesh,
+        device: E,
+    ) -> Result<DeviceTrainer<E>, TrainError> {
         let ranks = mesh.world.size();
         let (context, settings) = (Context::cpu(1, false).unwrap(), self.of_ranks(ranks));
         let (graph, schema, optimizer) = (&self.graph, &self.schema, &self.optimizer);
-        DeviceTrainer::new(device, &context, &mesh, graph, schema, optimizer, &settings).unwrap()
+        DeviceTrainer::new(device, &context, &mesh, graph, schema, optimizer, &settings)
     }
 
     /// One rank's trainer on the CPU. Collective.
-    fn on_cpu_of(&self, comm: &Arc<dyn Communicator>) -> Trainer {
+    pub(super) fn on_cpu_of(&self, comm: &Arc<dyn Communicator>) -> Trainer {
         let mesh = Mesh::new(Arc::clone(comm), self.tp).unwrap();
         let (context, settings) = (Context::cpu(1, false).unwrap(), self.of_ranks(comm.size()));
         let (graph, schema, optimizer) = (&self.graph, &self.schema, &self.optimizer);
@@ -190,7 +201,12 @@ fn trained_on_devices(case: &Case, ranks: usize, steps: u64) -> Vec<Trained> {
 }
 
 #[track_caller]
-fn assert_same_curve(what: &str, got: &[StepOutcome], expected: &[StepOutcome], tolerance: f64) {
+pub(super) fn assert_same_curve(
+    what: &str,
+    got: &[StepOutcome],
+    expected: &[StepOutcome],
+    tolerance: f64,
+) {
     for (step, (got, expected)) in got.iter().zip(expected).enumerate() {
         let error = (got.loss - expected.loss).abs();
         let same = error < tolerance * expected.loss && got.skipped == expected.skipped;

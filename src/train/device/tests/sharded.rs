@@ -21,7 +21,14 @@ impl Case {
     fn placed(&self, placement: &str, ranks: usize) -> TablePlan {
         let shapes = self.graph.validate(&self.schema).unwrap();
         let config: EmbeddingsConfig = toml::from_str(placement).unwrap();
-        TablePlan::new(&self.graph, &shapes, &config, Reduction::Fast, ranks).unwrap()
+        TablePlan::new(
+            &self.graph,
+            &shapes,
+            &config,
+            self.settings.reduction,
+            ranks,
+        )
+        .unwrap()
     }
 
     pub(super) fn with_tables(mut self, placement: &str, ranks: usize) -> Self {
@@ -31,17 +38,17 @@ impl Case {
 }
 
 /// Each on both ranks, in another way.
-const MIXED_PLACEMENTS: &str =
+pub(super) const MIXED_PLACEMENTS: &str =
     "[tables.a]\nplacement = 'column_wise'\n[tables.b]\nplacement = 'row_wise'\n";
 /// Updates of whole rows: their norm is bounded, their squares are added up.
-const WHOLE_ROWS: &str = "clip_norm = 0.5\n[dense]\nkind = 'adam'\nlearning_rate = 0.02\n\
+pub(super) const WHOLE_ROWS: &str = "clip_norm = 0.5\n[dense]\nkind = 'adam'\nlearning_rate = 0.02\n\
                           [sparse]\nkind = 'row_wise_adagrad'\nlearning_rate = 0.1\n\
                           weight_decay = 0.02\nmax_row_norm = 0.05\n";
 
 /// A slice of a tensor with its place.
-type Held = Vec<(String, Extent, Vec<f32>)>;
+pub(super) type Held = Vec<(String, Extent, Vec<f32>)>;
 
-fn held(trainee: &mut dyn Trainee) -> Held {
+pub(super) fn held(trainee: &mut dyn Trainee) -> Held {
     let slices = trainee.named_slices().unwrap().into_iter();
     slices
         .map(|slice| (slice.name, slice.extent, slice.values.to_vec()))
@@ -49,7 +56,7 @@ fn held(trainee: &mut dyn Trainee) -> Held {
 }
 
 /// What ranks hold together, each tensor whole; elements that several hold are the same on all.
-fn together(ranks: &[Held]) -> Tensors {
+pub(super) fn together(ranks: &[Held]) -> Tensors {
     let mut all: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for (name, extent, values) in ranks.iter().flatten() {
         let len = extent.shape.iter().product();
