@@ -19,6 +19,9 @@
 //! host         arrive (step, stop, ids) ............................................................ leave
 //! ```
 //!
+//! With `parallel.reduction = "invariant"` its micro-batches are micro-shards, the same ones on any number of ranks, and sums
+//! are taken in their order (ADR 50).
+//!
 //! Layers that a tensor-parallel group shares exchange inside forward and backward, as on the CPU (ADR 47).
 //!
 //! Collectives run in this order on a stream of their own; what the host's ranks tell one another (ADR 44) finds the

@@ -53,9 +53,22 @@ fn bits(outcomes: &[StepOutcome], tensors: Tensors) -> Bits {
     )
 }
 
+/// Trains, and predicts between steps: a whole batch needs more room than micro-shards do.
+fn train(
+    trainee: &mut dyn Trainee,
+    steps: impl Fn(&mut dyn Trainee, std::ops::RangeInclusive<u64>) -> Vec<StepOutcome>,
+    unseen: &Batch,
+) -> Vec<StepOutcome> {
+    let mut outcomes = steps(trainee, 1..=2);
+    trainee.predict(unseen, &mut Vec::new()).unwrap();
+    outcomes.extend(steps(trainee, 3..=STEPS));
+    outcomes
+}
+
 fn trained_alone(case: &Case) -> (Vec<StepOutcome>, Bits) {
     let (mut device, precision) = (case.on_device(), case.settings.precision);
-    let outcomes = case.train(device.as_mut(), 1..=STEPS, disturbed(precision));
+    let steps = |device: &mut dyn Trainee, steps| case.train(device, steps, disturbed(precision));
+    let outcomes = train(device.as_mut(), steps, &case.batch(99));
     assert!(precision != Precision::Fp16 || outcomes[2].skipped);
     let whole = together(&[held(device.as_mut())]);
     let bits = bits(&outcomes, whole);
@@ -64,9 +77,12 @@ fn trained_alone(case: &Case) -> (Vec<StepOutcome>, Bits) {
 
 fn trained_on(case: &Case, ranks: usize) -> Bits {
     let trained = on_ranks(ranks, |comm| {
-        let mut trainer = case.on_device_of(&comm);
-        let disturbed = disturbed(case.settings.precision);
-        let outcomes = case.train_part(&mut trainer, comm.as_ref(), 1..=STEPS, disturbed);
+        let (mut trainer, precision) = (case.on_device_of(&comm), case.settings.precision);
+        let steps = |trainer: &mut dyn Trainee, steps| {
+            case.train_part(trainer, comm.as_ref(), steps, disturbed(precision))
+        };
+        let unseen = case.part(&case.batch(99), comm.as_ref());
+        let outcomes = train(&mut trainer, steps, &unseen);
         (outcomes, held(&mut trainer))
     });
     let told: Vec<String> = trained
@@ -130,7 +146,7 @@ fn fast_reduction_gives_other_bits_on_two_devices() {
 
 #[test]
 fn whole_tables_on_one_device_each_give_the_bits_of_replicated_ones() {
-    is_the_same_to_the_bit(DLRM, ADAM, Precision::Fp32, &[(2, TABLES), (4, TABLES)]);
+    is_the_same_to_the_bit(DLRM, ADAM, Precision::Fp32, &[(2, TABLES), (8, TABLES)]);
     is_the_same_to_the_bit(DEEPFM, LAZY, Precision::Fp16, &[(2, TABLES)]);
 }
 
