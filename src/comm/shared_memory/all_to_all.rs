@@ -109,7 +109,25 @@ impl Engine {
                 None => Ok(copied.into()),
             }
         });
-        received.collect()
+        let received = received.collect::<Result<Vec<_>, _>>()?;
+        if self.note_openings(&all) {
+            self.synchronize()?;
+        }
+        Ok(received)
+    }
+
+    /// Whether some rank has just opened a segment of another for the first time. All ranks find the same, and wait for
+    /// it: whoever goes on may leave, and takes the files of its segments along.
+    fn note_openings(&mut self, all: &[Vec<Announcement>]) -> bool {
+        let mut opens = false;
+        for (receiver, announced) in all.iter().flat_map(|theirs| theirs.iter().enumerate()) {
+            if let Some(id) = announced.segment
+                && id.maker as usize != receiver
+            {
+                opens |= self.opened.insert((id, receiver));
+            }
+        }
+        opens
     }
 
     /// Hands a message over, or leaves its bytes to be copied.
@@ -250,6 +268,7 @@ fn part_for<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comm::{Communicator, Settings, SharedMemory};
 
     #[test]
     fn rounds_make_up_a_message() {
@@ -272,6 +291,29 @@ mod tests {
             assert_eq!(Announcement::of_words(words, 1).unwrap(), announcement);
         }
         assert!(Announcement::of_words([5, 2 << 32], 1).is_err());
+    }
+
+    #[test]
+    fn a_rank_may_leave_as_soon_as_it_has_what_was_sent_to_it() {
+        for _ in 0..300 {
+            let ranks = SharedMemory::connect_threads(3, &Settings::default()).unwrap();
+            std::thread::scope(|scope| {
+                for rank in ranks {
+                    scope.spawn(move || {
+                        let message = |to: u8| {
+                            let mut message = rank.message();
+                            message.extend_from_slice(&[rank.rank() as u8, to]);
+                            message
+                        };
+                        let messages = (0..3).map(message).collect();
+                        let received = rank.all_to_all_bytes(messages).wait().unwrap();
+                        for (from, message) in received.iter().enumerate() {
+                            assert_eq!(message[..], [from as u8, rank.rank() as u8]);
+                        }
+                    });
+                }
+            });
+        }
     }
 
     #[test]

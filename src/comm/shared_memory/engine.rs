@@ -4,6 +4,7 @@
 //! post (optional) ─► meet: publish the call ▸ barrier ▸ compare ─► work ─► barrier (optional)
 //! ```
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::Settings;
 use super::barrier::{Barrier, Interruption};
 use super::control::{Control, Note};
 use super::mailbox::Mailbox;
-use super::message::MessagePool;
+use super::message::{MessagePool, SegmentId};
 use crate::comm::CommError;
 use crate::comm::call::{Call, Kind};
 use crate::comm::failure::{Failure, Reason};
@@ -29,6 +30,8 @@ pub(super) struct Engine {
     /// By rank; the own one is written, the others are read.
     pub(super) mailboxes: Vec<Mailbox>,
     pub(super) messages: Arc<MessagePool>,
+    /// Segments of messages, with the ranks that have opened them; the same on all ranks.
+    pub(super) opened: HashSet<(SegmentId, usize)>,
     /// The number of allocations so far.
     pub(super) allocations: u64,
     barrier: Barrier,
@@ -73,6 +76,7 @@ impl Engine {
             control,
             mailboxes: Vec::new(),
             messages: Arc::new(MessagePool::new(rank)),
+            opened: HashSet::new(),
             allocations: 0,
             barrier,
             kind: Kind::Connect,
