@@ -2,7 +2,7 @@
 //!
 //! Two ranks of one thread each, in this process, joined by a link that is slowed down (`Delayed`), train two models: a
 //! DCN-v2 whose dense gradients are what travels, and a DLRM whose tables lie on either rank, so that ids, vectors and
-//! their gradients travel too. With `C` the time of a step without delay and `M` the time that the link takes for all
+//! their gradients travel too, of a whole batch and of one in pieces. With `C` the time of a step without delay and `M` the time that the link takes for all
 //! that a step sends, it prints the time `T` of a step for a grid of `M / C`.
 //!
 //! A step takes at least `max(C, M + S)`: while `S` goes by there is nothing that could be sent, from the last that a step
@@ -35,7 +35,7 @@ use clicks::Clicks;
 
 const RANKS: usize = 2;
 /// Samples of a rank.
-const BATCH: usize = 1024;
+const BATCH: usize = 2048;
 const WARM_UP_STEPS: u64 = 5;
 const STEPS: u64 = 20;
 const LATENCY: Duration = Duration::from_micros(50);
@@ -50,11 +50,13 @@ struct Case {
     clicks: Clicks,
     model: ModelConfig,
     placement: Placement,
+    /// Pieces in which a batch is worked through.
+    pieces: usize,
     /// The operations between the last exchange of a step and the first of the next step's gradients.
     alone: &'static [&'static str],
 }
 
-fn cases() -> [Case; 2] {
+fn cases() -> [Case; 3] {
     [
         Case {
             name: "DCN-v2, tables on every rank",
@@ -73,6 +75,7 @@ fn cases() -> [Case; 2] {
                 structure: Structure::default(),
             }),
             placement: Placement::Replicated,
+            pieces: 1,
             // Every weight waits for the last gradient, since their norm is of all.
             alone: &[
                 "update dense weights",
@@ -82,32 +85,42 @@ fn cases() -> [Case; 2] {
                 "backward deep.5",
             ],
         },
-        Case {
-            name: "DLRM, each table on one rank",
-            clicks: Clicks {
-                dense: 64,
-                tables: &[20_000; 16],
-                zipf_exponent: 1.05,
-            },
-            model: ModelConfig::Dlrm(DlrmConfig {
-                embedding_dim: 64,
-                dims: BTreeMap::new(),
-                bottom: vec![512, 512, 64],
-                top: vec![1024, 512, 256],
-            }),
-            placement: Placement::TableWise,
+        dlrm("DLRM, each table on one rank", 1),
+        dlrm("the same, a batch in 4 pieces", 4),
+    ]
+}
+
+fn dlrm(name: &'static str, pieces: usize) -> Case {
+    Case {
+        name,
+        clicks: Clicks {
+            dense: 13,
+            tables: &[20_000; 26],
+            zipf_exponent: 1.05,
+        },
+        model: ModelConfig::Dlrm(DlrmConfig {
+            embedding_dim: 64,
+            dims: BTreeMap::new(),
+            bottom: vec![512, 256, 64],
+            top: vec![512, 256],
+        }),
+        placement: Placement::TableWise,
+        pieces,
+        alone: match pieces {
             // The vectors go last, and the layers below them meanwhile.
-            alone: &[
+            1 => &[
                 "forward embeddings",
                 "forward interaction",
                 "forward top",
                 "forward logits",
                 "loss",
                 "backward logits",
-                "backward top.2",
+                "backward top.1",
             ],
+            // Vectors and gradients of other pieces are sent then.
+            _ => &[],
         },
-    ]
+    }
 }
 
 fn optimizer() -> OptimizerConfig {
@@ -142,7 +155,7 @@ fn trainer(case: &Case, comm: Arc<dyn Communicator>) -> Result<Trainer> {
         seed: 1,
         batch_rows: BATCH,
         global_batch: BATCH * RANKS,
-        accumulate: 1,
+        accumulate: case.pieces,
         reduction,
         precision: Precision::Fp32,
         loss_scale: LossScaleConfig::default(),
@@ -215,7 +228,8 @@ fn share(report: &ProfileReport, prefixes: &[&str]) -> f64 {
     let sum = |prefixes: &[&str]| -> f64 {
         let operations = report.operations.iter();
         let wanted = operations.filter(|(name, _)| prefixes.iter().any(|p| name.starts_with(p)));
-        wanted.map(|(_, ms)| ms).sum()
+        // Not the sum of none, which is -0.
+        wanted.fold(0.0, |sum, (_, ms)| sum + ms)
     };
     sum(prefixes) / sum(&[""])
 }

@@ -32,7 +32,8 @@ mod tensor_plan;
 pub use buckets::GradientBuckets;
 pub use device_buckets::{DeviceBuckets, DeviceBucketsPass, KeepDeviceGradients};
 pub use embedding_exchange::{
-    DeviceLookups, EmbeddingExchange, HostBags, OwnedBags, PendingIds, PendingVectors,
+    DeviceLookups, EmbeddingExchange, HostBags, OwnedBags, PendingGradients, PendingIds,
+    PendingVectors,
 };
 pub use mesh::{Mesh, MeshError};
 pub use micro_shards::{GradientTree, InvariantRanksError, MICRO_SHARDS, MicroShards};

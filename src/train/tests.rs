@@ -57,6 +57,8 @@ struct Plan {
     tp: usize,
     placement: Placement,
     precision: Precision,
+    /// Pieces of a batch.
+    pieces: usize,
     growth_steps: u64,
     /// Leaves the tables alone to notice an overflow.
     dense_frozen: bool,
@@ -85,7 +87,7 @@ impl Plan {
             seed: 5,
             batch_rows: ROWS,
             global_batch: 2 * ROWS,
-            accumulate: 1,
+            accumulate: self.pieces,
             reduction,
             precision: self.precision,
             loss_scale: LossScaleConfig {
@@ -174,9 +176,11 @@ fn an_overflow_on_one_rank_skips_that_step_on_all_tables_included() {
         tp,
         placement,
         precision: Precision::Fp16,
+        pieces: 1,
         growth_steps: 2_000,
         dense_frozen,
     };
+    let pieces = |plan| Plan { pieces: 3, ..plan };
     for (ranks, plan) in [
         (2, plan(1, Placement::Replicated, false)),
         (2, plan(1, Placement::RowWise, false)),
@@ -185,6 +189,7 @@ fn an_overflow_on_one_rank_skips_that_step_on_all_tables_included() {
         (2, plan(1, Placement::TableWise, true)),
         (2, plan(1, Placement::ColumnWise, false)),
         (4, plan(2, Placement::RowWise, false)),
+        (2, pieces(plan(1, Placement::RowWise, false))),
     ] {
         let of_ranks = train(ranks, plan, 4, overflow);
         for (rank, steps) in of_ranks.iter().enumerate() {
@@ -215,6 +220,7 @@ fn scaled_gradients_update_like_unscaled_ones() {
         tp: 1,
         placement: Placement::Replicated,
         precision,
+        pieces: 1,
         growth_steps,
         dense_frozen: false,
     };
@@ -251,6 +257,7 @@ fn a_loss_that_leaves_fp16_at_every_scale_ends_the_run_with_advice() {
         tp: 1,
         placement: Placement::Replicated,
         precision: Precision::Fp16,
+        pieces: 1,
         growth_steps: 2_000,
         dense_frozen: false,
     };
@@ -283,17 +290,21 @@ fn vectors_that_travel_ahead_and_predictions_meanwhile_change_nothing() {
         }
         found
     };
-    for (ranks, tp, placement, precision) in [
-        (2, 1, Placement::TableWise, Precision::Fp32),
-        (2, 1, Placement::RowWise, Precision::Bf16),
-        (2, 1, Placement::ColumnWise, Precision::Fp32),
-        (2, 1, Placement::RowWise, Precision::Fp16),
-        (4, 2, Placement::TableWise, Precision::Fp32),
+    for (ranks, tp, placement, precision, pieces) in [
+        (2, 1, Placement::TableWise, Precision::Fp32, 1),
+        (2, 1, Placement::RowWise, Precision::Bf16, 1),
+        (2, 1, Placement::ColumnWise, Precision::Fp32, 1),
+        (2, 1, Placement::RowWise, Precision::Fp16, 1),
+        (4, 2, Placement::TableWise, Precision::Fp32, 1),
+        (2, 1, Placement::TableWise, Precision::Fp32, 2),
+        (2, 1, Placement::RowWise, Precision::Fp16, 3),
+        (4, 2, Placement::ColumnWise, Precision::Fp32, 4),
     ] {
         let plan = Plan {
             tp,
             placement,
             precision,
+            pieces,
             growth_steps: 2_000,
             dense_frozen: false,
         };
@@ -308,7 +319,7 @@ fn vectors_that_travel_ahead_and_predictions_meanwhile_change_nothing() {
         };
         assert!(
             of_ranks(true) == of_ranks(false),
-            "{placement}, {precision}"
+            "{placement}, {precision}, {pieces} pieces"
         );
     }
 }

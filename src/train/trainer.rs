@@ -3,7 +3,7 @@
 mod ahead;
 mod update;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use streamrec_kernels::Context;
 
 use self::ahead::Ahead;
 use super::{Predict, TrainError};
-use crate::comm::{CommBuffer, Event, ReduceOp};
+use crate::comm::{CommBuffer, CommError, Event, ReduceOp};
 use crate::config::{LossScaleConfig, OptimizerConfig, Partition, Precision, Reduction};
 use crate::data::Batch;
 use crate::model::{
@@ -25,8 +25,12 @@ use crate::model::{
 };
 use crate::optim::{LossScaler, LossScalerState, Optimizer};
 use crate::parallel::{
-    EmbeddingExchange, GradientBuckets, GradientTree, Mesh, MicroShards, SparseSync, TablePlan,
+    EmbeddingExchange, GradientBuckets, GradientTree, Mesh, MicroShards, PendingGradients,
+    SparseSync, TablePlan,
 };
+
+/// Pieces whose gradients are on their way to their owners while the next one is computed.
+const PIECES_BEHIND: usize = 2;
 
 /// What decides how a [`Trainer`] trains.
 #[derive(Debug, Clone)]
@@ -77,6 +81,8 @@ pub struct Trainer {
     /// Of sharded tables, where there are any.
     exchange: Option<EmbeddingExchange>,
     ahead: Ahead,
+    /// Of pieces of the batch in work, the oldest first.
+    behind: VecDeque<PendingGradients>,
     optimizer: Optimizer,
     /// With fp16.
     scaler: Option<LossScaler>,
@@ -166,6 +172,7 @@ impl Trainer {
             scaler,
             exchange,
             ahead: Ahead::default(),
+            behind: VecDeque::new(),
             micro_batch: MicroBatch::default(),
             predicted: 0..0,
             pieces,
@@ -252,16 +259,13 @@ impl Trainer {
         }
         let (mut local_loss, mut waited) = (0.0, Duration::ZERO);
         let mut status = None;
+        self.send_ids(batch)?;
         let mut cut = mem::take(&mut self.micro_batch);
         for piece in 0..self.pieces.count() {
             let last = piece + 1 == self.pieces.count();
-            let after = if last {
-                next.map(|next| (next, 0))
-            } else {
-                Some((batch, piece + 1))
-            };
             let rows = self.pieces.rows(piece, batch.rows, batch.filled);
             let input = piece_of(batch, self.features, rows.clone(), &mut cut);
+            let after = next.map(|next| (next, piece));
             let (loss, waited_for_vectors) = self.forward(batch, &input, rows, after)?;
             local_loss += loss;
             waited += waited_for_vectors;
@@ -297,8 +301,28 @@ impl Trainer {
         })
     }
 
+    /// Sends the ids of a batch that is to be computed, unless they were sent during the batch before.
+    fn send_ids(&mut self, batch: &Batch) -> Result<(), TrainError> {
+        let Some(exchange) = &self.exchange else {
+            return Ok(());
+        };
+        if !self.ahead.has_batch() {
+            self.ahead.begin_next();
+        }
+        if !self.ahead.has_batch() {
+            let mut cut = MicroBatch::default();
+            for piece in 0..self.pieces.count() {
+                let rows = self.pieces.rows(piece, batch.rows, batch.filled);
+                let piece = piece_of(batch, self.features, rows, &mut cut);
+                self.ahead.send_ids(exchange, &piece)?;
+            }
+            self.ahead.begin_next();
+        }
+        Ok(())
+    }
+
     /// The loss of `input`, which is `rows` of a batch, and how long it waited for vectors of sharded
-    /// tables; ids of the piece `after` it travel from then on.
+    /// tables; ids of a piece of the batch `after` it travel from then on.
     fn forward(
         &mut self,
         batch: &Batch,
@@ -311,7 +335,9 @@ impl Trainer {
         let logits = match &mut self.exchange {
             None => self.network.forward(context, parameters, input)?,
             Some(exchange) => {
-                let vectors = self.ahead.take(exchange, context, parameters, input)?;
+                self.ahead.send_vectors(exchange, context, parameters)?;
+                let vectors = self.ahead.take().ok_or(CommError::Abandoned)?;
+                self.ahead.send_vectors(exchange, context, parameters)?;
                 if let Some((batch, piece)) = after {
                     let mut cut = MicroBatch::default();
                     let rows = self.pieces.rows(piece, batch.rows, batch.filled);
@@ -371,7 +397,8 @@ impl Trainer {
             self.tables.start();
         }
         if let Some(exchange) = &mut self.exchange {
-            exchange.send_gradients(context, network)?;
+            let gradients = exchange.send_gradients(context, network)?;
+            self.behind.push_back(gradients);
         }
         network.finish_backward(context, parameters, input, accumulate, sink)?;
         if invariant {
@@ -384,10 +411,13 @@ impl Trainer {
         let Some(exchange) = &mut self.exchange else {
             return Ok(Duration::ZERO);
         };
-        let waited = exchange.collect(context, last)?;
-        if !last {
-            // No table changes before the next piece.
-            self.ahead.fetch(exchange, context, &self.parameters)?;
+        let mut waited = Duration::ZERO;
+        while self.behind.len() > PIECES_BEHIND || last {
+            let Some(gradients) = self.behind.pop_front() else {
+                break;
+            };
+            let last = last && self.behind.is_empty();
+            waited += exchange.collect(context, gradients, last)?;
         }
         Ok(waited)
     }

@@ -71,9 +71,16 @@ fn ranks_agree_on_wide_deep_with_two_labels() {
 fn pieces_of_a_batch_train_the_model_of_the_whole() {
     let bench = Workbench::with_events(12_000);
     bench.launch(1, "synthetic_dlrm.toml", "whole", &SETTINGS);
-    let pieces = [&SETTINGS[..], &["train.accumulate=3"]].concat();
-    bench.launch(2, "synthetic_dlrm.toml", "pieces", &pieces);
-    for (whole, pieces) in losses(&bench, "whole").iter().zip(losses(&bench, "pieces")) {
-        assert!((whole - pieces).abs() < 2e-5, "{whole} and {pieces}");
+    for placement in ["replicated", "table_wise", "row_wise"] {
+        let placed = format!("parallel.embeddings.placement={placement}");
+        let pieces = [&SETTINGS[..], &["train.accumulate=3", &placed]].concat();
+        bench.launch(2, "synthetic_dlrm.toml", placement, &pieces);
+        for (whole, pieces) in losses(&bench, "whole")
+            .iter()
+            .zip(losses(&bench, placement))
+        {
+            let difference = (whole - pieces).abs();
+            assert!(difference < 2e-5, "{placement}: {whole} and {pieces}");
+        }
     }
 }

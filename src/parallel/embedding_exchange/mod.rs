@@ -11,7 +11,8 @@
 //!
 //! Each of the three exchanges is sent by one call and waited for by a later one, so that something else is computed
 //! meanwhile: ids for a whole batch; vectors while dense weights are updated and layers without embeddings go forward;
-//! gradients while those layers go backward.
+//! gradients while those layers go backward. Of a batch in several pieces, vectors and gradients of some travel while
+//! others are computed.
 //!
 //! Of the samples that a tensor-parallel group shares each rank looks up its own part, and the group
 //! gathers the vectors; backward, each rank sends the gradient of its part. Ids of the next batch travel
@@ -71,6 +72,13 @@ pub struct PendingVectors {
     waited: Duration,
 }
 
+/// Gradients on their way to the owners of their rows.
+#[must_use = "gradients that were sent must be collected, on every rank"]
+pub struct PendingGradients {
+    owned: OwnedIds,
+    event: Event<Vec<Message>>,
+}
+
 /// One rank's part in the lookups of sharded tables. Every call is collective, in the world.
 pub struct EmbeddingExchange {
     layout: Layout,
@@ -84,10 +92,12 @@ pub struct EmbeddingExchange {
     share: usize,
     /// Of the batch whose vectors were received last.
     requested: RequestedIds,
+    /// Of the same batch, until its gradients are sent.
+    asked: Option<OwnedIds>,
+    /// Of the batch whose gradients were collected last.
     owned: OwnedIds,
-    /// The memory of the batch before.
-    spare_owned: Option<OwnedIds>,
-    gradients: Option<Event<Vec<Message>>>,
+    /// The memory of batches before.
+    spare_owned: Vec<OwnedIds>,
     /// `[tp, share, columns]`, in place between fetches.
     vectors: Option<CommBuffer>,
     /// As an owner: the pooled vectors of all ranks, then their gradients, `[samples, width]`.
@@ -160,8 +170,8 @@ impl EmbeddingExchange {
             tp: Arc::clone(&mesh.tp),
             share,
             requested: RequestedIds::default(),
-            spare_owned: None,
-            gradients: None,
+            asked: None,
+            spare_owned: Vec::new(),
             pooled: Vec::new(),
             rows: Vec::new(),
             spare: Vec::new(),
@@ -235,7 +245,7 @@ impl EmbeddingExchange {
         let start = Instant::now();
         let messages = trace_span!("wait for ids").in_scope(|| pending.event.wait())?;
         let waited = start.elapsed();
-        let spare = self.spare_owned.take();
+        let spare = self.spare_owned.pop();
         let mut owned = spare.unwrap_or_else(|| OwnedIds::new(&self.layout));
         trace_span!("read ids").in_scope(|| owned.read(&self.layout, &messages))?;
         let answers = self.answers(context, parameters, &owned)?;
@@ -264,7 +274,8 @@ impl EmbeddingExchange {
         let (answers, time) = received(pending.event, payload)?;
         let mut waited = pending.waited + time;
         self.requested = pending.requested;
-        self.spare_owned = Some(mem::replace(&mut self.owned, pending.owned));
+        // Gradients of what was only predicted were never sent.
+        self.spare_owned.extend(self.asked.replace(pending.owned));
         let mut vectors = self.vectors.take().ok_or(CommError::Abandoned)?;
         let own = self.own_place();
         self.assemble(context, &answers, &mut vectors[own])?;
@@ -292,34 +303,42 @@ impl EmbeddingExchange {
         first..first + self.requested.samples.len() * self.layout.columns
     }
 
-    /// Sends the gradients of a backward pass to the owners of their rows. Returns at once: do something else before
-    /// [`collect`](Self::collect).
+    /// Sends the gradients of a backward pass, of the batch whose vectors were received last, to the owners of their
+    /// rows. Returns at once: do something else before [`collect`](Self::collect).
     ///
     /// # Errors
-    /// When shapes do not fit, which a planned network rules out.
+    /// When no vectors were received since, or shapes do not fit, which a planned network rules out.
     pub fn send_gradients(
         &mut self,
         context: &Context,
         network: &Network,
-    ) -> Result<(), ModelError> {
+    ) -> Result<PendingGradients, ModelError> {
         let _span = trace_span!("send gradients").entered();
         let messages = self.gradient_messages(context, network)?;
         let [_, payload] = self.payloads;
-        self.gradients = Some(self.send(messages, payload));
-        Ok(())
+        Ok(PendingGradients {
+            owned: self.asked.take().ok_or(CommError::Abandoned)?,
+            event: self.send(messages, payload),
+        })
     }
 
-    /// As an owner: sums the gradients that were sent; `last` tells that no other micro-batch follows before the
-    /// update. Returns how long it waited.
+    /// As an owner: sums gradients, in the order in which they were sent; `last` tells that no other micro-batch follows
+    /// before the update. Returns how long it waited.
     ///
     /// # Errors
     /// When ranks cannot communicate, or a message contradicts itself.
-    pub fn collect(&mut self, context: &Context, last: bool) -> Result<Duration, ModelError> {
+    pub fn collect(
+        &mut self,
+        context: &Context,
+        pending: PendingGradients,
+        last: bool,
+    ) -> Result<Duration, ModelError> {
         let _span = trace_span!("read gradients").entered();
+        self.spare_owned
+            .push(mem::replace(&mut self.owned, pending.owned));
         trace_span!("group ids by row").in_scope(|| self.owned.group(context))?;
-        let event = self.gradients.take().ok_or(CommError::Abandoned)?;
         let [_, payload] = self.payloads;
-        let (messages, waited) = received(event, payload)?;
+        let (messages, waited) = received(pending.event, payload)?;
         let width = self.layout.own().width;
         let mut readers = Vec::with_capacity(messages.len());
         self.pooled.clear();

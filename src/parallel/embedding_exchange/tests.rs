@@ -1,6 +1,6 @@
 //! An exchange brings the vectors, and takes back the gradients, of tables that are not here.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use streamrec_artifact::{FeatureSchema, Graph, LookupSpec, Pooling as SpecPooling};
 use streamrec_kernels::{
@@ -106,12 +106,13 @@ fn sharded(
     let (context, mut parameters, mut network) = rank(plan, mesh.world.rank());
     let mut exchange =
         EmbeddingExchange::new(mesh, plan, &parameters, &network, Reduction::Fast, ROWS).unwrap();
-    // Both at once: the second's ids travel ahead.
+    // The second's ids travel ahead, and the first's gradients are read when the second's have left.
     let mut pending: Vec<PendingIds> = batches
         .iter()
         .map(|batch| exchange.send_ids(&batch.input()).unwrap())
         .collect();
     let mut logits = [Vec::new(), Vec::new()];
+    let mut sent = VecDeque::new();
     for (index, ids) in pending.drain(..).enumerate() {
         let batch = &batches[index];
         let (vectors, _) = exchange.fetch(&context, &parameters, ids).unwrap();
@@ -119,8 +120,11 @@ fn sharded(
         let found = network.forward(&context, &parameters, &input).unwrap();
         logits[index] = found.f32().unwrap().to_vec();
         backward(&context, &mut parameters, &mut network, &batch.input());
-        exchange.send_gradients(&context, &network).unwrap();
-        exchange.collect(&context, index == 1).unwrap();
+        sent.push_back(exchange.send_gradients(&context, &network).unwrap());
+    }
+    while let Some(gradients) = sent.pop_front() {
+        let last = sent.is_empty();
+        exchange.collect(&context, gradients, last).unwrap();
     }
     let gradient = |(id, table): (TableId, &crate::model::Table)| {
         let Some(SparseGradient::Rows(sum)) = exchange.gradient(id) else {

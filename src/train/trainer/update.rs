@@ -78,7 +78,9 @@ impl Trainer {
                 .update_tables(context, parameters, step, gradient)
         })?;
         if let Some(exchange) = &mut self.exchange {
-            self.ahead.fetch(exchange, context, &self.parameters)?;
+            self.ahead.begin_next();
+            self.ahead
+                .send_vectors(exchange, context, &self.parameters)?;
         }
         Ok(())
     }
