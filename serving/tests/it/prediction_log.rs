@@ -295,7 +295,7 @@ fn a_server_that_is_killed_in_the_middle_loses_only_what_was_not_written() {
                 }
             });
         }
-        wait_until(PATIENCE, || answered.load(Ordering::Relaxed) > 300);
+        wait_until(PATIENCE, || answered.load(Ordering::Relaxed) > 2000);
         program.signal(Signal::KILL);
         stop.store(true, Ordering::Relaxed);
     });
@@ -306,20 +306,23 @@ fn a_server_that_is_killed_in_the_middle_loses_only_what_was_not_written() {
         found += records.len();
     }
     let open = segments(&log, SegmentState::Open);
-    assert_eq!(open.len(), 1);
-    // Nobody holds it any more, and what is whole in it is read.
-    std::fs::File::open(&open[0]).unwrap().try_lock().unwrap();
-    let (records, _) = read(&open[0]);
-    let expected = [0, 1, 2, 3].map(|caller| raw(&Row::many(caller, 50)));
-    assert!(
-        records
-            .iter()
-            .all(|(_, record)| expected.contains(&record.rows))
-    );
-    found += records.len();
+    assert!(open.len() <= 1, "{open:?}");
+    // None where it was killed after the end of one and before the first record of the next.
+    for path in &open {
+        // Nobody holds it any more, and what is whole in it is read.
+        std::fs::File::open(path).unwrap().try_lock().unwrap();
+        let (records, _) = read(path);
+        let expected = [0, 1, 2, 3].map(|caller| raw(&Row::many(caller, 50)));
+        assert!(
+            records
+                .iter()
+                .all(|(_, record)| expected.contains(&record.rows))
+        );
+        found += records.len();
+    }
     let answered = answered.load(Ordering::Relaxed);
-    // A record is handed over before its answer leaves, and written by a thread that is rarely far behind.
-    assert!(found + 100 >= answered, "{found} of {answered}");
+    // A record is handed over before its answer leaves, and waits a tenth of a second for an idle core at most.
+    assert!(found + 1000 >= answered, "{found} of {answered}");
 }
 
 #[test]
