@@ -117,7 +117,10 @@ multiversion! {
                 row += match features - row {
                     1 => triangle_rows::<S, 1>(row, x, features, dim, &mut scratch),
                     2 | 3 => triangle_rows::<S, 2>(row, x, features, dim, &mut scratch),
-                    4..MAX_ROWS => triangle_rows::<S, 4>(row, x, features, dim, &mut scratch),
+                    4 | 5 => triangle_rows::<S, 4>(row, x, features, dim, &mut scratch),
+                    rest if rest < MAX_ROWS || S::REGISTERS <= MAX_ROWS => {
+                        triangle_rows::<S, 6>(row, x, features, dim, &mut scratch)
+                    }
                     _ => triangle_rows::<S, MAX_ROWS>(row, x, features, dim, &mut scratch),
                 };
             }
@@ -141,7 +144,7 @@ fn triangle_rows<S: Simd, const ROWS: usize>(
     let columns = (first + ROWS - 1).next_multiple_of(LANES);
     let mut column = 0;
     while column < columns {
-        column += if columns - column >= 2 * LANES {
+        column += if S::REGISTERS > 2 * ROWS && columns - column >= 2 * LANES {
             products::<S, ROWS, 2>(&x, scratch.transposed, padded, column, scratch.products)
         } else {
             products::<S, ROWS, 1>(&x, scratch.transposed, padded, column, scratch.products)
@@ -270,7 +273,7 @@ fn gradient_rows<S: Simd, const ROWS: usize>(
     accumulate: bool,
 ) -> usize {
     let mut d = 0;
-    while dim - d >= 4 * LANES {
+    while S::REGISTERS > 4 * ROWS && dim - d >= 4 * LANES {
         gradient_block::<S, ROWS, 4>(first, operands, features, dim, d, dx, accumulate);
         d += 4 * LANES;
     }

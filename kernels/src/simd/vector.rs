@@ -39,6 +39,8 @@ pub(crate) fn lanes_mut<E>(x: &mut [E]) -> &mut [E; LANES] {
 pub(crate) trait Simd: Copy {
     /// [`LANES`] floats in registers.
     type Vector: Copy;
+    /// How many vectors the registers hold: a loop that sums into more of them spends its time on memory.
+    const REGISTERS: usize;
 
     fn splat(x: f32) -> Self::Vector;
     fn load(x: &Lanes) -> Self::Vector;
@@ -68,6 +70,7 @@ pub(crate) struct Baseline;
 
 impl Simd for Baseline {
     type Vector = Lanes;
+    const REGISTERS: usize = 4;
 
     #[inline(always)]
     fn splat(x: f32) -> Lanes {
@@ -133,6 +136,7 @@ pub(crate) struct Avx2;
 #[cfg(target_arch = "x86_64")]
 impl Simd for Avx2 {
     type Vector = [__m256; 2];
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     fn splat(x: f32) -> [__m256; 2] {
@@ -256,6 +260,7 @@ pub(crate) struct Avx512;
 #[cfg(target_arch = "x86_64")]
 impl Simd for Avx512 {
     type Vector = __m512;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     fn splat(x: f32) -> __m512 {
