@@ -10,13 +10,15 @@ use super::{
     embedding_bag::Bags,
     launch::{Address, Kernel, Launch, Matrix, THREADS, blocks_for, count, expect_dtype},
     radix_sort::{self, Pairs, TILE},
+    sparse_optimizer::{Table, dim_max, expect_columns},
 };
 use crate::{
     error::{Error, Result},
+    ops::operand::expect_len,
     tensor::DType,
 };
 
-const OPERATION: &str = "cuda::groups::build";
+const OPERATION: &str = "cuda::groups";
 pub(super) const KERNELS: &[&str] = &[
     "number_lookups",
     "count_rows",
@@ -153,7 +155,7 @@ pub struct Sorted {
 /// When there is not one source a feature, or numbers are too large.
 pub fn build(operands: &Build<'_>) -> Result<(Vec<Launch>, Sorted)> {
     let Build { bags, memory, .. } = operands;
-    crate::ops::operand::expect_len(OPERATION, "sources", operands.sources.len(), bags.features)?;
+    expect_len(OPERATION, "sources", operands.sources.len(), bags.features)?;
     let layout = Keys::new(operands.sources)?;
     let capacity = count(OPERATION, "lookups number below 2^31", memory.capacity)?;
     let bag_count = bags.batch * bags.features;
@@ -246,13 +248,15 @@ pub struct ListAsked<'a> {
     pub sources: &'a [Source],
     /// The same, in device memory.
     pub sources_on_device: Address,
-    /// Each [`Table`](super::sparse_optimizer::Table), in device memory.
+    /// Each table, as they lie at `tables_on_device`.
+    pub tables: &'a [Table],
+    /// The same, in device memory.
     pub tables_on_device: Address,
     /// The gradient of each row, still multiplied by the loss scale, `[batch, columns]` of float32.
     pub dout: Matrix,
     /// Ranks that ask.
     pub ranks: usize,
-    /// Lists of each rank, one behind the other, and which of them is written.
+    /// The number of lists of each rank, one behind the other, and that of the one which is written.
     pub lists: [usize; 2],
     /// Keys of all lists, each of `features * batch / ranks` of `u64`; those of empty bags count for nothing.
     pub keys: Address,
@@ -269,15 +273,26 @@ pub struct ListAsked<'a> {
 /// # Errors
 /// When there is not one source a feature, shapes do not fit, or numbers are too large.
 pub fn list_asked(operands: &ListAsked<'_>) -> Result<Launch> {
-    let ListAsked { bags, dout, .. } = operands;
-    let sources = operands.sources.len();
-    crate::ops::operand::expect_len(OPERATION, "sources", sources, bags.features)?;
-    crate::ops::operand::expect_float(OPERATION, "dout", dout, [bags.batch, dout.shape[1]])?;
-    expect_dtype(OPERATION, "dout", dout, DType::F32)?;
-    let layout = Keys::new(operands.sources)?;
+    let ListAsked {
+        bags,
+        sources,
+        tables,
+        dout,
+        ranks,
+        ..
+    } = *operands;
+    expect_len(OPERATION, "sources", sources.len(), bags.features)?;
+    expect_columns(OPERATION, sources, tables, &dout, bags.batch)?;
+    expect_dtype(OPERATION, "dout", &dout, DType::F32)?;
+    let rows = bags.batch / ranks.max(1);
+    expect_len(OPERATION, "the bags of a feature", bags.batch, ranks * rows)?;
+    let dim = dim_max(tables)?;
+    let stride = operands.stride;
+    expect_len(OPERATION, "a row of gradients", stride, stride.max(dim))?;
+    let layout = Keys::new(sources)?;
     let entries = bags.batch * bags.features;
     count(OPERATION, "bags number below 2^31", entries)?;
-    let lanes = dout.shape[1].clamp(1, 32).next_power_of_two() as u32;
+    let lanes = dim.clamp(1, 32).next_power_of_two() as u32;
     let blocks = blocks_for(entries, (THREADS / lanes) as usize, 1 << 16);
     let [lists, list] = operands.lists;
     let kernel = Kernel::new("groups", KERNELS[6]);
@@ -287,16 +302,16 @@ pub fn list_asked(operands: &ListAsked<'_>) -> Result<Launch> {
         .with(operands.sources_on_device)
         .with(operands.tables_on_device)
         .with(bags.features as u32)
-        .with(operands.ranks as u32)
-        .with((bags.batch / operands.ranks.max(1)) as u32)
+        .with(ranks as u32)
+        .with(rows as u32)
         .with(layout.row_bits)
         .with(layout.nothing)
-        .with_matrix(dout)
+        .with_matrix(&dout)
         .with(lists as u32)
         .with(list as u32)
         .with(operands.keys)
         .with(operands.gradients)
-        .with(operands.stride as u64)
+        .with(stride as u64)
         .with(lanes)
         .with(operands.step))
 }

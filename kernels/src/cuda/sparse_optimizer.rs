@@ -51,10 +51,10 @@ pub const DIM_MAX: usize = 1024;
 const NARROW_BYTES: usize = 512;
 /// Lookups of a tile, and of a piece of a row.
 const TILE: usize = 32;
-/// Blocks that finish rows over several tiles: enough for a large GPU, and a fixed number for graphs.
+/// Blocks that finish rows of several pieces: enough for a large GPU, and a fixed number for graphs.
 const FINISH_BLOCKS: u32 = 256;
 
-/// Floats that hold the slices of a long row that one vector a lane holds.
+/// Floats that hold the slices of a long row of up to 128 columns: it has the more slices the fewer columns it has.
 const FINISH_FLOATS: usize = 1024;
 
 /// One table, in device memory. `table_rows.cuh` has the same.
@@ -148,7 +148,7 @@ impl From<&SparseRule> for RawRule {
     }
 }
 
-/// Working memory for rows whose lookups are in several tiles.
+/// Working memory for rows of several pieces: sums of pieces, by the tile in which each begins.
 #[derive(Debug, Clone, Copy)]
 pub struct Partial {
     /// `[tiles(capacity), row_stride(dim)]` of `f32`.
@@ -362,7 +362,7 @@ fn tile_launch(kernel: usize, gradients: &Gradients<'_>, lookups: &RawLookups) -
 }
 
 fn finish_launch(kernel: usize, lookups: &RawLookups, partial: &RawPartial) -> Launch {
-    // Of longer rows a slice a warp.
+    // Of longer rows each warp holds one slice.
     let floats = FINISH_FLOATS.max((THREADS / 32) as usize * partial.stride as usize);
     let blocks = FINISH_BLOCKS.min(lookups.len.div_ceil(TILE as u32).max(1));
     Launch::new(
@@ -386,19 +386,13 @@ fn operands(gradients: &Gradients<'_>) -> Result<(RawLookups, RawPartial, usize)
     } = gradients;
     let len = count(OPERATION, "lookups number below 2^31", gradients.capacity)?;
     let dim = dim_max(gradients.tables)?;
-    for source in gradients.sources {
-        let Some(table) = gradients.tables.get(source.table as usize) else {
-            return Err(Error::Index {
-                operation: OPERATION,
-                what: "tables are numbered below the number of tables",
-                index: gradients.tables.len(),
-                got: i64::from(source.table),
-            });
-        };
-        let end = (source.column + table.dim) as usize;
-        let columns = dout.shape[1].max(end);
-        crate::ops::operand::expect_float(OPERATION, "dout", dout, [bags.batch, columns])?;
-    }
+    expect_columns(
+        OPERATION,
+        gradients.sources,
+        gradients.tables,
+        dout,
+        bags.batch,
+    )?;
     let tile_count = tiles(gradients.capacity) as u64;
     let lookups = RawLookups {
         keys: sorted.keys.0,
@@ -425,6 +419,30 @@ fn operands(gradients: &Gradients<'_>) -> Result<(RawLookups, RawPartial, usize)
         stride: row_stride(dim) as u64,
     };
     Ok((lookups, partial, dim))
+}
+
+/// Checks that `dout: [batch, columns]` has the columns of each source.
+pub(super) fn expect_columns(
+    operation: &'static str,
+    sources: &[Source],
+    tables: &[Table],
+    dout: &Matrix,
+    batch: usize,
+) -> Result<()> {
+    for source in sources {
+        let Some(table) = tables.get(source.table as usize) else {
+            return Err(Error::Index {
+                operation,
+                what: "tables are numbered below the number of tables",
+                index: tables.len(),
+                got: i64::from(source.table),
+            });
+        };
+        let end = (source.column + table.dim) as usize;
+        let columns = dout.shape[1].max(end);
+        crate::ops::operand::expect_float(operation, "dout", dout, [batch, columns])?;
+    }
+    Ok(())
 }
 
 pub(super) fn dim_max(tables: &[Table]) -> Result<usize> {

@@ -1,3 +1,5 @@
+use streamrec_kernels::DType;
+use streamrec_kernels::cuda::embedding_bag::Bags;
 use streamrec_kernels::cuda::groups::{
     Build, ListAsked, Memory, PlaceRows, Rows, Sorted, Source, build, end_rows, list_asked, merge,
     place_rows,
@@ -391,7 +393,7 @@ fn rows_that_ranks_ask_for_are_listed_apart() {
                 }
             }
             let operands = ListAsked {
-                bags: streamrec_kernels::cuda::embedding_bag::Bags {
+                bags: Bags {
                     ids: emulator.upload("ids", &ids),
                     offsets: emulator.upload("offsets", &offsets),
                     weights: Address::NULL,
@@ -400,14 +402,9 @@ fn rows_that_ranks_ask_for_are_listed_apart() {
                 },
                 sources: &sources,
                 sources_on_device: emulator.upload("sources", &sources),
+                tables: &tables,
                 tables_on_device: emulator.upload("tables", &tables),
-                dout: emulator.matrix(
-                    "dout",
-                    &dout,
-                    streamrec_kernels::DType::F32,
-                    [ranks * rows, width],
-                    width,
-                ),
+                dout: emulator.matrix("dout", &dout, DType::F32, [ranks * rows, width], width),
                 ranks,
                 lists: [2, list],
                 keys,
@@ -420,5 +417,84 @@ fn rows_that_ranks_ask_for_are_listed_apart() {
         assert_eq!(emulator.download::<u64>(keys), expected_keys);
         assert_eq!(emulator.download::<f32>(gradients), expected);
         assert_eq!(emulator.download::<Step>(step)[0].overflow, 0);
+    }
+}
+
+/// One rank asks for row 2 of a table of 3 columns, of which the last has this gradient.
+fn asked_once<'a>(
+    emulator: &mut Emulator,
+    (sources, tables): (&'a [Source], &'a [Table]),
+    gradient: f32,
+) -> ListAsked<'a> {
+    let dout = [1.0, 2.0, gradient];
+    ListAsked {
+        bags: Bags {
+            ids: emulator.upload("ids", &[2i64]),
+            offsets: emulator.upload("offsets", &[0i64, 1]),
+            weights: Address::NULL,
+            batch: 1,
+            features: 1,
+        },
+        sources,
+        sources_on_device: emulator.upload("sources", sources),
+        tables,
+        tables_on_device: emulator.upload("tables", tables),
+        dout: emulator.matrix("dout", &dout, DType::F32, [1, 3], 3),
+        ranks: 1,
+        lists: [1, 0],
+        keys: emulator.empty("keys", 8),
+        gradients: emulator.empty("gradients", 4 * 4),
+        stride: 4,
+        step: emulator.upload("step", &[Step::new(0.1, 1, [0.0; 2])]),
+    }
+}
+
+fn three_columns() -> Table {
+    Table {
+        dim: 3,
+        ..bytemuck::Zeroable::zeroed()
+    }
+}
+
+#[test]
+fn a_listed_gradient_that_is_not_finite_is_told() {
+    let (sources, tables) = ([source(5, 0)], [three_columns()]);
+    for (gradient, expected) in [(3.0, 0), (f32::INFINITY, 1), (f32::NAN, 1)] {
+        let mut emulator = Emulator::new(0);
+        let operands = asked_once(&mut emulator, (&sources, &tables), gradient);
+        emulator.run([list_asked(&operands).unwrap()]);
+        let overflow = emulator.download::<Step>(operands.step)[0].overflow;
+        assert_eq!(overflow, expected, "{gradient}");
+    }
+}
+
+#[test]
+fn rows_that_do_not_fit_are_not_listed() {
+    let (sources, tables) = ([source(5, 0)], [three_columns()]);
+    let mut emulator = Emulator::new(0);
+    let fits = asked_once(&mut emulator, (&sources, &tables), 1.0);
+    let wide = [Table {
+        dim: 4,
+        ..tables[0]
+    }];
+    for (operands, expected) in [
+        (
+            ListAsked { stride: 2, ..fits },
+            "a row of gradients has shape [2], expected [3]",
+        ),
+        (
+            ListAsked { ranks: 2, ..fits },
+            "the bags of a feature has shape [1], expected [0]",
+        ),
+        (
+            ListAsked {
+                tables: &wide,
+                ..fits
+            },
+            "dout has shape [1, 3], expected [1, 4]",
+        ),
+    ] {
+        let error = list_asked(&operands).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
     }
 }

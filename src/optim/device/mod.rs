@@ -119,25 +119,25 @@ impl DeviceOptimizer {
             parameters,
             weights,
             states: &table_states,
-            // Then one kernel updates tables, wherever they lie.
+            // With invariant reduction one kernel updates tables, wherever they lie.
             sums_first: scales_loss || reduction == Reduction::Invariant,
             control,
         };
         let [_, ranks] = executor.rank(Group::DataParallel);
         let tables = DeviceTables::new(executor, &source, rounds, (ranks, micro_batches, None))?;
         // Whoever holds a table has the gradients of all ranks.
-        let mut of_owned = |rounds: Option<&TableRounds>, lists, asked| {
-            let new = |rounds| DeviceTables::new(executor, &source, rounds, (1, lists, asked));
+        let mut of_owned = |rounds: Option<&TableRounds>, lists, asking| {
+            let new = |rounds| DeviceTables::new(executor, &source, rounds, (1, lists, asking));
             rounds.map(new).transpose()
         };
         let [vectors, rows] = owned;
-        let (lists, asked) = match reduction {
+        let (lists, asking) = match reduction {
             Reduction::Fast => (micro_batches, None),
             Reduction::Invariant => (ranks * micro_batches, Some(ranks)),
         };
         let owned = [
             of_owned(vectors, micro_batches, None)?,
-            of_owned(rows, lists, asked)?,
+            of_owned(rows, lists, asking)?,
         ];
         Ok(Self {
             dense_rule,

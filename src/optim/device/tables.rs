@@ -39,10 +39,10 @@ pub(super) struct DeviceTables {
     memory: Option<LookupMemory>,
     /// Of replicated tables with several ranks, and with several micro-batches.
     exchange: Option<RowExchange>,
-    /// Lists of this device: one a micro-batch, of every rank that asks where these are apart.
+    /// Lists of rows that this device keeps: one for each micro-batch, or for each micro-batch of each asking rank.
     lists: usize,
-    /// Ranks whose rows are kept apart until those of all micro-batches are there.
-    pub(super) asked: Option<usize>,
+    /// How many ranks ask, where the rows of each are kept apart until those of all micro-batches are there.
+    pub(super) asking: Option<usize>,
 }
 
 /// What tables are made of.
@@ -68,7 +68,7 @@ pub(super) struct RoundTables {
     pub(super) sums: Option<RowSums>,
     /// As [`TableRound::columns_apart`].
     pub(super) columns_apart: Option<usize>,
-    /// Where rows are apart.
+    /// Where columns of rows are apart.
     pub(super) products: Option<RowProducts>,
 }
 
@@ -163,13 +163,13 @@ impl LookupMemory {
 }
 
 impl DeviceTables {
-    /// Of some rounds; `ranks` exchange so many lists of rows each, those of micro-batches, of each rank that `asked` where
-    /// these are kept apart.
+    /// Of some rounds; `ranks` exchange `lists` lists of rows each: one for each micro-batch, or for each micro-batch of each
+    /// of `asking` ranks, where these are kept apart.
     pub(super) fn new<E: Executor>(
         executor: &mut E,
         of: &TableSource<'_>,
         rounds: &TableRounds,
-        (ranks, lists, asked): (usize, usize, Option<usize>),
+        (ranks, lists, asking): (usize, usize, Option<usize>),
     ) -> Result<Self, OptimError> {
         let TableSource {
             optimizer,
@@ -216,7 +216,7 @@ impl DeviceTables {
             memory: None,
             exchange,
             lists,
-            asked,
+            asking,
         })
     }
 
@@ -228,7 +228,7 @@ impl DeviceTables {
     ) -> Result<(), DeviceError> {
         if self.sums_first || self.exchange.is_some() {
             for round in &mut self.rounds {
-                let rows = match self.asked {
+                let rows = match self.asking {
                     Some(ranks) => capacity / ranks,
                     // A row is touched once, however often it is looked up.
                     None => capacity.min(round.rows).max(1),
@@ -238,7 +238,8 @@ impl DeviceTables {
                 round.sums = Some(sums);
             }
         }
-        if self.asked.is_none() {
+        // Rows that ranks ask for are merged in memory of the exchange.
+        if self.asking.is_none() {
             self.memory = Some(LookupMemory::new(executor, capacity, self.stride)?);
         }
         match &mut self.exchange {
@@ -261,7 +262,7 @@ impl DeviceTables {
         }
         for (own, round) in self.rounds.iter().zip(rounds.rounds()) {
             let sums = own.sums.expect("memory was reserved");
-            if let Some(ranks) = self.asked {
+            if let Some(ranks) = self.asking {
                 let lists = [self.lists / ranks, index];
                 let list = self.list_asked((own, round, sums), (bags, dout), (ranks, lists));
                 launch_all(executor, "the tables", list.map(|launch| [launch]))?;
@@ -296,6 +297,7 @@ impl DeviceTables {
             bags,
             sources: &round.sources,
             sources_on_device: round.sources_on_device,
+            tables: &own.tables,
             tables_on_device: own.on_device,
             dout,
             ranks,

@@ -43,7 +43,7 @@ impl DeviceTables {
             };
             let capacity = (ids * tables_of_id).min(round.rows).max(1);
             let mut columns = None;
-            if let Some(ranks) = self.asked {
+            if let Some(ranks) = self.asking {
                 let whole = round.tables.iter().map(|table| table.columns as usize);
                 let width = packed_width(whole.max().unwrap_or(0), ranks);
                 let bytes = capacity * 2 * width * size_of::<f32>();
