@@ -107,7 +107,7 @@ __device__ __forceinline__ void sum_tile(const Lookups& lookups, const Gradient*
     const u64* keys = lookups.keys;
     u32 begin = tile * TILE, end = min(begin + TILE, lookups.len);
     u64 key = keys[begin];
-    // Behind such lookups are none that count.
+    // Keys ascend to this one: no lookup from here on counts.
     if (key == lookups.nothing) return;
     u32 piece = begin;
     bool from_before = begin > 0 && keys[begin - 1] == key;
@@ -178,11 +178,11 @@ __device__ __forceinline__ void sum_tile(const Lookups& lookups, const Gradient*
     flush(limit);
 }
 
-// Finishes the rows of several pieces: short ones by a group each, long ones by a block, whose slices depend on the row's
-// length alone. `shared` holds as many floats as the host's FINISH_FLOATS tells.
+// Finishes the rows of several pieces: short ones by a group each, long ones by a block, in slices that depend on the row's
+// own lookups and columns, not on `lanes`, which the longest row of all tables decides. `shared`: a row for each slice.
 template <int COUNT, int VECTORS, typename Finish>
-__device__ __forceinline__ void finish_tiles(const Lookups& lookups, const Partial& partial, float* shared,
-                                             Finish finish) {
+__device__ __forceinline__ void finish_pieces(const Lookups& lookups, const Partial& partial, float* shared,
+                                              Finish finish) {
     using Sum = Row<COUNT, VECTORS>;
     u32 lanes = lookups.lanes, groups = blockDim.x / lanes, group = threadIdx.x / lanes;
     auto sum_pieces = [&](u32 at, u32 dim, u32 first, u32 end, Sum& sum) {
@@ -259,9 +259,9 @@ __device__ __forceinline__ void store_weights(Weight* to, i64 left, bool vectors
     store_some(to, left, vectors, w);
 }
 
-// Applies the rule to one row, by one group, with the same bits in whatever kernel: where a product could be rounded or not,
-// this says it. `g` is the row's gradient, finite; `whole`: the row's products (whole_rows.cu), or null
-// where `g` is whole.
+// Applies the rule to one row, by one group, with the same bits in every kernel: `fmaf` stands wherever a compiler might
+// round a product in one kernel and not in another. `g` is the row's gradient, finite; `whole`: the row's products
+// (whole_rows.cu), or null where `g` is whole.
 template <typename Weight, int COUNT, int VECTORS>
 __device__ __forceinline__ void update_row(const Rule& rule, const Table& table, u64 id, const Step* step, u32 lanes,
                                            u32 mask, const double* whole, Row<COUNT, VECTORS>& g) {
@@ -280,7 +280,7 @@ __device__ __forceinline__ void update_row(const Rule& rule, const Table& table,
     if (rule.kind == 1) {
         // All lanes have read the state before one writes it.
         float state = table.first[id], squares = mean_square(g, dim, lanes, mask);
-        if (whole && whole[2] < 0.0) {
+        if (whole && whole[2] == IS_MEAN_SQUARE) {
             squares = float(whole[1]);
         } else if (whole) {
             // |clip g + decay w|^2
@@ -359,7 +359,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
         const Table table = lookups.tables[key >> lookups.row_bits];
         update_row<Weight>(rule, table, row_of_key(key, lookups.row_bits), step, lanes, mask, nullptr, row);
     };
-    finish_tiles<COUNT, 1>(lookups, partial, reinterpret_cast<float*>(shared), finish);
+    finish_pieces<COUNT, 1>(lookups, partial, reinterpret_cast<float*>(shared), finish);
 }
 
 // Keeps an unscaled gradient, and tells the step when it is not finite.
@@ -394,12 +394,11 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
     auto finish = [&](u64 key, u32 at, Row<COUNT, VECTORS>& row) {
         keep_row(lookups, row_of, gradients, gradient_stride, step, key, at, row);
     };
-    finish_tiles<COUNT, VECTORS>(lookups, partial, reinterpret_cast<float*>(shared), finish);
+    finish_pieces<COUNT, VECTORS>(lookups, partial, reinterpret_cast<float*>(shared), finish);
 }
 
 // row_keys: [row_count], each once; gradients: [row_count, gradient_stride], unscaled; products: those of
-// whole_rows.cu, or null where rows are whole. Nothing is done when
-// step->skip is set. A group a row.
+// whole_rows.cu, or null where rows are whole. Nothing is done when step->skip is set. A group a row.
 template <typename Weight, int VECTORS>
 __global__ void __launch_bounds__(UPDATE_THREADS)
     update_rows(const Table* __restrict__ tables, const u64* __restrict__ row_keys, const u32* __restrict__ row_count,

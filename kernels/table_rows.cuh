@@ -85,6 +85,9 @@ __device__ __forceinline__ void store_floats(float* to, u32 dim, u32 lanes, cons
 
 // ---- what an update asks of a whole row ----
 
+// Stands as a row's third product, a squared norm else, where the second is the mean square itself (whole_rows.cu).
+constexpr double IS_MEAN_SQUARE = -1.0;
+
 // The squared norm of a row, in double precision, where no finite row overflows.
 template <int COUNT, int VECTORS>
 __device__ __forceinline__ double squared_norm(const Row<COUNT, VECTORS>& g, u32 lanes, u32 mask) {
@@ -114,7 +117,7 @@ __device__ __forceinline__ double clip_row(const Rule& rule, const double* whole
     return clip;
 }
 
-// Adds the decay of one vector of weights. The product is not rounded, wherever this is compiled to.
+// Adds the decay of one vector of weights. With `fmaf` no compiler chooses whether the product is rounded.
 template <int COUNT>
 __device__ __forceinline__ void add_decay(float weight_decay, const float (&w)[COUNT], float (&g)[COUNT]) {
 #pragma unroll

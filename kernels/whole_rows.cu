@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
 
 // packed: [ranks, capacity, 2, width], what `pack_rows` of all ranks gave, of which rank r holds the columns from r *
 // columns / ranks on; products: [capacity, 3], of each row the squared norm of the gradient, the mean square of what is
-// left of it after clipping, with its decay, and -1. A group a row.
+// left of it after clipping, with its decay, and IS_MEAN_SQUARE. A group a row.
 template <int VECTORS>
 __global__ void __launch_bounds__(UPDATE_THREADS)
     whole_rows(const Table* __restrict__ tables, const u64* __restrict__ row_keys, const u32* __restrict__ row_count,
@@ -82,6 +82,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
                 u64 own = column + i;
+                // The last rank whose first column, rounded down, is not behind this one.
                 u64 rank = ((own + 1) * ranks - 1) / columns, place = own - rank * columns / ranks;
                 x[i] = own < columns ? packed[((rank * capacity + row) * 2) * width + first + place] : 0.0f;
             }
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
         float mean = mean_square(g, columns, lanes, mask);
         if (threadIdx.x % lanes == 0) {
             double* to = products + u64(row) * 3;
-            to[0] = squares, to[1] = mean, to[2] = -1.0;
+            to[0] = squares, to[1] = mean, to[2] = IS_MEAN_SQUARE;
         }
     }
 }

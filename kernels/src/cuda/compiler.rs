@@ -99,8 +99,8 @@ impl Program {
         let [text, name] = [source.text, source.name].map(c_string);
         let headers = HEADERS.map(|(_, text)| c_string(text));
         let header_names = HEADERS.map(|(name, _)| c_string(name));
-        let [headers, header_names] =
-            [&headers, &header_names].map(|of| of.each_ref().map(|own| own.as_ptr()));
+        let [headers, header_names] = [&headers, &header_names]
+            .map(|strings| strings.each_ref().map(|string| string.as_ptr()));
         let mut program = ptr::null_mut();
         // SAFETY: all strings end with 0 and outlive the call, which copies them; there are as many headers as names.
         unsafe {
@@ -214,8 +214,8 @@ pub fn compile_cached(
     let Some(compiler) = CudaLibrary::Nvrtc.find() else {
         return find_ahead(source).ok_or(CompileError::NoCompiler);
     };
-    let of = format!("{architecture} {:?}", compiler.version);
-    let key = fingerprint(&texts(source, [&kernels.join("\n"), &of]));
+    let target = format!("{architecture} {:?}", compiler.version);
+    let key = fingerprint(&texts(source, [&kernels.join("\n"), &target]));
     let path = folder.join(format!("{}-{architecture}-{key:016x}.kernels", source.name));
     if let Some(cached) = fs::read(&path)
         .ok()

@@ -11,12 +11,12 @@ pub const HEADERS: [(&str, &str); 2] = [
     ("table_rows.cuh", include_str!("../../table_rows.cuh")),
 ];
 
-/// All that the text of a source's kernels depends on.
-pub(super) fn texts<'a>(source: &Source, of: [&'a str; 2]) -> Vec<&'a str> {
+/// What the compiled kernels of a source depend on: its text, the headers, and `more`.
+pub(super) fn texts<'a>(source: &Source, more: [&'a str; 2]) -> Vec<&'a str> {
     let headers = HEADERS.iter().map(|(_, text)| *text);
     std::iter::once(source.text)
         .chain(headers)
-        .chain(of)
+        .chain(more)
         .collect()
 }
 

@@ -42,12 +42,12 @@ pub fn row_products(operands: &UpdateRows<'_>) -> Result<Launch> {
         .with(operands.products))
 }
 
-/// Columns of rows that ranks exchange.
+/// What ranks exchange of rows of which each has some columns.
 #[derive(Debug, Clone, Copy)]
 pub struct Columns {
     /// Ranks that have columns of the rows: rank r those from `r * columns / ranks` on.
     pub ranks: usize,
-    /// Elements of one rank's, from one row's gradient to its weights: [`packed_width`].
+    /// Elements from a row's gradient to its weights: [`packed_width`].
     pub width: usize,
     /// This rank's, `[capacity, 2, width]` of `f32`.
     pub own: Address,
@@ -60,7 +60,7 @@ pub fn packed_width(columns: usize, ranks: usize) -> usize {
     row_stride(columns.div_ceil(ranks))
 }
 
-/// Puts the gradients and weights of all rows beside each other, for ranks to exchange.
+/// Puts the gradient and the weights of each row beside each other, at `columns.own`, for ranks to exchange.
 ///
 /// # Errors
 /// When rows are too long, or the tables are not float32.
@@ -82,8 +82,8 @@ pub fn pack(operands: &UpdateRows<'_>, columns: &Columns) -> Result<Launch> {
     )
 }
 
-/// Computes what an update needs of whole rows, as it computes that of rows which are whole, once the columns of all ranks
-/// are here. `operands.products` receives it.
+/// Computes from the columns of all ranks, at `columns.all`, what an update needs of whole rows, with the bits that a rank
+/// which holds whole rows computes. `operands.products` receives it.
 ///
 /// # Errors
 /// When whole rows are too long.

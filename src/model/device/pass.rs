@@ -8,7 +8,8 @@ use super::{
 };
 use crate::model::{layers::PassError, plan::GradientWrite};
 
-/// Elements of working memory begin at multiples of this: 256 bytes of halves.
+/// Matrices in working memory begin at multiples of so many elements: 256 bytes of halves, the most that
+/// cuBLASLt is told of an address's alignment.
 pub(super) const WORKSPACE_ALIGNMENT: usize = 128;
 
 /// One pass over `rows` samples.
@@ -138,7 +139,7 @@ impl<E: Executor> Pass<'_, E> {
 
     /// Working memory in the compute type, `[rows, columns]`, from a column's place on.
     pub(super) fn workspace(&self, start: usize, width: usize) -> Matrix {
-        // How products are computed depends on the alignment of addresses, which is to be the same for batches of any size.
+        // The alignment of addresses decides how cuBLASLt multiplies: it must not depend on a rank's part of a batch.
         let start = (start * self.network.batch).next_multiple_of(WORKSPACE_ALIGNMENT);
         self.network.workspace.view_at(start, self.rows, width)
     }

@@ -42,7 +42,7 @@ pub struct Shards {
     pub lookups: Vec<RemoteLookup>,
     /// How vectors travel, and gradients: in halves, or in the compute type where that is not said.
     pub payloads: [Payload; 2],
-    /// Nothing travels in halves, though layers compute in them: what comes is as if the tables were here.
+    /// What would travel in the compute type travels in float32, so that it is what tables on this device would give.
     pub unrounded: bool,
     /// This rank's place in its tensor-parallel group, whose ranks stand side by side: `[rank, ranks]`.
     pub tp: [usize; 2],

@@ -143,21 +143,21 @@ impl DeviceLookups {
         })
     }
 
-    /// Waits for the ids that all ranks look up here, each in a batch of as many samples.
+    /// Waits for the ids that all ranks look up here; where owners pool vectors, each in a batch of as many samples.
     ///
     /// # Errors
-    /// When ranks cannot communicate, or their batches have different sizes.
+    /// When ranks cannot communicate, or owners pool vectors and batches have different sizes.
     pub fn receive(&mut self, pending: PendingIds) -> Result<OwnedBags, ModelError> {
         let messages = pending.event.wait()?;
         let spare = self.spare.pop();
         let mut owned = spare.unwrap_or_else(|| OwnedIds::new(&self.layout));
         owned.read(&self.layout, &messages)?;
-        // Rows that travel once have the same room, whatever samples look them up.
+        // Where each id travels once, ranks may have different numbers of samples, as micro-shards do.
         let owners = &self.layout.owners;
         let pools = owners.iter().any(|owner| !owner.pooled.is_empty());
-        for (rank, &got) in owned.samples.iter().enumerate().filter(|_| pools) {
+        for (rank, &got) in owned.samples.iter().enumerate() {
             let expected = share(pending.rows, [rank % self.tp[1], self.tp[1]]).len();
-            if got != expected {
+            if pools && got != expected {
                 return Err(ModelError::Batch {
                     what: "the samples of another rank's batch",
                     expected: expected.to_string(),

@@ -226,7 +226,8 @@ fn check<E: Executor>(
         }
         if rows < MICRO_SHARDS {
             let problem = format!(
-                "`parallel.reduction` = \"invariant\" cuts a batch into {MICRO_SHARDS}, and `train.global_batch` is {rows}"
+                "`parallel.reduction` = \"invariant\" cuts a batch into {MICRO_SHARDS} pieces, and `train.global_batch` is \
+                 {rows}, expected at least {MICRO_SHARDS}"
             );
             return Err(refused(problem));
         }

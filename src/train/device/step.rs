@@ -37,8 +37,8 @@ pub(super) struct DeviceLoss {
     pub(super) probabilities: Address,
     /// Working memory.
     partial: Address,
-    /// Losses of micro-shards, this rank's and all, where their sum is not to depend on the ranks. `[MICRO_SHARDS]` of
-    /// `f64` each
+    /// Losses of micro-shards, this rank's and those of all ranks, where their sum must not depend on the number of ranks.
+    /// `[MICRO_SHARDS]` of `f64` each
     shards: Option<[Address; 2]>,
 }
 

@@ -11,7 +11,7 @@ const TABLES: &str = "placement = 'table_wise'\n";
 const ROWS_APART: &str = "placement = 'row_wise'\n";
 const COLUMNS: &str = "placement = 'column_wise'\n";
 
-/// Batches that no number of ranks divides, and bags of which some rows' lookups are cut into pieces.
+/// Batches that no number of ranks divides, and so many lookups that rows lie across the tiles of the kernels that sum them.
 fn invariant(model: &str, optimizer: &str, precision: Precision) -> Case {
     let mut case = Case::new(model, optimizer, precision, 1);
     case.settings.reduction = Reduction::Invariant;
@@ -118,8 +118,9 @@ fn is_the_same_to_the_bit(
         let (told, tensors) = trained_on(&placed, ranks);
         let what = format!("{model} {precision} on {ranks} devices, {placement}");
         assert_eq!(told, alone.0, "{what}: losses and norms");
+        assert_eq!(tensors.len(), alone.1.len());
         for ((name, got), (expected_name, expected)) in tensors.iter().zip(&alone.1) {
-            assert_eq!(name, expected_name);
+            assert_eq!((name, got.len()), (expected_name, expected.len()));
             let differ = got.iter().zip(expected).filter(|(a, b)| a != b).count();
             assert_eq!(differ, 0, "{what}: {name} differs in {differ} values");
         }
@@ -134,7 +135,7 @@ fn replicated_tables_give_the_same_bits_on_one_to_eight_devices() {
     is_the_same_to_the_bit(WIDE_DEEP, ADAM, Precision::Fp16, &meshes[..1]);
 }
 
-/// What the others claim is no matter of course.
+/// Else the other tests could not fail.
 #[test]
 fn fast_reduction_gives_other_bits_on_two_devices() {
     let mut case = invariant(DLRM, ADAM, Precision::Fp32);
@@ -185,7 +186,7 @@ fn what_cannot_be_the_same_on_any_number_of_devices_is_refused() {
         .expect("refused")
         .to_string();
     assert!(
-        error.contains("cuts a batch into 8, and `train.global_batch` is 7"),
+        error.contains("`train.global_batch` is 7, expected at least 8"),
         "{error}"
     );
     let refused = on_ranks(3, |comm| {
