@@ -125,7 +125,7 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU of NVIDIA's, for one rank. Tested by emulation only: no GPU has run it.
+    /// GPUs of NVIDIA, one for each rank. Tested by emulation only: no GPU has run it.
     Cuda,
 }
 
