@@ -2,8 +2,8 @@
 //!
 //! Two ranks of one thread each, in this process, joined by a link that is slowed down (`Delayed`), train two models: a
 //! DCN-v2 whose dense gradients are what travels, and a DLRM whose tables lie on either rank, so that ids, vectors and
-//! their gradients travel too, of a whole batch and of one in pieces. With `C` the time of a step without delay and `M` the time that the link takes for all
-//! that a step sends, it prints the time `T` of a step for a grid of `M / C`.
+//! their gradients travel too, of a whole batch and of one in pieces. With `C` the time of a step without delay and `M`
+//! the time that the link takes for all that a step sends, it prints the time `T` of a step for a grid of `M / C`.
 //!
 //! A step takes at least `max(C, M + S)`: while `S` goes by there is nothing that could be sent, from the last that a step
 //! sends to the first gradients of the next (docs/scaling.md derives it). `S` is of the step without delay too, which is

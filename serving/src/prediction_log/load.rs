@@ -1,3 +1,5 @@
+//! How busy requests keep the machine, by which the log's writer chooses its moments.
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,3 +1,5 @@
+//! Ids and vectors of sharded tables that are sent before the piece that needs them is computed.
+
 use std::{collections::VecDeque, mem};
 
 use streamrec_kernels::Context;
