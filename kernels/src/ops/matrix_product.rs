@@ -1,5 +1,5 @@
 //! Products of views, with sums in float32: in tiles where the factors are bf16 and the CPU multiplies
-//! it, our own on AVX-512, where what follows a product is done in registers, and those of the crate
+//! it, our own on AVX2 and AVX-512, where what follows a product is done in registers, and those of the crate
 //! `gemm` elsewhere and for few rows.
 
 use std::marker::PhantomData;
@@ -12,7 +12,7 @@ use crate::simd::{Level, product};
 use crate::{
     device::{Context, Scratch},
     simd::multiversion,
-    tensor::{DType, TensorMut, TensorRef},
+    tensor::{DType, Tensor, TensorMut, TensorRef},
     tile::{self, RightTiles, Unit},
 };
 
@@ -33,9 +33,12 @@ pub(super) struct Right<'a> {
 enum RightFactor<'a> {
     /// For a unit that multiplies bf16.
     Tiles(Unit, Scratch<'a>),
-    /// For AVX-512.
+    /// For a vector unit.
     #[cfg(target_arch = "x86_64")]
-    Panels(Scratch<'a>),
+    Panels(product::Unit, Scratch<'a>),
+    /// The same, of an [`OwnedRight`].
+    #[cfg(target_arch = "x86_64")]
+    BorrowedPanels(product::Unit, &'a [f32]),
     /// As it lies, or transposed where it lies.
     InPlace(Wide<'a>, bool),
 }
@@ -79,6 +82,7 @@ impl<'a> Right<'a> {
     /// When the shapes do not chain.
     pub(super) fn multiply(&self, left: TensorRef<'_>, out: TensorMut<'_>, epilogue: Epilogue<'_>) {
         let (context, [depth, columns]) = (self.context, self.shape);
+        assert_eq!([left.shape()[1], out.shape()[1]], [depth, columns]);
         if let RightFactor::Tiles(unit, floats) = &self.factor {
             let right = RightTiles::packed(floats, depth, columns);
             return tile::multiply(context, *unit, left, right, out, epilogue);
@@ -87,10 +91,12 @@ impl<'a> Right<'a> {
         let mut out = WideMut::keeping(context, out, epilogue.accumulate);
         match &self.factor {
             #[cfg(target_arch = "x86_64")]
-            RightFactor::Panels(floats) => {
-                let right = product::Packed::of(floats, depth, columns);
-                // SAFETY: factors are packed into panels only where AVX-512 has been detected.
-                unsafe { product::multiply(left.view(), right, out.view(), epilogue) };
+            RightFactor::Panels(unit, floats) => {
+                unit.multiply(left.view(), floats, out.view(), epilogue);
+            }
+            #[cfg(target_arch = "x86_64")]
+            RightFactor::BorrowedPanels(unit, floats) => {
+                unit.multiply(left.view(), floats, out.view(), epilogue);
             }
             RightFactor::InPlace(right, transposed) => {
                 let right = match transposed {
@@ -104,6 +110,71 @@ impl<'a> Right<'a> {
             RightFactor::Tiles(..) => unreachable!("tiles have returned"),
         }
         out.store();
+    }
+}
+
+/// A right factor in float32 that owns its numbers, and is made ready once for products of any number of rows.
+pub(super) struct OwnedRight {
+    shape: [usize; 2],
+    #[cfg(target_arch = "x86_64")]
+    unit: Option<product::Unit>,
+    /// Panels of the unit, else the matrix whose transpose this is.
+    floats: Tensor,
+}
+
+impl OwnedRight {
+    /// The transpose of `view: [columns, depth]`.
+    pub(super) fn transposed(context: &Context, view: TensorRef<'_>) -> Self {
+        let [columns, depth] = view.shape();
+        #[cfg(target_arch = "x86_64")]
+        let unit = product::Unit::detect().filter(|_| depth > 0);
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(found), Some(elements)) = (unit, view.f32()) {
+            let len = product::packed_len(depth, columns);
+            let mut floats = Tensor::zeros(context, DType::F32, &[1, len]);
+            found.pack_transposed(floats.f32_mut(), elements, depth);
+            let shape = [depth, columns];
+            return Self {
+                shape,
+                unit,
+                floats,
+            };
+        }
+        let mut floats = Tensor::zeros(context, DType::F32, &[columns, depth]);
+        for row in 0..columns {
+            floats
+                .view_mut()
+                .row_mut(row)
+                .copy_from_slice(view.row(row));
+        }
+        Self {
+            shape: [depth, columns],
+            #[cfg(target_arch = "x86_64")]
+            unit: None,
+            floats,
+        }
+    }
+
+    pub(super) fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// Itself, for products.
+    pub(super) fn right<'a>(&'a self, context: &'a Context) -> Right<'a> {
+        let in_place = || RightFactor::InPlace(Wide::new(context, self.floats.view()), true);
+        #[cfg(target_arch = "x86_64")]
+        let factor = match self.unit {
+            Some(unit) => RightFactor::BorrowedPanels(unit, self.floats.f32()),
+            None => in_place(),
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let factor = in_place();
+        Right {
+            context,
+            dtype: DType::F32,
+            shape: self.shape,
+            factor,
+        }
     }
 }
 
@@ -129,18 +200,17 @@ fn float_factor<'a>(
 ) -> RightFactor<'a> {
     let wide = Wide::new(context, view);
     #[cfg(target_arch = "x86_64")]
-    if Level::detect() == Level::Avx512 {
+    if let Some(unit) = product::Unit::detect() {
         let ([a, b], view) = (view.shape(), wide.view());
         if !transposed {
             let mut floats = context.scratch(product::packed_len(a, b));
-            // SAFETY: AVX-512 has been detected.
-            unsafe { product::Packed::pack(&mut floats, view) };
-            return RightFactor::Panels(floats);
+            unit.pack(&mut floats, view);
+            return RightFactor::Panels(unit, floats);
         }
         if let (Some(elements), true) = (view.f32(), b > 0) {
             let mut floats = context.scratch(product::packed_len(b, a));
-            product::Packed::pack_transposed(&mut floats, elements, b);
-            return RightFactor::Panels(floats);
+            unit.pack_transposed(&mut floats, elements, b);
+            return RightFactor::Panels(unit, floats);
         }
     }
     RightFactor::InPlace(wide, transposed)

@@ -1,6 +1,6 @@
 use streamrec_kernels::{
     DType, Error, Tensor, TensorMut, TensorRef, add,
-    linear::{Activation, LinearBackward, backward, backward_input, forward},
+    linear::{Activation, LinearBackward, PackedWeights, backward, backward_input, forward},
 };
 
 use crate::oracle::{Operation, Random, Strided, assert_close, context, plus};
@@ -343,4 +343,67 @@ fn a_wrong_shape_is_refused_by_name() {
         }
         other => panic!("{other}"),
     }
+}
+
+#[test]
+fn packed_weights_give_the_sums_of_float64_for_each_sample_alone_or_beside_others() {
+    let context = context();
+    for [batch, inputs, outputs] in [[1, 3, 1], [7, 33, 17], [300, 130, 49], [4, 0, 5]] {
+        let mut random = Random(3);
+        let (x, w) = (
+            random.floats(batch * inputs),
+            random.floats(outputs * inputs),
+        );
+        let bias = random.floats(outputs);
+        let ws = Strided::new(&w, [outputs, inputs]);
+        for w in [ws.view(), TensorRef::from_f32(&w, &[outputs, inputs])] {
+            let packed = PackedWeights::new(&context, w).unwrap();
+            assert_eq!(packed.shape(), [outputs, inputs]);
+            let y = |rows: std::ops::Range<usize>| {
+                let shape = [rows.len(), outputs];
+                let mut y = vec![f32::NAN; shape[0] * shape[1]];
+                let x = &x[rows.start * inputs..rows.end * inputs];
+                let x = TensorRef::from_f32(x, &[shape[0], inputs]);
+                let bias = Some(TensorRef::from_f32(&bias, &[outputs]));
+                let y_view = TensorMut::from_f32(&mut y, &shape);
+                packed
+                    .forward(&context, x, bias, Activation::Relu, y_view)
+                    .unwrap();
+                y
+            };
+            let all = y(0..batch);
+            let exact: Vec<f64> = (0..batch * outputs)
+                .map(|at| {
+                    let (row, output) = (at / outputs, at % outputs);
+                    let dot: f64 = (0..inputs)
+                        .map(|k| f64::from(x[row * inputs + k]) * f64::from(w.row(output)[k]))
+                        .sum();
+                    (dot + f64::from(bias[output])).max(0.0)
+                })
+                .collect();
+            assert_close("packed", &all, &exact);
+            assert_close(
+                "alone",
+                &y(batch - 1..batch),
+                &exact[(batch - 1) * outputs..],
+            );
+        }
+    }
+}
+
+#[test]
+fn packed_weights_refuse_what_does_not_fit() {
+    let context = context();
+    let w = Tensor::zeros(&context, DType::Bf16, &[2, 3]);
+    let error = PackedWeights::new(&context, w.view()).unwrap_err();
+    assert!(matches!(error, Error::DType { .. }), "{error}");
+    let w = Tensor::zeros(&context, DType::F32, &[2, 3]);
+    let packed = PackedWeights::new(&context, w.view()).unwrap();
+    let (x, mut y) = ([0.0; 8], [0.0; 4]);
+    let x = TensorRef::from_f32(&x, &[2, 4]);
+    let y = TensorMut::from_f32(&mut y, &[2, 2]);
+    let error = packed
+        .forward(&context, x, None, Activation::None, y)
+        .unwrap_err();
+    assert!(matches!(error, Error::Shape { .. }), "{error}");
 }

@@ -5,6 +5,9 @@
 //! is for the matrix units of processors.
 
 mod backward;
+mod packed_weights;
+
+pub use packed_weights::PackedWeights;
 
 pub use backward::{LinearBackward, backward, backward_input};
 
@@ -56,21 +59,33 @@ pub fn forward(
     }
     match context.device() {
         Device::Cpu => {
-            let bias = wide_bias(context, bias);
-            let epilogue = Epilogue {
-                accumulate: false,
-                bias: bias.as_ref().map(|bias| bias.view().row(0)),
-                relu: activation == Activation::Relu,
-            };
             let right = Right::transposed(context, w, batch);
-            context.for_each_panel(batch, PANEL_ROWS, |rows| {
-                // SAFETY: panels are disjoint ranges of rows, one call each.
-                let y = unsafe { y.alias_rows(rows.clone()) };
-                right.multiply(x.rows(rows), y, epilogue);
-            });
+            multiply(context, x, &right, bias, activation, y);
         }
     }
     Ok(())
+}
+
+/// `y = activation(x . right + bias)`, panel by panel.
+fn multiply(
+    context: &Context,
+    x: TensorRef<'_>,
+    right: &Right<'_>,
+    bias: Option<TensorRef<'_>>,
+    activation: Activation,
+    y: TensorMut<'_>,
+) {
+    let bias = wide_bias(context, bias);
+    let epilogue = Epilogue {
+        accumulate: false,
+        bias: bias.as_ref().map(|bias| bias.view().row(0)),
+        relu: activation == Activation::Relu,
+    };
+    context.for_each_panel(y.shape()[0], PANEL_ROWS, |rows| {
+        // SAFETY: panels are disjoint ranges of rows, one call each.
+        let y = unsafe { y.alias_rows(rows.clone()) };
+        right.multiply(x.rows(rows), y, epilogue);
+    });
 }
 
 /// `y = activation(sums + bias)`, all `[batch, outputs]`: what [`forward`] does after its product,

@@ -1,17 +1,10 @@
 //! The inner loop: a tile of the result stays in registers while the depth passes by.
 
-use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_set1_ps, _mm512_setzero_ps,
+use super::{
+    super::{Epilogue, LANES, prefetch_far, prefetch_row},
+    unit::TileUnit,
 };
 
-use super::super::{Epilogue, LANES, prefetch_far, prefetch_row};
-
-/// Rows of a tile.
-pub(super) const ROWS: usize = 8;
-/// The most vectors of a tile's row: 24 sums, 3 vectors of the right factor and a broadcast fit the
-/// 32 registers, and 24 independent sums hide the latency of a fused multiply-add.
-pub(super) const VECTORS: usize = 3;
 /// Steps of the depth without a jump: what is left to the front end of a core is 4 instructions a
 /// cycle, of which multiply-adds take 2.
 const UNROLL: usize = 4;
@@ -26,7 +19,7 @@ pub(super) enum Left {
         start: *const f32,
         row_stride: usize,
     },
-    /// Tiles of [`ROWS`] rows one after another, `tile_len` floats each: element (row, depth) of a
+    /// Tiles of the unit's rows one after another, `tile_len` floats each: element (row, depth) of a
     /// tile is at `depth * ROWS + row`.
     Packed { start: *const f32, tile_len: usize },
 }
@@ -77,7 +70,7 @@ pub(super) struct Tile<'a> {
     pub(super) depth: usize,
     pub(super) out: *mut f32,
     pub(super) out_stride: usize,
-    /// Columns, at least 1, at most `VECTORS * LANES`.
+    /// Columns, at least 1, at most those of the unit's vectors.
     pub(super) width: usize,
     /// Its bias has `width` elements.
     pub(super) epilogue: Epilogue<'a>,
@@ -85,46 +78,28 @@ pub(super) struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// This tile moved down by `row` rows, a multiple of [`ROWS`].
-    pub(super) fn at(mut self, row: usize) -> Self {
+    /// This tile moved down by `row` rows, a multiple of the unit's.
+    pub(super) fn at<U: TileUnit>(mut self, row: usize) -> Self {
         match &mut self.left {
             Left::InPlace { start, row_stride } => *start = start.wrapping_add(row * *row_stride),
-            Left::Packed { start, tile_len } => *start = start.wrapping_add(row / ROWS * *tile_len),
+            Left::Packed { start, tile_len } => {
+                *start = start.wrapping_add(row / U::ROWS * *tile_len);
+            }
         }
         self.out = self.out.wrapping_add(row * self.out_stride);
         self
     }
-
-    /// Computes `rows` rows, 1 to [`ROWS`].
-    ///
-    /// # Safety
-    /// That many rows of the left factor and of `out`, `width` columns of `out`, and `depth` rows of
-    /// the panel are there; the CPU has AVX-512.
-    pub(super) unsafe fn run(&self, rows: usize) {
-        macro_rules! tiles {
-            ($($rows:literal)*) => {
-                match (rows, self.width.div_ceil(LANES)) {
-                    $(
-                        // SAFETY: as the caller promises.
-                        ($rows, 1) => unsafe { tile::<$rows, 1>(self) },
-                        // SAFETY: as the caller promises.
-                        ($rows, 2) => unsafe { tile::<$rows, 2>(self) },
-                        // SAFETY: as the caller promises.
-                        ($rows, 3) => unsafe { tile::<$rows, 3>(self) },
-                    )*
-                    _ => unreachable!("a tile has 1 to 8 rows of 1 to 3 vectors"),
-                }
-            };
-        }
-        tiles!(1 2 3 4 5 6 7 8);
-    }
 }
 
+/// Computes `R` rows of `V` vectors.
+///
 /// # Safety
-/// See [`Tile::run`].
-#[target_feature(enable = "avx512f")]
-unsafe fn tile<const R: usize, const V: usize>(tile: &Tile<'_>) {
-    let packed_left = |start: *const f32| move |row, depth| start.wrapping_add(depth * ROWS + row);
+/// That many rows of the left factor and of the tile's `out`, its `width` columns of `out`, and `depth` rows of the
+/// panel are there; the CPU has the unit.
+#[inline(always)]
+pub(super) unsafe fn run<U: TileUnit, const R: usize, const V: usize>(tile: &Tile<'_>) {
+    let packed_left =
+        |start: *const f32| move |row, depth| start.wrapping_add(depth * U::ROWS + row);
     let packed_right = |start: *const f32| move |depth| start.wrapping_add(depth * V * LANES);
     match (tile.left, tile.right) {
         (Left::InPlace { start, row_stride }, Right::Packed(right)) => {
@@ -132,11 +107,11 @@ unsafe fn tile<const R: usize, const V: usize>(tile: &Tile<'_>) {
                 std::array::from_fn(|row| start.wrapping_add(row * row_stride));
             let left = |row: usize, depth| rows[row].wrapping_add(depth);
             // SAFETY: as the caller promises.
-            unsafe { multiply::<R, V>(tile, left, packed_right(right)) }
+            unsafe { U::compute::<R, V>(tile, left, packed_right(right)) }
         }
         // SAFETY: as the caller promises.
         (Left::Packed { start, .. }, Right::Packed(right)) => unsafe {
-            multiply::<R, V>(tile, packed_left(start), packed_right(right));
+            U::compute::<R, V>(tile, packed_left(start), packed_right(right));
         },
         (
             Left::Packed { start, .. },
@@ -147,7 +122,7 @@ unsafe fn tile<const R: usize, const V: usize>(tile: &Tile<'_>) {
         ) => {
             let right = |depth| right.wrapping_add(depth * row_stride);
             // SAFETY: as the caller promises.
-            unsafe { multiply::<R, V>(tile, packed_left(start), right) }
+            unsafe { U::compute::<R, V>(tile, packed_left(start), right) }
         }
         (Left::InPlace { .. }, Right::InPlace { .. }) => {
             unreachable!("one of the factors is packed")
@@ -155,22 +130,18 @@ unsafe fn tile<const R: usize, const V: usize>(tile: &Tile<'_>) {
     }
 }
 
-/// A function of its own for each way that factors lie: several of them in one cost the sums their
-/// registers.
+/// What [`TileUnit::compute`] does.
 ///
 /// # Safety
 /// `left` gives the address of an element of the left factor for each row and depth of the tile, and
-/// `right` that of `V` vectors of the right one for each depth; see [`Tile::run`].
-#[inline(never)]
-#[target_feature(enable = "avx512f")]
-unsafe fn multiply<const R: usize, const V: usize>(
+/// `right` that of `V` vectors of the right one for each depth; see [`run`].
+#[inline(always)]
+pub(super) unsafe fn multiply<U: TileUnit, const R: usize, const V: usize>(
     tile: &Tile<'_>,
     left: impl Fn(usize, usize) -> *const f32,
     right: impl Fn(usize) -> *const f32,
 ) {
-    let last: __mmask16 = !0 >> (V * LANES - tile.width);
-    let mask = |v| if v + 1 == V { last } else { !0 };
-    let mut sums = [[_mm512_setzero_ps(); V]; R];
+    let mut sums = [[U::splat(0.0); V]; R];
     if tile.epilogue.accumulate {
         // Asked for now, added at the end.
         for row in 0..R {
@@ -178,68 +149,112 @@ unsafe fn multiply<const R: usize, const V: usize>(
         }
     }
     // SAFETY: as the caller promises.
-    unsafe { add_products(&mut sums, tile, left, right) };
-    for v in 0..V {
-        let bias = match tile.epilogue.bias {
-            // SAFETY: the bias has `width` elements, to which the mask keeps.
-            Some(bias) => unsafe {
-                _mm512_maskz_loadu_ps(mask(v), bias.as_ptr().wrapping_add(v * LANES))
-            },
-            None => _mm512_setzero_ps(),
-        };
-        for (row, sums) in sums.iter().enumerate() {
-            let mut sum = _mm512_add_ps(sums[v], bias);
-            let out = tile.out.wrapping_add(row * tile.out_stride + v * LANES);
-            if tile.epilogue.accumulate {
-                // SAFETY: the mask keeps to columns of the row.
-                sum = _mm512_add_ps(unsafe { _mm512_maskz_loadu_ps(mask(v), out) }, sum);
+    unsafe { add_products::<U, R, V>(&mut sums, tile, left, right) };
+    if tile.width == V * LANES {
+        // SAFETY: as the caller promises.
+        unsafe { finish::<U, R, V>(sums, tile, LANES) };
+    } else {
+        // SAFETY: as the caller promises.
+        unsafe { finish::<U, R, V>(sums, tile, tile.width - (V - 1) * LANES) };
+    }
+}
+
+/// Writes the sums, with what the epilogue adds. Its loops are short and have no other ends: unrolled, they leave the
+/// sums in their registers.
+///
+/// # Safety
+/// See [`run`]; the last of a row's vectors has `last` columns.
+#[inline(always)]
+unsafe fn finish<U: TileUnit, const R: usize, const V: usize>(
+    mut sums: [[U::Vector; V]; R],
+    tile: &Tile<'_>,
+    last: usize,
+) {
+    let mut lanes = [LANES; V];
+    lanes[V - 1] = last;
+    let out = |row: usize, v: usize| tile.out.wrapping_add(row * tile.out_stride + v * LANES);
+    if let Some(bias) = tile.epilogue.bias {
+        for v in 0..V {
+            // SAFETY: the bias has `width` elements.
+            let bias = unsafe { U::load_first(bias.as_ptr().wrapping_add(v * LANES), lanes[v]) };
+            for row in &mut sums {
+                row[v] = U::add(row[v], bias);
             }
-            if tile.epilogue.relu {
-                // The second operand is the result where one is NaN.
-                sum = _mm512_max_ps(_mm512_setzero_ps(), sum);
+        }
+    }
+    if tile.epilogue.accumulate {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            for v in 0..V {
+                // SAFETY: a row of `out` has `width` elements.
+                let before = unsafe { U::load_first(out(row, v), lanes[v]) };
+                sums[v] = U::add(before, sums[v]);
             }
-            // SAFETY: the mask keeps to columns of the row.
-            unsafe { _mm512_mask_storeu_ps(out, mask(v), sum) };
+        }
+    }
+    if tile.epilogue.relu {
+        for sum in sums.as_flattened_mut() {
+            *sum = U::rectify(*sum);
+        }
+    }
+    for (row, sums) in sums.iter().enumerate() {
+        for v in 0..V {
+            // SAFETY: as above.
+            unsafe { U::store_first(sums[v], out(row, v), lanes[v]) };
         }
     }
 }
 
 /// # Safety
 /// `left` gives the address of an element of the left factor for each row and depth of the tile, and
-/// `right` that of `V` vectors of the right one for each depth; the CPU has AVX-512.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn add_products<const R: usize, const V: usize>(
-    sums: &mut [[__m512; V]; R],
+/// `right` that of `V` vectors of the right one for each depth; the CPU has the unit.
+#[inline(always)]
+unsafe fn add_products<U: TileUnit, const R: usize, const V: usize>(
+    sums: &mut [[U::Vector; V]; R],
     tile: &Tile<'_>,
     left: impl Fn(usize, usize) -> *const f32,
     right: impl Fn(usize) -> *const f32,
 ) {
-    let mut step = |depth: usize| {
-        let ahead = right(depth + AHEAD);
-        let right = right(depth);
-        // SAFETY: the right factor has the vectors.
-        let right: [__m512; V] =
-            std::array::from_fn(|v| unsafe { _mm512_loadu_ps(right.wrapping_add(v * LANES)) });
-        prefetch_row(ahead, V * LANES);
-        // With iterators in place of indices the sums leave the registers.
-        #[allow(clippy::needless_range_loop)]
-        for row in 0..R {
-            // SAFETY: the left factor has the element.
-            let element = _mm512_set1_ps(unsafe { *left(row, depth) });
-            for v in 0..V {
-                sums[row][v] = _mm512_fmadd_ps(element, right[v], sums[row][v]);
-            }
-        }
-    };
     let unrolled = tile.depth - tile.depth % UNROLL;
     for depth in (0..unrolled).step_by(UNROLL) {
         if let Some(ahead) = tile.ahead {
             ahead.ask(depth * (LANES / UNROLL));
         }
         for next in 0..UNROLL {
-            step(depth + next);
+            // SAFETY: as the caller promises.
+            unsafe { step::<U, R, V>(sums, depth + next, &left, &right) };
         }
     }
-    (unrolled..tile.depth).for_each(step);
+    for depth in unrolled..tile.depth {
+        // SAFETY: as the caller promises.
+        unsafe { step::<U, R, V>(sums, depth, &left, &right) };
+    }
+}
+
+/// No closure of it calls a function of the unit: those are not compiled for it.
+///
+/// # Safety
+/// See [`add_products`].
+#[inline(always)]
+unsafe fn step<U: TileUnit, const R: usize, const V: usize>(
+    sums: &mut [[U::Vector; V]; R],
+    depth: usize,
+    left: &impl Fn(usize, usize) -> *const f32,
+    right: &impl Fn(usize) -> *const f32,
+) {
+    let (row, ahead) = (right(depth), right(depth + AHEAD));
+    let mut right = [U::splat(0.0); V];
+    for (v, vector) in right.iter_mut().enumerate() {
+        // SAFETY: the right factor has the vectors.
+        *vector = unsafe { U::load_first(row.wrapping_add(v * LANES), LANES) };
+    }
+    prefetch_row(ahead, V * LANES);
+    // With iterators in place of indices the sums leave the registers.
+    #[allow(clippy::needless_range_loop)]
+    for row in 0..R {
+        // SAFETY: the left factor has the element.
+        let element = U::splat(unsafe { *left(row, depth) });
+        for v in 0..V {
+            sums[row][v] = U::multiply_add(element, right[v], sums[row][v]);
+        }
+    }
 }

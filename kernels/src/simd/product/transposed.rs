@@ -6,9 +6,11 @@
 //! cache lines; else a strip is packed as well, since each of its vectors would be read from two
 //! lines. While tiles add a strip to the result, what comes next is asked for from memory.
 
-use super::{Ahead, Epilogue, LANES, Left, Panels, ROWS, Right, Tile, VECTORS, copy_vectors};
+use super::{Ahead, Avx512, Epilogue, LANES, Left, Panels, Right, Tile, unit::TileUnit};
 use crate::tensor::{TensorMut, TensorRef};
 
+const ROWS: usize = Avx512::ROWS;
+const VECTORS: usize = Avx512::VECTORS;
 /// Samples of a block.
 const DEPTH: usize = 128;
 /// Columns of a strip: packed, with the next strip and with some 256 packed rows, it fits a second cache
@@ -130,7 +132,7 @@ impl Block<'_> {
     /// The CPU has AVX-512; the factors have been packed for the rows and columns of `out`.
     unsafe fn add_to(&self, mut out: TensorMut<'_>) {
         let [rows, columns] = out.shape();
-        let panels = Panels::new(columns);
+        let panels = Panels::new::<Avx512>(columns);
         let tiles = panels.count * rows.div_ceil(ROWS);
         let mut done = 0;
         for panel in 0..panels.count {
@@ -156,7 +158,7 @@ impl Block<'_> {
                 done += 1;
                 // SAFETY: rows from `row` on and the panel's columns exist in `out`; the packed
                 // factors have them, as the caller promises.
-                unsafe { tile.at(row).run(ROWS.min(rows - row)) };
+                unsafe { Avx512::run(&tile.at::<Avx512>(row), ROWS.min(rows - row)) };
             }
         }
     }
@@ -193,14 +195,15 @@ fn pack_left(to: &mut [f32], left: TensorRef<'_>) {
 #[target_feature(enable = "avx512f")]
 fn pack_right(to: &mut [f32], right: TensorRef<'_>) {
     let [samples, columns] = right.shape();
-    let panels = Panels::new(columns);
+    let panels = Panels::new::<Avx512>(columns);
     // Sample by sample: rows are read from memory in order.
     for sample in 0..samples {
         let from = right.row(sample);
         for panel in 0..panels.count {
             let (column, width, vectors) = panels.get(panel);
             let to = &mut to[samples * column..][sample * vectors * LANES..][..vectors * LANES];
-            copy_vectors(to, &from[column..][..width]);
+            // SAFETY: AVX-512 by contract.
+            unsafe { Avx512::copy_vectors(to, &from[column..][..width]) };
         }
     }
 }
