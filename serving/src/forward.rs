@@ -76,17 +76,18 @@ impl Forward {
                 name,
             }),
         };
+        let context = Context::cpu(1, false)?;
         let layers = graph
             .nodes
             .iter()
-            .map(|node| Layer::new(node, graph, schema, &mut take));
+            .map(|node| Layer::new(&context, node, graph, schema, &mut take));
         let layers = layers.collect::<Result<_, _>>()?;
         let tables = graph
             .tables
             .iter()
             .map(|table| take(table.parameter_name()));
         Ok(Self {
-            context: Context::cpu(1, false)?,
+            context,
             layers,
             tables: tables.collect::<Result<_, _>>()?,
             inputs: shapes.inputs,

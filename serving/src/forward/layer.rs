@@ -1,7 +1,7 @@
 //! What one node of the graph computes.
 
 use streamrec_artifact::{FeatureSchema, Graph, LookupSpec, Node, Op, Pooling, Weight};
-use streamrec_kernels::linear::{self, Activation};
+use streamrec_kernels::linear::{Activation, PackedWeights};
 use streamrec_kernels::{
     Context, TensorMut, TensorRef, add, cross, dot_interaction, embedding_bag,
     factorization_machine, sum_features,
@@ -15,7 +15,7 @@ pub(super) enum Layer {
     Dense,
     EmbeddingBag(Vec<Lookup>),
     Linear {
-        weight: Weight,
+        weight: PackedWeights,
         bias: Option<Weight>,
         activation: Activation,
     },
@@ -24,12 +24,12 @@ pub(super) enum Layer {
         dim: usize,
     },
     Cross {
-        weight: Weight,
+        weight: PackedWeights,
         bias: Weight,
     },
     CrossLowRank {
-        v: Weight,
-        w: Weight,
+        v: PackedWeights,
+        w: PackedWeights,
         bias: Weight,
     },
     FactorizationMachine {
@@ -59,12 +59,14 @@ pub(super) struct Lookup {
 impl Layer {
     /// `take` gives the weight of a name.
     pub(super) fn new(
+        context: &Context,
         node: &Node,
         graph: &Graph,
         schema: &FeatureSchema,
         take: &mut impl FnMut(String) -> Result<Weight, ForwardError>,
     ) -> Result<Self, ForwardError> {
         let mut own = |part: &str| take(format!("{}.{part}", node.name));
+        let packed = |weight: Weight| PackedWeights::new(context, view(&weight));
         Ok(match node.op {
             Op::Dense => Self::Dense,
             Op::EmbeddingBag { ref lookups } => {
@@ -73,7 +75,7 @@ impl Layer {
             Op::Linear {
                 bias, activation, ..
             } => Self::Linear {
-                weight: own("weight")?,
+                weight: packed(own("weight")?)?,
                 bias: bias.then(|| own("bias")).transpose()?,
                 activation: match activation {
                     streamrec_artifact::Activation::None => Activation::None,
@@ -82,12 +84,12 @@ impl Layer {
             },
             Op::DotInteraction { features, dim } => Self::DotInteraction { features, dim },
             Op::Cross { .. } => Self::Cross {
-                weight: own("weight")?,
+                weight: packed(own("weight")?)?,
                 bias: own("bias")?,
             },
             Op::CrossLowRank { .. } => Self::CrossLowRank {
-                v: own("v")?,
-                w: own("w")?,
+                v: packed(own("v")?)?,
+                w: packed(own("w")?)?,
                 bias: own("bias")?,
             },
             Op::FactorizationMachine { features, dim } => {
@@ -129,7 +131,7 @@ impl Layer {
                 activation,
             } => {
                 let bias = bias.as_ref().map(view);
-                linear::forward(context, x[0], view(weight), bias, *activation, y)?;
+                weight.forward(context, x[0], bias, *activation, y)?;
             }
             Self::DotInteraction { features, dim } => {
                 dot_interaction::forward(context, x[0], *features, *dim, y)?;
@@ -209,21 +211,14 @@ fn view(weight: &Weight) -> TensorRef<'_> {
 fn affine<'t>(
     context: &Context,
     x: TensorRef<'_>,
-    weight: &Weight,
+    weights: &PackedWeights,
     bias: Option<&Weight>,
     to: &'t mut Vec<f32>,
 ) -> Result<TensorRef<'t>, ForwardError> {
-    let shape = [x.shape()[0], weight.shape[0]];
+    let shape = [x.shape()[0], weights.shape()[0]];
     to.resize(shape[0] * shape[1], 0.0);
     let y = TensorMut::from_f32(to, &shape);
-    linear::forward(
-        context,
-        x,
-        view(weight),
-        bias.map(view),
-        Activation::None,
-        y,
-    )?;
+    weights.forward(context, x, bias.map(view), Activation::None, y)?;
     Ok(TensorRef::from_f32(to, &shape))
 }
 
