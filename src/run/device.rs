@@ -1,10 +1,9 @@
 //! Where a rank computes: `train.device`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor, Nccl};
-use streamrec_kernels::cuda::{DeviceError, gpus};
+use streamrec_kernels::cuda::{CudaLibrary, DeviceError, cache_folder, gpus};
 
 use super::RunError;
 use super::rank::Rank;
@@ -71,9 +70,17 @@ fn open(rank: &Rank) -> Result<(Gpu, GpuExecutor), RunError> {
         } else {
             usize::MAX
         };
-        let gpu = Gpu::new(rank.environment.local_rank % gpus, &cache())?;
+        let gpu = Gpu::new(rank.environment.local_rank % gpus, &cache_folder())?;
         let executor = GpuExecutor::new(&gpu)?;
-        gpu.compile()?;
+        for two in CudaLibrary::ALL
+            .into_iter()
+            .filter_map(CudaLibrary::two_versions)
+        {
+            tracing::warn!("{two}");
+        }
+        if let Some(not_kept) = gpu.compile()? {
+            tracing::warn!("{not_kept}");
+        }
         Ok((gpu, executor))
     };
     open().map_err(|error| refused(&with_causes(&error)))
@@ -152,16 +159,4 @@ fn refused(problem: &str) -> RunError {
     RunError::Usage(format!(
         "`train.device` = \"cuda\": {problem}; or set \"cpu\" (`streamrec doctor` tells what this machine has)"
     ))
-}
-
-/// Where compiled kernels are kept from run to run.
-fn cache() -> PathBuf {
-    let absolute = |name: &str| {
-        let folder = std::env::var_os(name).map(PathBuf::from);
-        folder.filter(|folder| folder.is_absolute())
-    };
-    let folder = absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .unwrap_or_else(std::env::temp_dir);
-    folder.join("streamrec").join("cuda")
 }

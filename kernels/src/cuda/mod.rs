@@ -12,6 +12,7 @@
 pub mod add;
 mod ahead;
 pub mod bce;
+mod cache;
 pub mod cast;
 pub mod collective;
 mod compiler;
@@ -35,11 +36,12 @@ pub mod step;
 pub mod whole_rows;
 
 pub use ahead::{AHEAD_VARIABLE, compile_ahead, find_ahead};
+pub use cache::cache_folder;
 pub use collective::{Begun, Collective, Group};
-pub use compiler::{CompileError, Compiled, compile, compile_cached};
+pub use compiler::{CompileError, Compiled, NotKept, compile, compile_cached};
 pub use executor::{DeviceError, Executor};
 pub use launch::{Address, Kernel, Launch, Matrix};
-pub use library::{CudaLibrary, FoundLibrary, Gpu, LIBRARIES_VARIABLE, gpus};
+pub use library::{CudaLibrary, FoundLibrary, Gpu, LIBRARIES_VARIABLE, TwoVersions, gpus};
 pub use measured::Measured;
 pub use source::{HEADERS, SOURCES, Source};
 pub use step::Step;

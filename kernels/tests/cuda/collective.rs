@@ -6,7 +6,9 @@ use bytemuck::Pod;
 use streamrec_emulation::{Emulator, ThreadPeers};
 use streamrec_kernels::cuda::collective::{Element, Reduce};
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor, Nccl};
-use streamrec_kernels::cuda::{Address, Collective, DeviceError, Executor, Group, gpus};
+use streamrec_kernels::cuda::{
+    Address, Collective, DeviceError, Executor, Group, cache_folder, gpus,
+};
 use streamrec_kernels::{bf16, f16};
 
 /// Runs a claim on the devices of so many ranks, each in a thread.
@@ -27,7 +29,7 @@ fn on_a_gpu(claim: impl Fn(GpuExecutor) + Sync) {
     }
     let shared = std::env::var_os("NCCL_MULTI_RANK_GPU_ENABLE").is_some_and(|set| set == "1");
     let ranks = if shared { 2 } else { 1 };
-    let gpu = Gpu::new(0, &std::env::temp_dir().join("streamrec-test-kernels")).unwrap();
+    let gpu = Gpu::new(0, &cache_folder()).unwrap();
     let id = Nccl::unique_id().unwrap();
     std::thread::scope(|scope| {
         for rank in 0..ranks {

@@ -4,16 +4,15 @@ use std::path::Path;
 
 use streamrec_emulation::Emulator;
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor};
-use streamrec_kernels::cuda::{Address, CudaLibrary, Executor, gpus};
+use streamrec_kernels::cuda::{Address, CudaLibrary, Executor, cache_folder, gpus};
 
 /// The test's body for the GPU of this machine, where it has one.
 fn on_a_gpu(test: impl FnOnce(GpuExecutor)) {
-    let folder = std::env::temp_dir().join("streamrec-test-kernels");
     if gpus().is_empty() {
         eprintln!("NOT TESTED: this machine has no GPU");
         return;
     }
-    let gpu = Gpu::new(0, &folder).unwrap();
+    let gpu = Gpu::new(0, &cache_folder()).unwrap();
     test(GpuExecutor::new(&gpu).unwrap());
 }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 use streamrec_kernels::cuda::{
     AHEAD_VARIABLE, CompileError, Compiled, SOURCES, Source, compile, compile_ahead,
     compile_cached, find_ahead,
 };
 
-use crate::python_packages::point_loader_to;
+use crate::python_packages::{find_file, point_loader_to};
 
 /// Registers, bytes of static shared memory, bytes of spills.
 type Usage = [u32; 3];
@@ -168,15 +169,23 @@ fn each_source_is_compiled_by_a_test() {
     assert_eq!(names, tested);
 }
 
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()))
+}
+
 #[test]
 fn what_was_compiled_once_comes_from_the_cache() {
     let source = of_name("cast");
     let Some(first) = compiled(source, source.kernels, "sm_90") else {
         return;
     };
-    let folder =
-        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cache-{}", std::process::id()));
-    let ask = || compile_cached(source, source.kernels, "sm_90", &folder).unwrap();
+    let folder = folder("cache");
+    let ask = || {
+        let (compiled, not_kept) =
+            compile_cached(source, source.kernels, "sm_90", &folder).unwrap();
+        assert!(not_kept.is_none());
+        compiled
+    };
     assert!(!ask().log.is_empty(), "compiled");
     let cached = ask();
     assert!(cached.log.is_empty(), "from the cache");
@@ -196,30 +205,107 @@ fn what_was_compiled_once_comes_from_the_cache() {
 }
 
 #[test]
+fn a_cache_that_cannot_be_written_is_told_of_and_stops_nothing() {
+    let source = of_name("cast");
+    if compiled(source, source.kernels, "sm_90").is_none() {
+        return;
+    }
+    let folder = folder("no-folder");
+    std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    std::fs::write(&folder, b"a file").unwrap();
+    let (compiled, not_kept) = compile_cached(source, source.kernels, "sm_90", &folder).unwrap();
+    assert!(compiled.is_machine_code());
+    let said = not_kept.expect("it is told").to_string();
+    assert!(said.contains(folder.to_str().unwrap()), "{said}");
+    assert!(said.contains("set XDG_CACHE_HOME"), "{said}");
+    std::fs::remove_file(&folder).unwrap();
+}
+
+#[test]
 fn kernels_compiled_ahead_serve_where_there_is_no_compiler() {
     let source = of_name("groups");
     if compiled(source, source.kernels, "sm_80").is_none() {
         return;
     }
-    let folder =
-        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("ahead-{}", std::process::id()));
-    let path = compile_ahead(source, &folder).unwrap();
-    assert!(find_ahead(source).is_none(), "no folder is named");
+    let folder = folder("ahead");
+    let paths = compile_ahead(source, &folder).unwrap();
+    assert!(find_ahead(source, "sm_90").is_none(), "no folder is named");
     // SAFETY: tests run in processes of their own.
     unsafe { std::env::set_var(AHEAD_VARIABLE, &folder) };
-    let found = find_ahead(source).unwrap();
+    for (architecture, machine_code) in [("sm_80", true), ("sm_90", true), ("sm_120", false)] {
+        let found = find_ahead(source, architecture).unwrap();
+        assert_eq!(found.symbols.len(), source.kernels.len());
+        assert_eq!(found.is_machine_code(), machine_code, "{architecture}");
+    }
+    let found = find_ahead(source, "sm_120").unwrap();
     let text = CStr::from_bytes_with_nul(&found.image).unwrap();
     let text = text.to_str().unwrap();
     assert!(text.contains(".target sm_80"), "{}", &text[..500]);
-    assert_eq!(found.symbols.len(), source.kernels.len());
     for symbol in &found.symbols {
         assert!(text.contains(&format!(".entry {symbol}(")), "{symbol}");
     }
-    assert!(find_ahead(of_name("cast")).is_none(), "of no other source");
-    let mut damaged = std::fs::read(&path).unwrap();
-    *damaged.last_mut().unwrap() ^= 1;
-    std::fs::write(&path, damaged).unwrap();
-    assert!(find_ahead(source).is_none(), "damaged");
+    // Nothing is compiled, or kept, where machine code is there.
+    let nowhere = folder.join("nowhere");
+    let (found, _) = compile_cached(source, source.kernels, "sm_90", &nowhere).unwrap();
+    assert!(found.is_machine_code() && found.log.is_empty() && !nowhere.exists());
+    assert!(
+        find_ahead(of_name("cast"), "sm_90").is_none(),
+        "of no other source"
+    );
+    for path in paths {
+        let mut damaged = std::fs::read(&path).unwrap();
+        *damaged.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+    }
+    assert!(find_ahead(source, "sm_90").is_none(), "damaged");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn an_architecture_that_the_compiler_does_not_know_gets_ptx() {
+    let source = of_name("cast");
+    if compiled(source, source.kernels, "sm_80").is_none() {
+        return;
+    }
+    let folder = folder("later");
+    let (later, _) = compile_cached(source, source.kernels, "sm_990", &folder).unwrap();
+    assert!(!later.is_machine_code());
+    // One that is too old for PTX of ours does not.
+    let error = compile_cached(source, source.kernels, "sm_12", &folder).unwrap_err();
+    assert!(matches!(error, CompileError::Refused { .. }), "{error}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// The assembler refuses what a version does not have, as drivers that know no later one do.
+#[test]
+fn ptx_holds_nothing_that_the_version_it_is_marked_with_does_not_have() {
+    let Some(assembler) = find_file("nvidia/*/bin/ptxas").or_else(|| {
+        let path = std::env::var_os("PATH")?;
+        let mut files = std::env::split_paths(&path).map(|folder| folder.join("ptxas"));
+        files.find(|file| file.is_file())
+    }) else {
+        eprintln!("NOT TESTED: ptxas is not installed; scripts/test installs it");
+        return;
+    };
+    let folder = folder("assembled");
+    std::fs::create_dir_all(&folder).unwrap();
+    for source in SOURCES {
+        let Some(compiled) = compiled(source, source.kernels, "compute_80") else {
+            return;
+        };
+        let text = compiled.image.strip_suffix(b"\0").unwrap();
+        let text = str::from_utf8(text).unwrap();
+        assert!(text.contains("\n.version 8.0\n"), "{}", &text[..500]);
+        let file = folder.join(format!("{}.ptx", source.name));
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(&assembler)
+            .args(["-O0", "-arch=sm_80", "-o", "/dev/null"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", source.name);
+    }
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
