@@ -91,6 +91,19 @@ impl Emulator {
         number
     }
 
+    /// Refuses recordings that collectives cross, as CUDA does.
+    pub(crate) fn nothing_begun(&self, call: &'static str) -> Result<(), DeviceError> {
+        match self.ranks.taken.contains(&true) {
+            true => Err(DeviceError::Recording { call }),
+            false => Ok(()),
+        }
+    }
+
+    /// After a recording that failed, whose collectives never begin.
+    pub(crate) fn forget_begun(&mut self) {
+        self.ranks.taken.clear();
+    }
+
     pub(crate) fn give_number_back(&mut self, begun: &Begun) {
         self.ranks.taken[begun.0] = false;
     }

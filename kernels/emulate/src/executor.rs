@@ -2,7 +2,8 @@ use std::time::Instant;
 
 use streamrec_kernels::cuda::product::Product;
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, DeviceError, Executor, Group, Launch, Measured,
+    Address, BEGUN_BEFORE, Begun, Collective, DeviceError, Executor, Group, Launch, Measured,
+    NOT_FINISHED,
 };
 
 use crate::{Emulator, product::multiply};
@@ -211,14 +212,52 @@ impl Executor for Emulator {
         work: &mut dyn FnMut(&mut Self) -> Result<(), DeviceError>,
     ) -> Result<Vec<Work>, DeviceError> {
         self.outside_of_recordings("recording")?;
+        self.nothing_begun(BEGUN_BEFORE)?;
         self.recording = Some(Vec::new());
-        let outcome = work(self);
+        let outcome = work(self).and_then(|()| self.nothing_begun(NOT_FINISHED));
         let recorded = self.recording.take().unwrap_or_default();
+        if outcome.is_err() {
+            self.forget_begun();
+        }
         outcome.map(|()| recorded)
     }
 
     fn replay(&mut self, graph: &Vec<Work>) -> Result<(), DeviceError> {
         self.outside_of_recordings("replaying")?;
         graph.iter().try_for_each(|work| self.work(work))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrec_kernels::cuda::collective::{Element, Reduce};
+
+    #[test]
+    fn a_recording_that_collectives_cross_is_refused_as_cuda_refuses_it() {
+        let mut device = Emulator::new(0);
+        let at = device.allocate(8).unwrap();
+        let sum = [Collective::AllReduce {
+            at,
+            len: 2,
+            element: Element::F32,
+            reduce: Reduce::Sum,
+        }];
+        let error = device
+            .record(&mut |own| own.begin(Group::World, "a sum", &sum).map(|_| ()))
+            .unwrap_err();
+        assert!(error.to_string().contains(NOT_FINISHED), "{error}");
+        // Nothing is left of it.
+        device
+            .record(&mut |own| {
+                let begun = own.begin(Group::World, "a sum", &sum)?;
+                own.finish(begun)
+            })
+            .unwrap();
+        let number = device.take_number();
+        let error = device.record(&mut |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains(BEGUN_BEFORE), "{error}");
+        device.give_number_back(&Begun(number));
+        device.record(&mut |_| Ok(())).unwrap();
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     compiler::{CompileError, Compiled, compile, decode, encode, fingerprint, store},
-    source::{Source, texts},
+    source::{SOURCES, Source, texts},
 };
 
 /// The environment variable that names the folder of kernels that were compiled ahead.
@@ -16,6 +16,31 @@ pub(super) const PORTABLE: &str = "compute_80";
 
 /// What is compiled ahead, the best for a GPU first.
 const TARGETS: [&str; 3] = ["sm_90", "sm_80", PORTABLE];
+
+/// What is in the folder that [`AHEAD_VARIABLE`] names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AheadFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// The targets of which each source of this version is there, whole.
+    pub targets: Vec<&'static str>,
+}
+
+impl AheadFolder {
+    /// Looks into it; `None` where no folder is named.
+    pub fn look() -> Option<Self> {
+        let folder = std::env::var_os(AHEAD_VARIABLE).map(PathBuf::from)?;
+        let whole = |target: &&str| {
+            let mut sources = SOURCES.iter();
+            sources.all(|source| read(source, target, &folder).is_some())
+        };
+        let targets = TARGETS.into_iter().filter(whole).collect();
+        Some(Self {
+            path: folder,
+            targets,
+        })
+    }
+}
 
 /// Compiles a source into a folder, to one file each of machine code for sm_80 and sm_90, and one of PTX. Needs NVRTC,
 /// and no GPU.
@@ -49,10 +74,12 @@ pub(super) fn find_portable(source: &Source) -> Option<Compiled> {
 fn find(source: &Source, fits: impl Fn(&str) -> bool) -> Option<Compiled> {
     let folder = std::env::var_os(AHEAD_VARIABLE).map(PathBuf::from)?;
     let mut targets = TARGETS.into_iter().filter(|target| fits(target));
-    targets.find_map(|target| {
-        let bytes = std::fs::read(path(source, target, &folder)).ok()?;
-        decode(&bytes, source.kernels.len())
-    })
+    targets.find_map(|target| read(source, target, &folder))
+}
+
+fn read(source: &Source, target: &str, folder: &Path) -> Option<Compiled> {
+    let bytes = std::fs::read(path(source, target, folder)).ok()?;
+    decode(&bytes, source.kernels.len())
 }
 
 /// Whether a GPU of an architecture runs what was compiled for a target: machine code of its own generation that is not

@@ -134,10 +134,10 @@ pub trait Executor {
     /// When something that was asked for failed.
     fn synchronize(&mut self) -> Result<(), DeviceError>;
 
-    /// Records what `work` asks for, without running it.
+    /// Records what `work` asks for, without running it. Collectives that it begins it also finishes, and no other ones.
     ///
     /// # Errors
-    /// What `work` returns, or when it asked for something that waits or allocates.
+    /// What `work` returns, or when it asked for something that waits or allocates, or collectives cross its ends.
     fn record(
         &mut self,
         work: &mut dyn FnMut(&mut Self) -> Result<(), DeviceError>,
@@ -149,6 +149,14 @@ pub trait Executor {
     /// As [`launch`](Self::launch).
     fn replay(&mut self, graph: &Self::Graph) -> Result<(), DeviceError>;
 }
+
+/// What [`DeviceError::Recording`] says where collectives that were begun before a recording are not finished.
+#[doc(hidden)]
+pub const BEGUN_BEFORE: &str = "waiting for collectives that were begun before the recording";
+
+/// What it says where a recording ends before collectives that it begins are finished.
+#[doc(hidden)]
+pub const NOT_FINISHED: &str = "beginning collectives that the recording does not wait for";
 
 /// Why a device did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -41,7 +41,9 @@ impl CudaLibrary {
     /// What to install where it is missing.
     pub fn remedy(self) -> &'static str {
         match self {
-            Self::Driver => "install NVIDIA's driver, 525 or later",
+            Self::Driver => {
+                "install NVIDIA's driver: 580 or later for CUDA 13's libraries, 525 or later for CUDA 12's"
+            }
             Self::Nvrtc => {
                 "install the CUDA toolkit or `pip install nvidia-cuda-nvrtc`, and set STREAMREC_CUDA_LIBRARIES to the folder of libnvrtc.so.*"
             }

@@ -20,6 +20,24 @@ fn find_nccl() -> Option<PathBuf> {
 }
 
 #[test]
+fn without_the_library_it_is_told_what_to_install() {
+    if CudaLibrary::Nccl.find().is_some() {
+        eprintln!("NOT TESTED: this system has NCCL in its usual folders");
+        return;
+    }
+    let said = Nccl::probe().unwrap_err().to_string();
+    for words in [
+        "NCCL is not found",
+        "install libnccl2",
+        "`pip install nvidia-nccl-cu13`",
+        "STREAMREC_CUDA_LIBRARIES",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(said, Nccl::unique_id().unwrap_err().to_string());
+}
+
+#[test]
 fn the_library_has_every_function_that_is_used_and_makes_ids() {
     if find_nccl().is_none() {
         return;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use streamrec_kernels::cuda::{
-    AHEAD_VARIABLE, CompileError, Compiled, SOURCES, Source, compile, compile_ahead,
-    compile_cached, find_ahead,
+    AHEAD_VARIABLE, AheadFolder, CompileError, Compiled, CudaLibrary, SOURCES, Source, compile,
+    compile_ahead, compile_cached, find_ahead,
 };
 
 use crate::python_packages::{find_file, point_loader_to};
@@ -72,7 +72,40 @@ fn usage(log: &str) -> BTreeMap<String, Usage> {
 /// Spills that are known and explained in `docs/cuda-kernels.md`; every other one is a fault.
 const EXPLAINED_SPILLS: [&str; 0] = [];
 
-/// Compiles every `parts`-th kernel of a source, from `part` on, and prints the table's rows.
+/// What `docs/cuda-kernels.md` tells of a kernel: registers on sm_80 and sm_90, bytes of shared memory; and of which NVRTC
+/// that is.
+fn documented() -> (BTreeMap<&'static str, Usage>, &'static str) {
+    const TEXT: &str = include_str!("../../../docs/cuda-kernels.md");
+    let version = TEXT.split("What NVRTC ").nth(1).expect("a version");
+    let version = version.split(' ').next().expect("a version");
+    let rows = TEXT
+        .lines()
+        .skip_while(|line| !line.starts_with("| kernel | registers"))
+        .skip(2);
+    let row = |line: &'static str| {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let kernel = cells.next()?.trim_matches('`');
+        let mut number = || cells.next()?.parse().ok();
+        Some((kernel, [number()?, number()?, number()?]))
+    };
+    (rows.map_while(row).collect(), version)
+}
+
+#[test]
+fn the_documents_table_tells_of_each_kernel_and_no_other() {
+    let kernels = SOURCES.iter().flat_map(|source| source.kernels);
+    let mut kernels: Vec<&str> = kernels.copied().collect();
+    kernels.sort_unstable();
+    let (table, _) = documented();
+    let documented: Vec<&str> = table.keys().copied().collect();
+    assert_eq!(
+        documented, kernels,
+        "scripts/registers --write brings the table up to date"
+    );
+}
+
+/// Compiles every `parts`-th kernel of a source, from `part` on, holds the figures against the documents' table, and leaves
+/// them for `scripts/registers`.
 fn check(source: &str, architecture: &str, [part, parts]: [usize; 2]) {
     let source = of_name(source);
     let kernels = source.kernels.iter().skip(part).step_by(parts);
@@ -81,14 +114,18 @@ fn check(source: &str, architecture: &str, [part, parts]: [usize; 2]) {
         return;
     };
     assert_eq!(compiled.image[..4], *b"\x7fELF");
-    let (usage, mut table) = (usage(&compiled.log), String::new());
+    let (usage, mut figures) = (usage(&compiled.log), String::new());
+    let (documented, of) = documented();
+    let same_compiler = CudaLibrary::Nvrtc.version_in_use().as_deref() == Some(of);
+    let column = usize::from(architecture == "sm_90");
+    let name = source.name;
     for (kernel, symbol) in kernels.iter().zip(&compiled.symbols) {
         let [registers, shared, spills] = usage.get(symbol).copied().unwrap_or_else(|| {
             panic!("no figures of {kernel} in {}", compiled.log);
         });
         writeln!(
-            table,
-            "| {architecture} | `{kernel}` | {registers} | {shared} | {spills} |"
+            figures,
+            "{architecture}\t{kernel}\t{registers}\t{shared}\t{spills}"
         )
         .expect("memory");
         assert!(
@@ -101,7 +138,35 @@ fn check(source: &str, architecture: &str, [part, parts]: [usize; 2]) {
             "{kernel} on {architecture} spills {spills} bytes"
         );
     }
-    println!("{table}");
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("registers");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(
+        folder.join(format!("{name}-{architecture}-{part}.tsv")),
+        &figures,
+    )
+    .unwrap();
+    if !same_compiler {
+        return;
+    }
+    let of = |usage: &Usage| [usage[column], usage[2]];
+    for line in figures.lines() {
+        let mut cells = line.split('\t').skip(1);
+        let (kernel, numbers) = (cells.next().expect("a kernel"), cells);
+        let told: Vec<u32> = numbers
+            .take(2)
+            .map(|cell| cell.parse().expect("a number"))
+            .collect();
+        assert_eq!(
+            documented
+                .get(kernel)
+                .map(of)
+                .as_ref()
+                .map(<[u32; 2]>::as_slice),
+            Some(told.as_slice()),
+            "{kernel} on {architecture}: registers and shared bytes in docs/cuda-kernels.md; scripts/registers --write \
+             brings them up to date"
+        );
+    }
 }
 
 /// A test for each source and architecture, so that all cores compile.
@@ -222,6 +287,26 @@ fn a_cache_that_cannot_be_written_is_told_of_and_stops_nothing() {
 }
 
 #[test]
+fn without_a_compiler_it_is_told_what_to_install_and_what_serves_instead() {
+    if CudaLibrary::Nvrtc.find().is_some() {
+        eprintln!("NOT TESTED: this system has NVRTC in its usual folders");
+        return;
+    }
+    let source = of_name("cast");
+    let error = compile_cached(source, source.kernels, "sm_90", &folder("unused")).unwrap_err();
+    let said = error.to_string();
+    assert!(matches!(error, CompileError::NoCompiler), "{said}");
+    for words in [
+        "NVRTC, which compiles the CUDA kernels, is not found",
+        "`pip install nvidia-cuda-nvrtc`",
+        "set STREAMREC_CUDA_LIBRARIES to the folder of libnvrtc.so.*",
+        "run `streamrec kernels` of this version where NVRTC is, and set STREAMREC_CUDA_KERNELS",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
 fn kernels_compiled_ahead_serve_where_there_is_no_compiler() {
     let source = of_name("groups");
     if compiled(source, source.kernels, "sm_80").is_none() {
@@ -244,6 +329,12 @@ fn kernels_compiled_ahead_serve_where_there_is_no_compiler() {
     for symbol in &found.symbols {
         assert!(text.contains(&format!(".entry {symbol}(")), "{symbol}");
     }
+    let looked = AheadFolder::look().unwrap();
+    assert_eq!(
+        (looked.path, looked.targets),
+        (folder.clone(), Vec::new()),
+        "the other sources are not there"
+    );
     // Nothing is compiled, or kept, where machine code is there.
     let nowhere = folder.join("nowhere");
     let (found, _) = compile_cached(source, source.kernels, "sm_90", &nowhere).unwrap();

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::cuda::{
     collective::{Begun, Collective, Group},
-    executor::{DeviceError, Executor},
+    executor::{BEGUN_BEFORE, DeviceError, Executor, NOT_FINISHED},
     launch::{Address, Launch},
     measured::Measured,
     product::Product,
@@ -81,6 +81,14 @@ impl GpuExecutor {
         }
     }
 
+    /// Refuses recordings that collectives cross, which CUDA does with fewer words.
+    fn nothing_begun(&self, call: &'static str) -> Result<(), DeviceError> {
+        match self.ranks.as_ref().is_some_and(Ranks::is_under_way) {
+            true => Err(DeviceError::Recording { call }),
+            false => Ok(()),
+        }
+    }
+
     fn outside_of_recordings(&self, call: &'static str) -> Result<(), DeviceError> {
         match self.recording {
             true => Err(DeviceError::Recording { call }),
@@ -106,6 +114,9 @@ impl Executor for GpuExecutor {
 
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError> {
         self.stream.gpu().bind()?;
+        if product.has_no_depth() {
+            return self.stream.multiply_nothing(product);
+        }
         self.timed(&|| product.to_string())?;
         self.products.multiply(product, self.stream.handle())?;
         self.ended()
@@ -219,10 +230,16 @@ impl Executor for GpuExecutor {
         work: &mut dyn FnMut(&mut Self) -> Result<(), DeviceError>,
     ) -> Result<Graph, DeviceError> {
         self.outside_of_recordings("recording")?;
+        self.nothing_begun(BEGUN_BEFORE)?;
         let stream = self.stream.clone();
         self.recording = true;
-        let graph = Graph::record(&stream, || work(self));
+        let graph = Graph::record(&stream, || {
+            work(self).and_then(|()| self.nothing_begun(NOT_FINISHED))
+        });
         self.recording = false;
+        if let (Err(_), Some(ranks)) = (&graph, &mut self.ranks) {
+            ranks.forget_begun();
+        }
         graph
     }
 
