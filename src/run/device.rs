@@ -160,3 +160,38 @@ fn refused(problem: &str) -> RunError {
         "`train.device` = \"cuda\": {problem}; or set \"cpu\" (`streamrec doctor` tells what this machine has)"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrec_kernels::cuda::CompileError;
+
+    #[test]
+    fn what_is_missing_on_a_gpus_machine_is_named_with_what_to_do() {
+        let said = |error: DeviceError| refused(&with_causes(&error)).to_string();
+        let nccl = said(DeviceError::Missing(CudaLibrary::Nccl));
+        assert!(
+            nccl.starts_with("`train.device` = \"cuda\": NCCL is not found; install"),
+            "{nccl}"
+        );
+        let nvrtc = said(CompileError::NoCompiler.into());
+        assert!(
+            nvrtc.contains("NVRTC, which compiles the CUDA kernels, is not found"),
+            "{nvrtc}"
+        );
+        let gpu = said(DeviceError::NoGpu {
+            ordinal: 3,
+            count: 2,
+        });
+        assert!(
+            gpu.contains("there is no GPU 3: this process sees 2"),
+            "{gpu}"
+        );
+        for said in [nccl, nvrtc, gpu] {
+            assert!(
+                said.ends_with("or set \"cpu\" (`streamrec doctor` tells what this machine has)"),
+                "{said}"
+            );
+        }
+    }
+}
