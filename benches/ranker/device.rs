@@ -36,9 +36,13 @@ impl Device {
         match name {
             "cpu" => Ok(Self::Cpu),
             "cuda" => {
-                let gpu = Gpu::new(0, &cache_folder())?;
-                gpu.compile()?;
-                Ok(Self::Cuda(gpu))
+                let open = || {
+                    let gpu = Gpu::new(0, &cache_folder())?;
+                    gpu.compile().map(|_| gpu)
+                };
+                // `main` shows an error as it is written in code.
+                let opened = open().map_err(|error| error.to_string());
+                Ok(Self::Cuda(opened?))
             }
             "emulated" => Ok(Self::Emulated),
             _ => Err(

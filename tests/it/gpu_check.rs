@@ -24,7 +24,7 @@ launch)
     mkdir -p "$run"
     for loss in 1 2 3 4 5 6 7 8 9 "${LAST_LOSS:-1}0"; do
         [ "$device" = 'train.device="cpu"' ] && loss=${loss%00}
-        echo "{\"kind\":\"train\",\"loss\":$loss.5}" >>"$run/metrics.jsonl"
+        echo "{\"kind\":\"train\",\"loss\":$loss.5,\"gradient_norm\":2.5}" >>"$run/metrics.jsonl"
     done ;;
 esac
 "#;
