@@ -16,7 +16,7 @@ mod trainee;
 mod trainer;
 
 pub use device::DeviceTrainer;
-pub use error::TrainError;
+pub use error::{DeviceWork, TrainError};
 pub use evaluation::{Evaluation, EvaluationPlan, LabelEvaluation};
 pub use journal::Journal;
 pub use predictor::{Predict, Predictor};

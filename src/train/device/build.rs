@@ -89,6 +89,7 @@ impl<E: Executor> DeviceTrainer<E> {
             loss_scale: settings.loss_scale,
             scaler: scaler(settings),
             seed: settings.seed,
+            last_step: 0,
             probabilities: Vec::new(),
             predicted: 0..0,
             ranks: RollCall::new(ranks),

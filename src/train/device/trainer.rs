@@ -1,7 +1,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use streamrec_kernels::cuda::{Executor, Measured, step::StepInput};
+use streamrec_kernels::cuda::{Executor, Group, Measured, step::StepInput};
 
 use super::owned_lookups::OwnedLookups;
 use super::roll_call::{Report, RollCall};
@@ -14,7 +14,7 @@ use crate::model::device::{
 };
 use crate::model::{BatchInput, ModelError, NamedSlice, NamedSliceMut, ParameterStore};
 use crate::optim::{LossScalerState, OptimError, Optimizer};
-use crate::train::{Predict, StepOutcome, TrainError, Trainee};
+use crate::train::{DeviceWork, Predict, StepOutcome, TrainError, Trainee};
 
 /// Which side has the weights and the state of the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct DeviceTrainer<E: Executor> {
     pub(super) loss_scale: LossScaleConfig,
     pub(super) scaler: Option<LossScalerState>,
     pub(super) seed: u64,
+    /// That was asked for.
+    pub(super) last_step: u64,
     pub(super) probabilities: Vec<f32>,
     /// The rows of the last batch that they are of.
     pub(super) predicted: Range<usize>,
@@ -121,7 +123,7 @@ impl<E: Executor> DeviceTrainer<E> {
         if let Some(owned) = &mut self.owned {
             owned.send_ahead(&mut self.executor, self.slots.next())?;
         }
-        self.wait(step)?;
+        self.wait(DeviceWork::Step(step))?;
         self.ranks.leave();
         let stop = self.ranks.stops()?;
         self.outcome(step, stop)
@@ -235,6 +237,23 @@ impl<E: Executor> Predict for DeviceTrainer<E> {
     }
 
     fn predict(&mut self, batch: &Batch, probabilities: &mut Vec<f32>) -> Result<(), TrainError> {
+        let after = self.last_step;
+        self.predict_batch(batch, probabilities)
+            .map_err(|error| self.explain(error, DeviceWork::Evaluation { after }))
+    }
+}
+
+impl<E: Executor> DeviceTrainer<E> {
+    /// Whether devices exchange something in a forward pass.
+    fn predicts_together(&self) -> bool {
+        self.owned.is_some() || self.executor.rank(Group::TensorParallel)[1] > 1
+    }
+
+    fn predict_batch(
+        &mut self,
+        batch: &Batch,
+        probabilities: &mut Vec<f32>,
+    ) -> Result<(), TrainError> {
         self.refresh_device()?;
         let input = HostInput {
             labels: &[],
@@ -242,6 +261,10 @@ impl<E: Executor> Predict for DeviceTrainer<E> {
             ..host_input(batch, self.step_input(1))
         };
         self.layout.check(&input)?;
+        let (together, mut ids) = (self.predicts_together(), input.ids.len());
+        if together {
+            ids = self.ranks.arrive_to_predict(self.last_step, ids)?;
+        }
         let mut remote = None;
         if let Some(lookups) = &mut self.owned {
             let batch = BatchInput::of(&batch.encoded, self.features);
@@ -249,7 +272,7 @@ impl<E: Executor> Predict for DeviceTrainer<E> {
             remote = asked;
             self.reserve_owned(room)?;
         }
-        let (executor, ids) = (&mut self.executor, input.ids.len());
+        let executor = &mut self.executor;
         if self.predicting.as_ref().is_none_or(|(room, _)| *room < ids) {
             let layout = InputLayout {
                 ids: ids + ids / 4,
@@ -269,6 +292,13 @@ impl<E: Executor> Predict for DeviceTrainer<E> {
             ..slot.input(batch.rows)
         };
         let logits = step.network.forward(executor, &step.weights, &input)?;
+        if together {
+            self.wait(DeviceWork::Evaluation {
+                after: self.last_step,
+            })?;
+            self.ranks.leave();
+        }
+        let (executor, step) = (&mut self.executor, &self.step);
         probabilities.resize(batch.rows * step.network.heads(), 0.0);
         Ok(step
             .network
@@ -321,8 +351,9 @@ impl<E: Executor> Trainee for DeviceTrainer<E> {
         step: u64,
         stop: bool,
     ) -> Result<StepOutcome, TrainError> {
+        self.last_step = step;
         self.take_step(batch, next, step, stop)
-            .map_err(|error| self.explain(error, step))
+            .map_err(|error| self.explain(error, DeviceWork::Step(step)))
     }
 
     fn last_probabilities(&self) -> (Range<usize>, &[f32]) {

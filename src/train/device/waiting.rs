@@ -5,14 +5,14 @@ use streamrec_kernels::cuda::{DeviceError, Executor};
 
 use super::trainer::DeviceTrainer;
 use crate::model::ModelError;
-use crate::train::TrainError;
+use crate::train::{DeviceWork, TrainError};
 
-/// How long a device may work on a step before its rank looks after the others.
+/// How long a device may work before its rank looks after the others.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 impl<E: Executor> DeviceTrainer<E> {
     /// Waits for the device, and looks after the other ranks meanwhile: it would wait for one that is gone for ever.
-    pub(super) fn wait(&mut self, step: u64) -> Result<(), TrainError> {
+    pub(super) fn wait(&mut self, work: DeviceWork) -> Result<(), TrainError> {
         if self.ranks.ranks() == 1 {
             return Ok(());
         }
@@ -30,7 +30,7 @@ impl<E: Executor> DeviceTrainer<E> {
                 self.executor.abandon();
                 return Err(TrainError::Stuck {
                     what: what.unwrap_or("the work"),
-                    step,
+                    work,
                     steps: self.ranks.steps().to_vec(),
                     waited_s: waited.as_secs_f64(),
                 });
@@ -41,7 +41,7 @@ impl<E: Executor> DeviceTrainer<E> {
     }
 
     /// Says which ranks are missing, where a failure is that of a collective; and lets nothing wait any more.
-    pub(super) fn explain(&mut self, error: TrainError, step: u64) -> TrainError {
+    pub(super) fn explain(&mut self, error: TrainError, work: DeviceWork) -> TrainError {
         if self.ranks.ranks() == 1 || !is_of_collectives(&error) {
             return error;
         }
@@ -56,7 +56,7 @@ impl<E: Executor> DeviceTrainer<E> {
         };
         TrainError::Collective {
             what: what.unwrap_or("the first collective"),
-            step,
+            work,
             steps: self.ranks.steps().to_vec(),
             source: Box::new(missing),
         }
