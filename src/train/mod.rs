@@ -23,7 +23,7 @@ pub use predictor::{Predict, Predictor};
 pub use probe::operation_times;
 pub use profile::{Profile, ProfileReport, Recorder};
 pub use progress::Progress;
-pub use trainee::Trainee;
+pub use trainee::{Ahead, Trainee};
 pub use trainer::{StepOutcome, Trainer, TrainerSettings};
 
 #[cfg(test)]

@@ -230,7 +230,7 @@ impl Emulator {
         Ok(())
     }
 
-    fn bytes(&self, at: Address, bytes: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&self, at: Address, bytes: usize) -> Vec<u8> {
         let mut own = vec![0; bytes];
         let place = self.place(at, bytes);
         // SAFETY: the bytes are inside a buffer.
@@ -238,7 +238,7 @@ impl Emulator {
         own
     }
 
-    fn fill(&self, at: Address, bytes: usize) {
+    pub(crate) fn fill(&self, at: Address, bytes: usize) {
         let place = self.place(at, bytes);
         // SAFETY: the bytes are inside a buffer.
         unsafe { std::ptr::write_bytes(place, 0xff, bytes) };

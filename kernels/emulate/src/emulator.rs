@@ -7,7 +7,12 @@ use libloading::Library;
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{Address, Launch, Matrix, Measured};
 
-use crate::{buffer::Buffer, collective::Ranks, executor::Work, library::library};
+use crate::{
+    buffer::Buffer,
+    collective::Ranks,
+    executor::{Call, Work},
+    library::library,
+};
 
 /// As `emulate::Buffer` in `emulate/emulate.hpp`.
 #[repr(C)]
@@ -39,6 +44,8 @@ pub struct Emulator {
     pub seed: u64,
     /// Says that work is not done yet, as a device does that waits for one that is gone.
     pub hangs: bool,
+    /// What a host does in turn, where somebody wants to know.
+    pub calls: Option<Vec<Call>>,
     /// What is asked for while a step is recorded.
     pub(crate) recording: Option<Vec<Work>>,
     /// The devices of other ranks.

@@ -5,6 +5,7 @@ use streamrec_artifact::{FeatureSchema, Graph};
 use streamrec_kernels::Context;
 use streamrec_kernels::cuda::{Executor, Group};
 
+use super::outcomes::Outcomes;
 use super::owned_lookups::OwnedLookups;
 use super::roll_call::RollCall;
 use super::slots::{Cut, Slots};
@@ -76,6 +77,9 @@ impl<E: Executor> DeviceTrainer<E> {
             features,
             labels: layout.labels,
         };
+        let probabilities = batch * layout.labels * size_of::<f32>();
+        let outcomes = Outcomes::new(&mut executor, step.optimizer.told().1 + probabilities);
+        let outcomes = outcomes.map_err(ModelError::from)?;
         // What ranks tell one another is not mixed with what else they exchange.
         let ranks = mesh.world.split(0, mesh.world.rank())?;
         Ok(Self {
@@ -90,6 +94,7 @@ impl<E: Executor> DeviceTrainer<E> {
             scaler: scaler(settings),
             seed: settings.seed,
             last_step: 0,
+            outcomes,
             probabilities: Vec::new(),
             predicted: 0..0,
             ranks: RollCall::new(ranks),

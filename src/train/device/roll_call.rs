@@ -15,11 +15,11 @@ const GRACE: Duration = Duration::from_secs(3);
 ///
 /// ```text
 /// arrive   step, stop, ids of this batch and the next ─► every rank      before a step's work is asked for
-/// leave                                               ─► every rank      when the device is done, or takes long
+/// leave                                               ─► every rank      when all of it was asked for
 /// ```
 ///
-/// Each rank does both in each step, and for each batch that devices predict together, so that a rank that ends meanwhile is missed by one of the two. One that ends after
-/// both, while the devices of others still wait for its own, is found by asking whether processes live: those that ended
+/// Each rank does both in each step, and for each batch that devices predict together, so that a rank that ends meanwhile is
+/// missed by one of the two. One that ends after both, while the devices of others still wait for its own, is found by asking whether processes live: those that ended
 /// well end so when the others' devices are about to be done, and are given a moment.
 pub(super) struct RollCall {
     comm: Arc<dyn Communicator>,
@@ -121,7 +121,7 @@ impl RollCall {
         (self.asked, self.gone_since) = (None, None);
     }
 
-    /// Has done a step, or is still waiting for the device. Once a step.
+    /// Has asked for all the work of a step. Once a step.
     pub(super) fn leave(&mut self) {
         if !std::mem::replace(&mut self.left, true) {
             self.leaving = Some(self.comm.barrier());

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use streamrec_kernels::cuda::{Executor, Group, Measured, step::StepInput};
 
+use super::outcomes::Outcomes;
 use super::owned_lookups::OwnedLookups;
 use super::roll_call::{Report, RollCall};
 use super::slots::{Slots, host_input};
@@ -10,11 +11,11 @@ use super::step::DeviceStep;
 use crate::config::LossScaleConfig;
 use crate::data::Batch;
 use crate::model::device::{
-    DeviceInput, HostInput, InputLayout, InputSlot, RemoteInput, RemoteRoom, download_floats,
+    DeviceInput, HostInput, InputLayout, InputSlot, RemoteInput, RemoteRoom,
 };
 use crate::model::{BatchInput, ModelError, NamedSlice, NamedSliceMut, ParameterStore};
 use crate::optim::{LossScalerState, OptimError, Optimizer};
-use crate::train::{DeviceWork, Predict, StepOutcome, TrainError, Trainee};
+use crate::train::{Ahead, DeviceWork, Predict, StepOutcome, TrainError, Trainee};
 
 /// Which side has the weights and the state of the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +45,10 @@ pub struct DeviceTrainer<E: Executor> {
     pub(super) seed: u64,
     /// That was asked for.
     pub(super) last_step: u64,
+    pub(super) outcomes: Outcomes<E>,
+    /// Of the step that was told of last.
     pub(super) probabilities: Vec<f32>,
-    /// The rows of the last batch that they are of.
+    /// The rows of its batch that they are of.
     pub(super) predicted: Range<usize>,
     pub(super) ranks: RollCall,
     /// How long devices may wait for one another.
@@ -69,6 +72,7 @@ impl<E: Executor> DeviceTrainer<E> {
 
     /// Brings what the device has newer to the host.
     fn refresh_host(&mut self) -> Result<(), TrainError> {
+        self.quiet()?;
         if self.newer == Newer::Device {
             let (executor, step) = (&mut self.executor, &self.step);
             step.weights.download(executor, &mut self.parameters)?;
@@ -88,19 +92,19 @@ impl<E: Executor> DeviceTrainer<E> {
         }
     }
 
-    fn take_step(
+    /// Asks for a step, and gets the next batch on its way while the device works. Returns whether any rank was asked to
+    /// stop.
+    fn begin_step(
         &mut self,
         batch: &Batch,
         next: Option<&Batch>,
         step: u64,
         stop: bool,
-    ) -> Result<StepOutcome, TrainError> {
+    ) -> Result<bool, TrainError> {
         self.refresh_device()?;
         let own = (batch, self.step_input(step));
         let next = next.map(|next| (next, self.step_input(step + 1)));
-        for (batch, input) in [Some(own), next].into_iter().flatten() {
-            self.slots.check(batch, input)?;
-        }
+        self.slots.check(batch, own.1)?;
         let own_ids = self.slots.ids(batch);
         let most = own_ids.max(next.map_or(0, |(next, _)| self.slots.ids(next)));
         let of_ranks = self.ranks.arrive(Report {
@@ -110,46 +114,70 @@ impl<E: Executor> DeviceTrainer<E> {
             ahead: u32::from(next.is_some()),
         })?;
         self.reserve(own_ids, of_ranks)?;
-        let owned = self.take_owned(batch, next.map(|(next, _)| next))?;
+        let owned = self.take_owned(batch)?;
         let executor = &mut self.executor;
-        let mut inputs = self.slots.take(executor, own, next)?;
-        for (input, owned) in inputs.iter_mut().zip(owned) {
-            input.remote = Some(owned);
-        }
+        self.slots.take(executor, own, owned)?;
         self.newer = Newer::Device;
-        // Predictions are kept of the last micro-batch.
-        self.predicted = self.slots.last_rows(batch);
-        self.slots.run(executor, &self.step, &inputs)?;
+        let slot = self.slots.next();
+        self.slots.vacate_next(executor)?;
         if let Some(owned) = &mut self.owned {
-            owned.send_ahead(&mut self.executor, self.slots.next())?;
+            owned.vacate(executor, slot)?;
         }
-        self.wait(DeviceWork::Step(step))?;
+        self.slots.run(executor, &self.step)?;
+        self.ask(step, batch)?;
+        if let Some(next) = next {
+            self.send_ahead(next)?;
+        }
         self.ranks.leave();
         let stop = self.ranks.stops()?;
-        self.outcome(step, stop)
+        self.outcomes.note_stop(stop);
+        Ok(stop)
     }
 
-    /// Lets the device have the lookups of all ranks in the tables that it holds, and announces the next batch's. Returns
-    /// those of each micro-batch; none where no table is sharded.
-    fn take_owned(
-        &mut self,
-        batch: &Batch,
-        next: Option<&Batch>,
-    ) -> Result<Vec<RemoteInput>, TrainError> {
+    /// Lets the device tell of the step that was asked for last.
+    fn ask(&mut self, step: u64, batch: &Batch) -> Result<(), TrainError> {
+        // Predictions are kept of the last micro-batch.
+        let predicted = self.slots.last_rows(batch);
+        let floats = predicted.len() * self.step.network.heads();
+        let probabilities = (self.step.loss.probabilities, floats * size_of::<f32>());
+        let parts = [self.step.optimizer.told(), probabilities];
+        let asked = self
+            .outcomes
+            .ask(&mut self.executor, (step, predicted), &parts);
+        Ok(asked.map_err(ModelError::from)?)
+    }
+
+    /// Begins to send the next batch to the device, and its ids of sharded tables through the other ranks.
+    fn send_ahead(&mut self, next: (&Batch, StepInput)) -> Result<(), TrainError> {
+        if let Some(owned) = &mut self.owned {
+            owned.announce(&BatchInput::of(&next.0.encoded, self.features))?;
+        }
+        let executor = &mut self.executor;
+        self.slots.send_ahead(executor, next)?;
+        if let Some(owned) = &mut self.owned {
+            owned.send_ahead(executor, self.slots.next())?;
+        }
+        Ok(())
+    }
+
+    /// Lets the device have the lookups of all ranks in the tables that it holds. Returns those of each micro-batch; none
+    /// where no table is sharded.
+    fn take_owned(&mut self, batch: &Batch) -> Result<Vec<RemoteInput>, TrainError> {
+        let slot = self.slots.next();
+        if self.owned.as_ref().is_some_and(|own| !own.is_sent(slot)) {
+            // There may be no room for them yet.
+            self.quiet()?;
+        }
         let Some(owned) = &mut self.owned else {
             return Ok(Vec::new());
         };
-        let of = |batch| BatchInput::of(batch, self.features);
-        let slot = self.slots.next();
-        let (inputs, room) = owned.take(&mut self.executor, &of(&batch.encoded), slot)?;
-        if let Some(next) = next {
-            owned.announce(&of(&next.encoded))?;
-        }
+        let batch = BatchInput::of(&batch.encoded, self.features);
+        let (inputs, room) = owned.take(&mut self.executor, &batch, slot)?;
         self.reserve_owned(room)?;
         Ok(inputs)
     }
 
-    fn reserve_owned(&mut self, room: Option<RemoteRoom>) -> Result<(), TrainError> {
+    pub(super) fn reserve_owned(&mut self, room: Option<RemoteRoom>) -> Result<(), TrainError> {
         if let Some(room) = room {
             self.slots.forget_recorded();
             let (executor, step) = (&mut self.executor, &mut self.step);
@@ -176,6 +204,9 @@ impl<E: Executor> DeviceTrainer<E> {
             }
             _ => of_ranks,
         };
+        if self.slots.needs_room(ids) {
+            self.quiet()?;
+        }
         let room = self.slots.reserve(&mut self.executor, ids);
         if let Some(room) = room.map_err(ModelError::from)? {
             let optimizer = &mut self.step.optimizer;
@@ -186,15 +217,35 @@ impl<E: Executor> DeviceTrainer<E> {
         Ok(())
     }
 
-    /// What became of the step that was asked for. Waits for it.
-    fn outcome(&mut self, number: u64, stop: bool) -> Result<StepOutcome, TrainError> {
-        let (executor, step) = (&mut self.executor, &self.step);
-        let verdict = step.optimizer.verdict(executor).map_err(ModelError::from)?;
-        let heads = step.network.heads();
-        self.probabilities.resize(self.predicted.len() * heads, 0.0);
-        let (from, to) = (step.loss.probabilities, &mut self.probabilities);
-        download_floats(executor, from, to).map_err(ModelError::from)?;
-        let loss = verdict.loss;
+    /// What became of the first step under way. Waits for it.
+    fn tell(&mut self) -> Result<Option<StepOutcome>, TrainError> {
+        let Some([step, _]) = self.outcomes.steps() else {
+            return Ok(None);
+        };
+        let here = |own: &mut Self| own.outcomes.are_here(&mut own.executor, false);
+        let told = self.wait(DeviceWork::Step(step), here);
+        let told = told.and_then(|()| self.outcome());
+        told.map_err(|error| {
+            let error = self.explain(error, DeviceWork::Step(step));
+            // A step that was asked for since is not left to itself; the failure before it is what is told.
+            let _ = self.quiet();
+            error
+        })
+    }
+
+    fn outcome(&mut self) -> Result<Option<StepOutcome>, TrainError> {
+        let executor = &mut self.executor;
+        let taken = self.outcomes.take(executor).map_err(ModelError::from)?;
+        let Some((asked, told)) = taken else {
+            return Ok(None);
+        };
+        let (verdict, probabilities) = told.split_at(self.step.optimizer.told().1);
+        let verdict = self.step.optimizer.verdict(verdict);
+        self.predicted = asked.predicted;
+        self.probabilities
+            .resize(probabilities.len() / size_of::<f32>(), 0.0);
+        bytemuck::cast_slice_mut(&mut self.probabilities).copy_from_slice(probabilities);
+        let (number, stop, loss) = (asked.step, asked.stop, verdict.loss);
         if let Some(scaler) = &mut self.scaler {
             *scaler = verdict.scaler;
             if verdict.skipped && scaler.scale < 1.0 {
@@ -211,7 +262,7 @@ impl<E: Executor> DeviceTrainer<E> {
                 (true, true) => OptimError::RowNotFinite { step: number }.into(),
             });
         }
-        Ok(StepOutcome {
+        Ok(Some(StepOutcome {
             loss,
             stop,
             gradient_norm: if verdict.skipped {
@@ -221,7 +272,7 @@ impl<E: Executor> DeviceTrainer<E> {
             },
             skipped: verdict.skipped,
             waited: Duration::ZERO,
-        })
+        }))
     }
 
     /// How many steps have been recorded.
@@ -284,6 +335,7 @@ impl<E: Executor> DeviceTrainer<E> {
         let Some((_, slot)) = &mut self.predicting else {
             return Ok(());
         };
+        slot.vacate(executor).map_err(ModelError::from)?;
         slot.send(executor, &input).map_err(ModelError::from)?;
         slot.receive(executor).map_err(ModelError::from)?;
         let step = &self.step;
@@ -293,9 +345,9 @@ impl<E: Executor> DeviceTrainer<E> {
         };
         let logits = step.network.forward(executor, &step.weights, &input)?;
         if together {
-            self.wait(DeviceWork::Evaluation {
-                after: self.last_step,
-            })?;
+            let after = self.last_step;
+            let here = |own: &mut Self| own.executor.is_done();
+            self.wait(DeviceWork::Evaluation { after }, here)?;
             self.ranks.leave();
         }
         let (executor, step) = (&mut self.executor, &self.step);
@@ -351,9 +403,33 @@ impl<E: Executor> Trainee for DeviceTrainer<E> {
         step: u64,
         stop: bool,
     ) -> Result<StepOutcome, TrainError> {
+        self.step_ahead(batch, next, step, stop)?;
+        let mut outcome = None;
+        while let Some(told) = self.settle()? {
+            outcome = Some(told);
+        }
+        Ok(outcome.expect("the step was asked for"))
+    }
+
+    fn step_ahead(
+        &mut self,
+        batch: &Batch,
+        next: Option<&Batch>,
+        step: u64,
+        stop: bool,
+    ) -> Result<Ahead, TrainError> {
         self.last_step = step;
-        self.take_step(batch, next, step, stop)
-            .map_err(|error| self.explain(error, DeviceWork::Step(step)))
+        let begun = self.begin_step(batch, next, step, stop);
+        let stop = begun.map_err(|error| self.explain(error, DeviceWork::Step(step)))?;
+        let outcome = match self.outcomes.is_ahead() {
+            true => self.tell()?,
+            false => None,
+        };
+        Ok(Ahead { stop, outcome })
+    }
+
+    fn settle(&mut self) -> Result<Option<StepOutcome>, TrainError> {
+        self.tell()
     }
 
     fn last_probabilities(&self) -> (Range<usize>, &[f32]) {
@@ -361,11 +437,13 @@ impl<E: Executor> Trainee for DeviceTrainer<E> {
     }
 
     fn measure_device(&mut self, on: bool) -> Result<(), TrainError> {
+        self.quiet()?;
         self.slots.piece_by_piece = on;
         Ok(self.executor.measure(on).map_err(ModelError::from)?)
     }
 
     fn measured_on_device(&mut self) -> Result<Vec<Measured>, TrainError> {
+        self.quiet()?;
         Ok(self.executor.measured().map_err(ModelError::from)?)
     }
 }

@@ -11,13 +11,18 @@ use crate::train::{DeviceWork, TrainError};
 const PATIENCE: Duration = Duration::from_millis(20);
 
 impl<E: Executor> DeviceTrainer<E> {
-    /// Waits for the device, and looks after the other ranks meanwhile: it would wait for one that is gone for ever.
-    pub(super) fn wait(&mut self, work: DeviceWork) -> Result<(), TrainError> {
+    /// Waits for the device to be done with what it was asked for, which `is_here` tells, and looks after the other ranks
+    /// meanwhile: it would wait for one that is gone for ever.
+    pub(super) fn wait(
+        &mut self,
+        work: DeviceWork,
+        mut is_here: impl FnMut(&mut Self) -> Result<bool, DeviceError>,
+    ) -> Result<(), TrainError> {
         if self.ranks.ranks() == 1 {
             return Ok(());
         }
         let began = Instant::now();
-        while !self.executor.is_done().map_err(ModelError::from)? {
+        while !is_here(self).map_err(ModelError::from)? {
             let waited = began.elapsed();
             if waited < PATIENCE {
                 std::thread::yield_now();
@@ -38,6 +43,16 @@ impl<E: Executor> DeviceTrainer<E> {
             std::thread::sleep(Duration::from_micros(100));
         }
         Ok(())
+    }
+
+    /// Waits until no step is under way; what became of them is told later.
+    pub(super) fn quiet(&mut self) -> Result<(), TrainError> {
+        let Some([_, last]) = self.outcomes.steps() else {
+            return Ok(());
+        };
+        let all = |own: &mut Self| own.outcomes.are_here(&mut own.executor, true);
+        self.wait(DeviceWork::Step(last), all)
+            .map_err(|error| self.explain(error, DeviceWork::Step(last)))
     }
 
     /// Says which ranks are missing, where a failure is that of a collective; and lets nothing wait any more.
