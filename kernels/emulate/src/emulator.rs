@@ -5,6 +5,7 @@ use std::time::Instant;
 use bytemuck::Pod;
 use libloading::Library;
 use streamrec_kernels::DType;
+use streamrec_kernels::cuda::product::Product;
 use streamrec_kernels::cuda::{Address, Launch, Matrix, Measured};
 
 use crate::{
@@ -44,6 +45,8 @@ pub struct Emulator {
     pub seed: u64,
     /// Says that work is not done yet, as a device does that waits for one that is gone.
     pub hangs: bool,
+    /// Products that the device's library does not have.
+    pub refuses: Option<fn(&Product) -> bool>,
     /// What a host does in turn, where somebody wants to know.
     pub calls: Option<Vec<Call>>,
     /// What is asked for while a step is recorded.

@@ -138,7 +138,21 @@ impl Executor for Emulator {
         self.run_or_record(Work::Launch(Box::new(launch.clone())))
     }
 
+    fn supports(&mut self, product: &Product) -> Result<bool, DeviceError> {
+        Ok(!self.refuses.is_some_and(|refuses| refuses(product)))
+    }
+
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError> {
+        if !self.supports(product)? {
+            let [rows, columns, depth] = product.sizes();
+            return Err(DeviceError::Product {
+                call: "choosing an algorithm",
+                status: "refused".to_owned(),
+                rows,
+                columns,
+                depth,
+            });
+        }
         self.run_or_record(Work::Multiply(*product))
     }
 

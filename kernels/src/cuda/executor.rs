@@ -35,10 +35,18 @@ pub trait Executor {
     /// When it cannot be started. What it does wrong later is told by a call that waits.
     fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError>;
 
+    /// Whether the matrix library has a product, with its epilogue. Of its addresses only the alignment counts: no
+    /// memory need be there yet.
+    ///
+    /// # Errors
+    /// When the library fails.
+    fn supports(&mut self, product: &Product) -> Result<bool, DeviceError>;
+
     /// Multiplies.
     ///
     /// # Errors
-    /// As [`launch`](Self::launch), and [`DeviceError::Product`] where the library has no such product.
+    /// As [`launch`](Self::launch), and [`DeviceError::Product`] where the library does not
+    /// [support](Self::supports) the product.
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError>;
 
     /// Sets each of `bytes` bytes to zero.

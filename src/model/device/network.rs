@@ -27,7 +27,7 @@ use crate::model::{
 pub struct DeviceNetwork {
     names: Vec<String>,
     pub(super) nodes: Vec<PlannedNode>,
-    layers: Vec<DeviceLayer>,
+    pub(super) layers: Vec<DeviceLayer>,
     pub(super) places: Places,
     pub(super) plan: GradientPlan,
     /// `[batch, width]` each.
@@ -328,7 +328,7 @@ fn buffers<E: Executor>(
 }
 
 /// Lets a layer apply the mask of the ReLU before it to the gradient that it writes, where nobody
-/// else writes to that.
+/// else writes to that, as far as the matrix library can.
 fn mask_by_readers(
     layers: &mut [DeviceLayer],
     nodes: &[PlannedNode],
@@ -355,15 +355,15 @@ fn mask_by_readers(
                 .filter(|(input, write)| write.is_some() && places.nodes[**input].buffer == own)
                 .map(move |_| reader)
         });
-        let (Some(reader), None, false) = (writers.next(), writers.next(), shares) else {
+        let (Some(index), None, false) = (writers.next(), writers.next(), shares) else {
             continue;
         };
-        if let DeviceLayer::Linear(reader) = &mut layers[reader]
+        if let DeviceLayer::Linear(reader) = &mut layers[index]
             && reader.share.exchange().is_none()
         {
-            reader.input_mask = Some(mask);
+            reader.input_mask = Some((node, mask));
             if let DeviceLayer::Linear(own) = &mut layers[node] {
-                own.masked_by_reader = true;
+                own.masked_by = Some(index);
             }
         }
     }

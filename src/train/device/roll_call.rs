@@ -39,6 +39,9 @@ pub(super) struct RollCall {
 /// What all ranks are about to tell.
 struct Arriving {
     event: Event<Vec<Vec<u8>>>,
+    /// That the ranks left the work before. One that ended meanwhile is missed by this, and by all that follows it only
+    /// because of this.
+    left_before: Option<Event<()>>,
     /// Before predictions, which say nothing of the next step.
     predicts: bool,
 }
@@ -115,8 +118,12 @@ impl RollCall {
 
     fn tell(&mut self, report: Report, predicts: bool) {
         let message = bytemuck::bytes_of(&report).to_vec();
-        let event = self.comm.all_gather_bytes(message);
-        self.arriving = Some(Arriving { event, predicts });
+        let (left_before, event) = (self.leaving.take(), self.comm.all_gather_bytes(message));
+        self.arriving = Some(Arriving {
+            event,
+            left_before,
+            predicts,
+        });
         self.left = false;
         (self.asked, self.gone_since) = (None, None);
     }
@@ -190,7 +197,10 @@ impl RollCall {
 
     fn hear(&mut self) -> Result<Told, CommError> {
         if let Some(arriving) = self.arriving.take() {
-            let reports = arriving.event.wait()?;
+            let reports = arriving.event.wait().map_err(|error| {
+                let earlier = arriving.left_before.and_then(|event| event.wait().err());
+                earlier.unwrap_or(error)
+            })?;
             let mut told = Told {
                 ids: 0,
                 stop: false,
@@ -265,6 +275,28 @@ mod tests {
                     assert_eq!(calls.steps(), [3, 3]);
                 });
             }
+        });
+    }
+
+    /// It arrives and never leaves: that is known before the next arrival fails, and is what is told.
+    #[test]
+    fn a_rank_that_ends_between_two_steps_is_named_in_the_second() {
+        let mut ranks = SharedMemory::connect_threads(2, &Settings::default()).unwrap();
+        let (gone, stays) = (ranks.pop().unwrap(), ranks.pop().unwrap());
+        std::thread::scope(|scope| {
+            let ends = scope.spawn(move || {
+                let mut calls = RollCall::new(Arc::new(gone));
+                calls.arrive(report(1, 1, 0)).unwrap();
+            });
+            let mut calls = RollCall::new(Arc::new(stays));
+            calls.arrive(report(1, 1, 0)).unwrap();
+            ends.join().unwrap();
+            calls.leave();
+            let missing = calls.arrive(report(2, 1, 0)).unwrap_err();
+            assert!(
+                matches!(missing, CommError::Lost { ref ranks, .. } if *ranks == [1]),
+                "{missing}"
+            );
         });
     }
 

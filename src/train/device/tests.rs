@@ -6,6 +6,7 @@ mod case;
 mod invariant;
 mod micro_batches;
 mod ranks;
+mod refused_products;
 mod sharded;
 mod tensor_parallel;
 

@@ -105,6 +105,11 @@ impl Executor for GpuExecutor {
         self.ended()
     }
 
+    fn supports(&mut self, product: &Product) -> Result<bool, DeviceError> {
+        self.stream.gpu().bind()?;
+        self.products.supports(product)
+    }
+
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError> {
         self.stream.gpu().bind()?;
         self.timed(&|| product.to_string())?;
