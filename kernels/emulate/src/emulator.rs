@@ -51,6 +51,8 @@ pub struct Emulator {
     pub calls: Option<Vec<Call>>,
     /// What is asked for while a step is recorded.
     pub(crate) recording: Option<Vec<Work>>,
+    /// While recorded work runs.
+    pub(crate) replays: bool,
     /// The devices of other ranks.
     pub(crate) ranks: Ranks,
     /// What was measured, since when.

@@ -319,6 +319,9 @@ impl Executor for Emulator {
     fn replay(&mut self, graph: &Vec<Work>) -> Result<(), DeviceError> {
         self.outside_of_recordings("replaying")?;
         self.note(Call::Replay);
-        graph.iter().try_for_each(|work| self.work(work))
+        self.replays = true;
+        let outcome = graph.iter().try_for_each(|work| self.work(work));
+        self.replays = false;
+        outcome
     }
 }

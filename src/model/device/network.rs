@@ -10,7 +10,7 @@ use super::{
     group::DeviceGroup,
     layer::DeviceLayer,
     linear::Linear,
-    memory::{DeviceBuffer, columns, download_floats},
+    memory::{DeviceBuffer, columns},
     pass::{Pass, WORKSPACE_ALIGNMENT},
     requested_rows::{DeviceRows, RowShards},
     shards::{DeviceShards, Shards},
@@ -256,21 +256,16 @@ impl DeviceNetwork {
         Ok(())
     }
 
-    /// The probabilities of each label, `[rows, heads]`, from logits on the device. Waits.
+    /// The probabilities of each label, `[rows, heads]`, from a copy of the logits.
     ///
-    /// # Errors
-    /// When the device fails.
-    pub fn download_scores<E: Executor>(
-        &self,
-        executor: &mut E,
-        logits: &Matrix,
-        probabilities: &mut [f32],
-    ) -> Result<(), ModelError> {
-        download_floats(executor, logits.address, probabilities)?;
+    /// # Panics
+    /// When these are no whole numbers of float32.
+    pub fn scores(&self, logits: &[u8], probabilities: &mut Vec<f32>) {
+        probabilities.resize(logits.len() / size_of::<f32>(), 0.0);
+        bytemuck::cast_slice_mut(probabilities).copy_from_slice(logits);
         for probability in probabilities {
             *probability = crate::model::loss::sigmoid(*probability);
         }
-        Ok(())
     }
 
     fn pass<'a, E>(

@@ -32,6 +32,7 @@
 mod build;
 mod outcomes;
 mod owned_lookups;
+mod predictions;
 mod roll_call;
 mod slots;
 mod step;

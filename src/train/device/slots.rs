@@ -308,7 +308,8 @@ impl<E: Executor> Slots<E> {
         let rows = inputs.iter().map(|input| input.bags.batch).sum();
         let slot = &mut self.graphs[self.last];
         if slot.as_ref().is_none_or(|(of, _)| *of != rows) {
-            *slot = Some((rows, record(executor, step, inputs)?));
+            let graph = record(executor, |executor| step.run(executor, inputs))?;
+            *slot = Some((rows, graph));
         }
         match slot {
             Some((_, graph)) => Ok(executor.replay(graph).map_err(ModelError::from)?),
@@ -323,17 +324,17 @@ impl<E: Executor> Slots<E> {
     }
 }
 
-fn record<E: Executor>(
+/// Records what `work` asks for.
+pub(super) fn record<E: Executor>(
     executor: &mut E,
-    step: &DeviceStep,
-    inputs: &[DeviceInput],
+    mut work: impl FnMut(&mut E) -> Result<(), TrainError>,
 ) -> Result<E::Graph, TrainError> {
     let mut failure = None;
-    let graph = executor.record(&mut |executor| match step.run(executor, inputs) {
+    let graph = executor.record(&mut |executor| match work(executor) {
         Ok(()) => Ok(()),
         Err(error) => {
             failure = Some(error);
-            Err(DeviceError::Recording { call: "this step" })
+            Err(DeviceError::Recording { call: "this work" })
         }
     });
     match (graph, failure) {

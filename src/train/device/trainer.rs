@@ -1,21 +1,20 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use streamrec_kernels::cuda::{Executor, Group, Measured, step::StepInput};
+use streamrec_kernels::cuda::{Executor, Measured, step::StepInput};
 
 use super::outcomes::Outcomes;
 use super::owned_lookups::OwnedLookups;
+use super::predictions::Predictions;
 use super::roll_call::{Report, RollCall};
-use super::slots::{Slots, host_input};
+use super::slots::Slots;
 use super::step::DeviceStep;
 use crate::config::LossScaleConfig;
 use crate::data::Batch;
-use crate::model::device::{
-    DeviceInput, HostInput, InputLayout, InputSlot, RemoteInput, RemoteRoom,
-};
+use crate::model::device::{RemoteInput, RemoteRoom};
 use crate::model::{BatchInput, ModelError, NamedSlice, NamedSliceMut, ParameterStore};
 use crate::optim::{LossScalerState, OptimError, Optimizer};
-use crate::train::{Ahead, DeviceWork, Predict, StepOutcome, TrainError, Trainee};
+use crate::train::{Ahead, DeviceWork, StepOutcome, TrainError, Trainee};
 
 /// Which side has the weights and the state of the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +36,7 @@ pub struct DeviceTrainer<E: Executor> {
     /// Of sharded tables.
     pub(super) owned: Option<OwnedLookups<E>>,
     pub(super) features: [usize; 2],
-    /// To predict.
-    pub(super) layout: InputLayout,
-    pub(super) predicting: Option<(usize, InputSlot<E::Feed>)>,
+    pub(super) predictions: Predictions<E>,
     pub(super) loss_scale: LossScaleConfig,
     pub(super) scaler: Option<LossScalerState>,
     pub(super) seed: u64,
@@ -59,7 +56,7 @@ pub struct DeviceTrainer<E: Executor> {
 
 impl<E: Executor> DeviceTrainer<E> {
     /// Brings what the host has newer to the device.
-    fn refresh_device(&mut self) -> Result<(), TrainError> {
+    pub(super) fn refresh_device(&mut self) -> Result<(), TrainError> {
         if self.newer == Newer::Host {
             let (executor, step) = (&mut self.executor, &self.step);
             step.weights.upload(executor, &self.parameters)?;
@@ -82,7 +79,7 @@ impl<E: Executor> DeviceTrainer<E> {
         Ok(())
     }
 
-    fn step_input(&self, number: u64) -> StepInput {
+    pub(super) fn step_input(&self, number: u64) -> StepInput {
         let [dense, sparse] = self.optimizer.learning_rates(number);
         StepInput {
             learning_rate: dense as f32,
@@ -180,6 +177,7 @@ impl<E: Executor> DeviceTrainer<E> {
     pub(super) fn reserve_owned(&mut self, room: Option<RemoteRoom>) -> Result<(), TrainError> {
         if let Some(room) = room {
             self.slots.forget_recorded();
+            self.predictions.forget_recorded();
             let (executor, step) = (&mut self.executor, &mut self.step);
             let store = (&self.parameters, &step.weights);
             let reserved = step.network.reserve_rows(executor, store, room.rows);
@@ -280,81 +278,11 @@ impl<E: Executor> DeviceTrainer<E> {
     pub(super) fn recorded(&self) -> usize {
         self.slots.recorded()
     }
-}
 
-impl<E: Executor> Predict for DeviceTrainer<E> {
-    fn heads(&self) -> usize {
-        self.step.network.heads()
-    }
-
-    fn predict(&mut self, batch: &Batch, probabilities: &mut Vec<f32>) -> Result<(), TrainError> {
-        let after = self.last_step;
-        self.predict_batch(batch, probabilities)
-            .map_err(|error| self.explain(error, DeviceWork::Evaluation { after }))
-    }
-}
-
-impl<E: Executor> DeviceTrainer<E> {
-    /// Whether devices exchange something in a forward pass.
-    fn predicts_together(&self) -> bool {
-        self.owned.is_some() || self.executor.rank(Group::TensorParallel)[1] > 1
-    }
-
-    fn predict_batch(
-        &mut self,
-        batch: &Batch,
-        probabilities: &mut Vec<f32>,
-    ) -> Result<(), TrainError> {
-        self.refresh_device()?;
-        let input = HostInput {
-            labels: &[],
-            weights: &[],
-            ..host_input(batch, self.step_input(1))
-        };
-        self.layout.check(&input)?;
-        let (together, mut ids) = (self.predicts_together(), input.ids.len());
-        if together {
-            ids = self.ranks.arrive_to_predict(self.last_step, ids)?;
-        }
-        let mut remote = None;
-        if let Some(lookups) = &mut self.owned {
-            let batch = BatchInput::of(&batch.encoded, self.features);
-            let (asked, room) = lookups.take_to_predict(&mut self.executor, &batch)?;
-            remote = asked;
-            self.reserve_owned(room)?;
-        }
-        let executor = &mut self.executor;
-        if self.predicting.as_ref().is_none_or(|(room, _)| *room < ids) {
-            let layout = InputLayout {
-                ids: ids + ids / 4,
-                ..self.layout.clone()
-            };
-            let slot = InputSlot::new(executor, &layout).map_err(ModelError::from)?;
-            self.predicting = Some((layout.ids, slot));
-        }
-        let Some((_, slot)) = &mut self.predicting else {
-            return Ok(());
-        };
-        slot.vacate(executor).map_err(ModelError::from)?;
-        slot.send(executor, &input).map_err(ModelError::from)?;
-        slot.receive(executor).map_err(ModelError::from)?;
-        let step = &self.step;
-        let input = DeviceInput {
-            remote,
-            ..slot.input(batch.rows)
-        };
-        let logits = step.network.forward(executor, &step.weights, &input)?;
-        if together {
-            let after = self.last_step;
-            let here = |own: &mut Self| own.executor.is_done();
-            self.wait(DeviceWork::Evaluation { after }, here)?;
-            self.ranks.leave();
-        }
-        let (executor, step) = (&mut self.executor, &self.step);
-        probabilities.resize(batch.rows * step.network.heads(), 0.0);
-        Ok(step
-            .network
-            .download_scores(executor, &logits, probabilities)?)
+    /// Whether the forward pass of predictions for so many samples has been.
+    #[cfg(test)]
+    pub(super) fn predictions_are_recorded(&self, rows: usize) -> bool {
+        self.predictions.is_recorded(rows)
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use streamrec_emulation::Call;
 
+use super::case::batch;
 use super::ranks::on_ranks;
 use super::*;
 use crate::comm::Communicator;
@@ -176,4 +177,62 @@ fn weights_and_predictions_are_those_behind_the_last_step_that_was_asked_for() {
     assert_eq!(ahead.settle().unwrap(), Some(expected[1]));
     assert_eq!(ahead.settle().unwrap(), None);
     assert_eq!(ahead.loss_scaler(), waits.loss_scaler());
+}
+
+/// By shape; with the weights of the moment, and the ids of each batch.
+#[test]
+fn predictions_are_recorded_once_and_are_those_of_passes_that_are_not() {
+    let case = Case::new(DLRM, ADAM, Precision::Bf16, 2);
+    let mut device = case.on(Emulator::new(0)).unwrap();
+    let mut recorded = Vec::new();
+    for step in 1..=6 {
+        case.train(&mut device, step..=step, undisturbed);
+        let unseen = match step {
+            // More ids than there is room for, then fewer samples.
+            4 => batch(&case.schema, ROWS, 40, step),
+            5 | 6 => batch(&case.schema, ROWS - 3, 3, step),
+            _ => case.batch(100 + step),
+        };
+        let [mut got, mut piece_by_piece] = [Vec::new(), Vec::new()];
+        device.predict(&unseen, &mut got).unwrap();
+        recorded.push(device.predictions_are_recorded(unseen.rows));
+        let mut other = case.on(Emulator::new(0)).unwrap();
+        let state = tensors(&mut device);
+        for (slice, (_, values)) in other.named_slices_mut().unwrap().into_iter().zip(&state) {
+            slice.values.copy_from_slice(values);
+        }
+        other.predict(&unseen, &mut piece_by_piece).unwrap();
+        assert_eq!(got, piece_by_piece, "step {step}");
+    }
+    assert_eq!(recorded, [false, true, true, true, false, true]);
+}
+
+/// With sharded tables and shared layers: vectors and sums travel inside the recorded pass.
+#[test]
+fn ranks_record_their_predictions_together() {
+    let unique = "exchange = 'unique'\nplacement = 'row_wise'\n";
+    let dlrm = |placement| {
+        let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
+        case.with_tables(placement, 2)
+    };
+    let shared = super::tensor_parallel::shared(SGD, Precision::Fp32);
+    for case in [dlrm("placement = 'row_wise'\n"), dlrm(unique), shared] {
+        on_ranks(2, |comm: Arc<dyn Communicator>| {
+            let mut trainer = case.on_device_of(&comm);
+            for step in 1..=4 {
+                case.train_part(&mut trainer, comm.as_ref(), step..=step, undisturbed);
+                // Bags grow, on rank 1 more than on rank 0.
+                let longest = [3, 3, 9, 9][step as usize - 1];
+                let unseen = batch(&case.schema, case.settings.global_batch, longest, 50 + step);
+                let part = case.part(&unseen, comm.as_ref());
+                let [mut got, mut piece_by_piece] = [Vec::new(), Vec::new()];
+                trainer.predict(&part, &mut got).unwrap();
+                assert_eq!(trainer.predictions_are_recorded(part.rows), step > 1);
+                trainer.measure_device(true).unwrap();
+                trainer.predict(&part, &mut piece_by_piece).unwrap();
+                trainer.measure_device(false).unwrap();
+                assert_eq!(got, piece_by_piece, "step {step}");
+            }
+        });
+    }
 }
