@@ -258,8 +258,13 @@ impl<E: Executor> Slots<E> {
         self.vacate(executor, self.next())
     }
 
-    /// Begins to send the batch that comes next, after its place was [vacated](Self::vacate_next). One that does not fit,
-    /// or for which there is no room yet, is left to its own step.
+    /// Whether a batch that comes next fits. One that does not is left to its own step, whose error it is.
+    pub(super) fn fits(&self, (next, step): (&Batch, StepInput)) -> bool {
+        self.layout.check(&host_input(next, step)).is_ok()
+    }
+
+    /// Begins to send the batch that comes next and [fits](Self::fits), after its place was
+    /// [vacated](Self::vacate_next). One for which there is no room yet is left to its own step.
     ///
     /// # Errors
     /// When the device fails.
@@ -268,8 +273,7 @@ impl<E: Executor> Slots<E> {
         executor: &mut E,
         (next, step): (&Batch, StepInput),
     ) -> Result<(), ModelError> {
-        let fits = self.layout.check(&host_input(next, step)).is_ok();
-        if fits && self.cut.ids(next) <= self.layout.ids {
+        if self.cut.ids(next) <= self.layout.ids {
             let slot = self.next();
             self.send(executor, slot, (next, step))?;
             self.ahead = Some((slot, Sent::new(next, step.number)));

@@ -122,7 +122,7 @@ impl<E: Executor> DeviceTrainer<E> {
         }
         self.slots.run(executor, &self.step)?;
         self.ask(step, batch)?;
-        if let Some(next) = next {
+        if let Some(next) = next.filter(|next| self.slots.fits(*next)) {
             self.send_ahead(next)?;
         }
         self.ranks.leave();
@@ -225,8 +225,14 @@ impl<E: Executor> DeviceTrainer<E> {
         let told = told.and_then(|()| self.outcome());
         told.map_err(|error| {
             let error = self.explain(error, DeviceWork::Step(step));
-            // A step that was asked for since is not left to itself; the failure before it is what is told.
-            let _ = self.quiet();
+            // A step that was asked for since is waited for, where that can end; the failure before it is what is told.
+            let ends = !matches!(
+                error,
+                TrainError::Collective { .. } | TrainError::Stuck { .. }
+            );
+            if ends {
+                let _ = self.quiet();
+            }
             error
         })
     }

@@ -57,7 +57,8 @@ impl<E: Executor> DeviceTrainer<E> {
 
     /// Says which ranks are missing, where a failure is that of a collective; and lets nothing wait any more.
     pub(super) fn explain(&mut self, error: TrainError, work: DeviceWork) -> TrainError {
-        if self.ranks.ranks() == 1 || !is_of_collectives(&error) {
+        let explained = matches!(error, TrainError::Collective { .. });
+        if explained || self.ranks.ranks() == 1 || !is_of_collectives(&error) {
             return error;
         }
         let what = self.executor.last_begun();

@@ -8,7 +8,7 @@ use super::case::batch;
 use super::ranks::on_ranks;
 use super::*;
 use crate::comm::Communicator;
-use crate::train::Ahead;
+use crate::train::{Ahead, DeviceWork};
 
 /// Trains without waiting for a step before the next is asked for.
 fn run_ahead(
@@ -157,6 +157,49 @@ fn a_next_batch_that_does_not_fit_is_refused_when_its_step_comes() {
     let error = device.step_ahead(&next, None, 2, false).unwrap_err();
     assert!(error.to_string().contains("an id is 9"), "{error}");
     assert!(device.settle().unwrap().is_some(), "step 1 is told of");
+}
+
+/// Nor are its ids announced to the owners of sharded tables.
+#[test]
+fn a_next_batch_that_does_not_fit_is_refused_likewise_beside_sharded_tables() {
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1).with_tables("placement = 'row_wise'\n", 2);
+    let told = on_ranks(2, |comm: Arc<dyn Communicator>| {
+        let mut trainer = case.on_device_of(&comm);
+        let part = |step| case.part(&case.batch(step), comm.as_ref());
+        let mut next = part(2);
+        if comm.rank() == 1 {
+            next.encoded.ids[0] = 9;
+        }
+        let first = trainer.step_ahead(&part(1), Some(&next), 1, false);
+        let second = first.and_then(|_| trainer.step_ahead(&next, None, 2, false));
+        second.unwrap_err()
+    });
+    let refused = told[1].to_string();
+    assert!(refused.contains("an id is 9"), "{refused}");
+    let missed = told[0].comm().expect("rank 0 misses rank 1").to_string();
+    assert!(missed.contains("ranks [1] have ended"), "{missed}");
+}
+
+/// A device that hangs in a step that was asked for before the next: the step is named that it hangs in.
+#[test]
+fn a_step_that_hangs_is_named_when_the_next_was_asked_for() {
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
+    let told = on_ranks(2, |comm: Arc<dyn Communicator>| {
+        let trainer = case.on_device_of(&comm);
+        let mut trainer = trainer.with_timeout(std::time::Duration::from_millis(300));
+        let part = |step| case.part(&case.batch(step), comm.as_ref());
+        trainer
+            .step_ahead(&part(1), Some(&part(2)), 1, false)
+            .unwrap();
+        trainer.executor.hangs = true;
+        trainer.step_ahead(&part(2), None, 2, false).unwrap_err()
+    });
+    for error in told {
+        assert!(
+            matches!(error, TrainError::Stuck { work: DeviceWork::Step(1), ref steps, .. } if *steps == [2, 2]),
+            "{error}"
+        );
+    }
 }
 
 /// Whatever needs the state of the moment waits for it, and what became of the step is told afterwards.

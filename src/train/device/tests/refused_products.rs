@@ -30,7 +30,9 @@ fn refuses_all(_: &Product) -> bool {
     true
 }
 
-const LIBRARIES: [(&str, fn(&Product) -> bool); 6] = [
+type Refuses = fn(&Product) -> bool;
+
+const LIBRARIES: [(&str, Refuses); 6] = [
     ("no epilogues", refuses_epilogues),
     ("no masks", refuses_masks),
     ("no masked gradients", refuses_masked_gradients),
@@ -39,7 +41,7 @@ const LIBRARIES: [(&str, fn(&Product) -> bool); 6] = [
     ("no products", refuses_all),
 ];
 
-fn trained(case: &Case, refuses: Option<fn(&Product) -> bool>) -> (Vec<StepOutcome>, Tensors) {
+fn trained(case: &Case, refuses: Option<Refuses>) -> (Vec<StepOutcome>, Tensors) {
     let mut device = Emulator::new(0);
     device.refuses = refuses;
     let mut trainer = case.on(device).unwrap();
@@ -80,7 +82,7 @@ fn a_library_without_some_products_gives_the_same_steps() {
 /// What is not refused the library does: else the test above would show nothing.
 #[test]
 fn products_with_their_epilogues_are_the_librarys_where_it_has_them() {
-    let names = |precision, refuses: Option<fn(&Product) -> bool>| -> Vec<String> {
+    let names = |precision, refuses: Option<Refuses>| -> Vec<String> {
         let case = Case::new(DLRM, SGD, precision, 1);
         let mut device = Emulator::new(0);
         device.refuses = refuses;
