@@ -19,6 +19,9 @@ pub(super) enum Device {
     Cpu,
     /// A GPU that is ready: its libraries are found, all kernels are compiled.
     Cuda(Box<GpuExecutor>),
+    /// A CPU that does what a GPU would, in tests.
+    #[cfg(test)]
+    Emulated(Box<streamrec_emulation::Emulator>),
 }
 
 impl Device {

@@ -5,9 +5,15 @@ use std::time::Instant;
 use bytemuck::Pod;
 use libloading::Library;
 use streamrec_kernels::DType;
+use streamrec_kernels::cuda::product::Product;
 use streamrec_kernels::cuda::{Address, Launch, Matrix, Measured};
 
-use crate::{buffer::Buffer, collective::Ranks, executor::Work, library::library};
+use crate::{
+    buffer::Buffer,
+    collective::Ranks,
+    executor::{Call, Work},
+    library::library,
+};
 
 /// As `emulate::Buffer` in `emulate/emulate.hpp`.
 #[repr(C)]
@@ -39,8 +45,14 @@ pub struct Emulator {
     pub seed: u64,
     /// Says that work is not done yet, as a device does that waits for one that is gone.
     pub hangs: bool,
+    /// Products that the device's library does not have.
+    pub refuses: Option<fn(&Product) -> bool>,
+    /// What a host does in turn, where somebody wants to know.
+    pub calls: Option<Vec<Call>>,
     /// What is asked for while a step is recorded.
     pub(crate) recording: Option<Vec<Work>>,
+    /// While recorded work runs.
+    pub(crate) replays: bool,
     /// The devices of other ranks.
     pub(crate) ranks: Ranks,
     /// What was measured, since when.

@@ -16,6 +16,7 @@ mod linear;
 mod nccl;
 mod nvrtc;
 mod on_device;
+mod own_product;
 mod product;
 mod python_packages;
 #[path = "../random/mod.rs"]

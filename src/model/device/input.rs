@@ -220,14 +220,26 @@ impl<F: Send> InputSlot<F> {
         let address = executor.allocate(layout.bytes())?;
         // Ids behind the last one are looked at, and count for nothing.
         executor.zero(address, layout.bytes())?;
+        let mut feed = executor.feed(layout.bytes())?;
+        executor.vacate(&mut feed)?;
         Ok(Self {
             layout: layout.clone(),
             address,
-            feed: executor.feed(layout.bytes())?,
+            feed,
         })
     }
 
-    /// Starts the copy of an input that [`InputLayout::check`] let pass.
+    /// Lets the next input come as soon as all that was asked for so far is done: nothing that is asked for from now on
+    /// reads the one before.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn vacate<E: Executor<Feed = F>>(&mut self, executor: &mut E) -> Result<(), DeviceError> {
+        executor.vacate(&mut self.feed)
+    }
+
+    /// Starts the copy of an input that [`InputLayout::check`] let pass, behind all that was asked for before the place
+    /// was [vacated](Self::vacate).
     ///
     /// # Errors
     /// When the device fails.

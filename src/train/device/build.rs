@@ -5,7 +5,9 @@ use streamrec_artifact::{FeatureSchema, Graph};
 use streamrec_kernels::Context;
 use streamrec_kernels::cuda::{Executor, Group};
 
+use super::outcomes::Outcomes;
 use super::owned_lookups::OwnedLookups;
+use super::predictions::Predictions;
 use super::roll_call::RollCall;
 use super::slots::{Cut, Slots};
 use super::step::{DeviceLoss, DeviceStep};
@@ -76,19 +78,25 @@ impl<E: Executor> DeviceTrainer<E> {
             features,
             labels: layout.labels,
         };
+        let probabilities = batch * layout.labels * size_of::<f32>();
+        let outcomes = Outcomes::new(&mut executor, step.optimizer.told().1 + probabilities);
+        let outcomes = outcomes.map_err(ModelError::from)?;
+        let predictions = Predictions::new(&mut executor, layout.clone());
+        let predictions = predictions.map_err(ModelError::from)?;
         // What ranks tell one another is not mixed with what else they exchange.
         let ranks = mesh.world.split(0, mesh.world.rank())?;
         Ok(Self {
             newer: Newer::Host,
             step,
-            slots: Slots::new(layout.clone(), cut),
+            slots: Slots::new(layout, cut),
             owned,
             features,
-            layout,
-            predicting: None,
+            predictions,
             loss_scale: settings.loss_scale,
             scaler: scaler(settings),
             seed: settings.seed,
+            last_step: 0,
+            outcomes,
             probabilities: Vec::new(),
             predicted: 0..0,
             ranks: RollCall::new(ranks),

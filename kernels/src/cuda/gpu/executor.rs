@@ -1,7 +1,7 @@
 use cudarc::driver::result;
 
 use super::{
-    Feed, Gpu, Graph, Nccl, Stream, failed, memory::Arena, products::Products, ranks::Ranks,
+    Feed, Gpu, Graph, Nccl, Reply, Stream, failed, memory::Arena, products::Products, ranks::Ranks,
     times::Times,
 };
 use crate::cuda::{
@@ -100,6 +100,7 @@ impl GpuExecutor {
 impl Executor for GpuExecutor {
     type Graph = Graph;
     type Feed = Feed;
+    type Reply = Reply;
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError> {
         self.outside_of_recordings("allocating memory")?;
@@ -110,6 +111,11 @@ impl Executor for GpuExecutor {
         self.timed(&|| launch.kernel.name.to_owned())?;
         self.stream.launch(launch)?;
         self.ended()
+    }
+
+    fn supports(&mut self, product: &Product) -> Result<bool, DeviceError> {
+        self.stream.gpu().bind()?;
+        self.products.supports(product)
     }
 
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError> {
@@ -150,6 +156,11 @@ impl Executor for GpuExecutor {
         Feed::new(self.stream.gpu(), bytes)
     }
 
+    fn vacate(&mut self, feed: &mut Feed) -> Result<(), DeviceError> {
+        self.outside_of_recordings("making room for a batch")?;
+        feed.vacate(&self.stream)
+    }
+
     fn send(
         &mut self,
         feed: &mut Feed,
@@ -157,12 +168,35 @@ impl Executor for GpuExecutor {
         write: &mut dyn FnMut(&mut [u8]) -> usize,
     ) -> Result<(), DeviceError> {
         self.outside_of_recordings("copying a batch")?;
-        feed.send(&self.stream, to, write)
+        feed.send(to, write)
     }
 
     fn receive(&mut self, feed: &mut Feed) -> Result<(), DeviceError> {
         self.outside_of_recordings("waiting for a batch")?;
         feed.receive(&self.stream)
+    }
+
+    fn reply(&mut self, bytes: usize) -> Result<Reply, DeviceError> {
+        self.outside_of_recordings("allocating memory")?;
+        Reply::new(self.stream.gpu(), bytes)
+    }
+
+    fn ask(&mut self, reply: &mut Reply, parts: &[(Address, usize)]) -> Result<(), DeviceError> {
+        self.outside_of_recordings("asking what a step found")?;
+        reply.ask(&self.stream, parts)
+    }
+
+    fn has_come(&mut self, reply: &Reply) -> Result<bool, DeviceError> {
+        self.outside_of_recordings("asking whether work is done")?;
+        if let Some(ranks) = &self.ranks {
+            ranks.look()?;
+        }
+        reply.has_come()
+    }
+
+    fn read<'a>(&mut self, reply: &'a mut Reply) -> Result<&'a [u8], DeviceError> {
+        self.outside_of_recordings("waiting")?;
+        reply.read()
     }
 
     fn rank(&self, group: Group) -> [usize; 2] {
