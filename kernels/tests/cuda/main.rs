@@ -1,4 +1,4 @@
-//! The CUDA kernels, run on a CPU under emulation and held against the operations of this crate.
+//! The CUDA kernels, held against the operations of this crate: on a CPU under emulation, or on a GPU (see `device`).
 
 mod add;
 mod bce;
@@ -6,6 +6,7 @@ mod cast;
 mod collective;
 mod cross;
 mod dense_optimizer;
+mod device;
 mod dot_interaction;
 mod embedding_bag;
 mod emulation;

@@ -10,7 +10,7 @@ use crate::cuda::{
     executor::DeviceError,
     launch::Kernel,
     library::{CudaLibrary, load_driver},
-    source::SOURCES,
+    source::{SOURCES, Source},
 };
 
 /// A GPU of this host, with its context and the kernels compiled for it. Clones share them.
@@ -106,6 +106,22 @@ impl Gpu {
             self.function(Kernel::new(source.name, name), 0)?;
         }
         Ok(())
+    }
+
+    /// Compiles and loads kernels of a source that is not this crate's, for [custom](crate::cuda::Launch::custom) launches.
+    ///
+    /// # Errors
+    /// As for [`compile`](Self::compile).
+    pub fn load(&self, source: &Source) -> Result<(), DeviceError> {
+        self.bind()?;
+        let Shared {
+            architecture,
+            cache,
+            ..
+        } = self.shared.as_ref();
+        let modules = self.shared.modules.lock();
+        let mut modules = modules.unwrap_or_else(PoisonError::into_inner);
+        modules.load(source, architecture, cache)
     }
 
     /// Makes the context that of the calling thread.

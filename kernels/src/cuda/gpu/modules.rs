@@ -8,7 +8,10 @@ use cudarc::driver::{result, sys};
 
 use super::failed;
 use crate::cuda::{
-    compiler::compile_cached, executor::DeviceError, launch::Kernel, source::SOURCES,
+    compiler::compile_cached,
+    executor::DeviceError,
+    launch::Kernel,
+    source::{SOURCES, Source},
 };
 
 /// Shared memory that every kernel may use without being told.
@@ -37,7 +40,10 @@ impl Modules {
         cache: &Path,
     ) -> Result<sys::CUfunction, DeviceError> {
         if !self.functions.contains_key(&kernel) {
-            self.load(kernel.source, architecture, cache)?;
+            let mut sources = SOURCES.iter();
+            if let Some(source) = sources.find(|source| source.name == kernel.source) {
+                self.load(source, architecture, cache)?;
+            }
         }
         let Some(function) = self.functions.get_mut(&kernel) else {
             return Err(DeviceError::Driver {
@@ -62,15 +68,17 @@ impl Modules {
         Ok(function.handle)
     }
 
-    fn load(
+    /// Loads a source's kernels, unless they are there.
+    pub(super) fn load(
         &mut self,
-        name: &'static str,
+        source: &Source,
         architecture: &str,
         cache: &Path,
     ) -> Result<(), DeviceError> {
-        let Some(source) = SOURCES.iter().find(|source| source.name == name) else {
+        let first = Kernel::new(source.name, source.kernels[0]);
+        if self.functions.contains_key(&first) {
             return Ok(());
-        };
+        }
         let compiled = compile_cached(source, source.kernels, architecture, cache)?;
         // SAFETY: the image is a whole ELF file, or a text that ends with 0, which the driver copies.
         let module = unsafe { result::module::load_data(compiled.image.as_ptr().cast::<c_void>()) }
@@ -85,7 +93,8 @@ impl Modules {
                 handle,
                 shared_bytes: SHARED_BYTES,
             };
-            self.functions.insert(Kernel::new(name, kernel), function);
+            self.functions
+                .insert(Kernel::new(source.name, kernel), function);
         }
         Ok(())
     }
