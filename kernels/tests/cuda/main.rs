@@ -2,6 +2,7 @@
 
 mod add;
 mod bce;
+mod benchmark;
 mod cast;
 mod collective;
 mod cross;
@@ -15,6 +16,7 @@ mod factorization_machine;
 mod groups;
 mod linear;
 mod nccl;
+mod nowhere;
 mod nvrtc;
 mod on_device;
 mod product;
