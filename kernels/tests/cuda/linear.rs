@@ -5,8 +5,8 @@ use streamrec_kernels::cuda::linear::{
 use streamrec_kernels::linear::{self, Activation, LinearBackward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
+use crate::device::{Device, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, epsilon};
-use streamrec_emulation::{Emulator, SEEDS};
 
 /// The last ones are several panels of a batch, and several blocks of columns.
 const SHAPES: [[usize; 2]; 5] = [[1, 1], [70, 3], [129, 40], [200, 300], [17, 1000]];
@@ -30,20 +30,20 @@ fn bias_and_activation_are_the_cpus() {
                 let (mut random, pad) = (Random(index as u64), [0, 3, 8][index % 3]);
                 let sums = random.floats(shape[0] * shape[1]);
                 let bias = random.floats_of(shape[1], bias_type);
-                let mut emulator = Emulator::new(SEEDS[index % 3]);
-                let own = emulator.matrix("sums", &sums, DType::F32, shape, shape[1] + pad);
+                let mut device = Device::new(SEEDS[index % 3]);
+                let own = device.matrix("sums", &sums, DType::F32, shape, shape[1] + pad);
                 let empty = vec![f32::NAN; sums.len()];
-                let y = emulator.matrix("y", &empty, out_type, shape, shape[1] + pad);
+                let y = device.matrix("y", &empty, out_type, shape, shape[1] + pad);
                 let place = match with_bias {
                     true => {
                         let width = shape[1];
-                        emulator
+                        device
                             .matrix("bias", &bias, bias_type, [1, width], width)
                             .address
                     }
                     false => Address::NULL,
                 };
-                emulator.run([finish(&own, (place, bias_type), activation, &y).unwrap()]);
+                device.run([finish(&own, (place, bias_type), activation, &y).unwrap()]);
                 let mut expected = vec![0.0; sums.len()];
                 let bias = with_bias.then(|| TensorRef::from_f32(&bias, &[shape[1]]));
                 let (sums, to) = (
@@ -51,7 +51,7 @@ fn bias_and_activation_are_the_cpus() {
                     TensorMut::from_f32(&mut expected, &shape),
                 );
                 linear::finish(&context, sums, bias, activation, to).unwrap();
-                assert_close("y", &emulator.elements(&y), &expected, epsilon(out_type));
+                assert_close("y", &device.elements(&y), &expected, epsilon(out_type));
             }
         }
     }
@@ -107,14 +107,14 @@ fn gradients_of_relu_and_bias_are_the_cpus() {
                 let dy = random.floats_of(len, dtype);
                 let before = random.floats(shape[1]);
                 let run = |seed: u64| {
-                    let mut emulator = Emulator::new(seed);
-                    let own = emulator.matrix("y", &y, dtype, shape, shape[1] + pad);
-                    let d = emulator.matrix("dy", &dy, dtype, shape, shape[1] + pad);
+                    let mut device = Device::new(seed);
+                    let own = device.matrix("y", &y, dtype, shape, shape[1] + pad);
+                    let d = device.matrix("dy", &dy, dtype, shape, shape[1] + pad);
                     let db = match accumulate {
-                        true => emulator.upload("db", &before),
-                        false => emulator.empty("db", 4 * shape[1]),
+                        true => device.upload("db", &before),
+                        false => device.empty("db", 4 * shape[1]),
                     };
-                    let partial = emulator.empty("partial", 4 * partial_len(shape));
+                    let partial = device.empty("partial", 4 * partial_len(shape));
                     let operands = MaskAndSum {
                         y: relu.then_some(own),
                         dy: d,
@@ -124,8 +124,8 @@ fn gradients_of_relu_and_bias_are_the_cpus() {
                             partial,
                         }),
                     };
-                    emulator.run(mask_and_sum(&operands).unwrap());
-                    [emulator.elements(&d), emulator.download(db)]
+                    device.run(mask_and_sum(&operands).unwrap());
+                    [device.elements(&d), device.download(db)]
                 };
                 let got = run(0);
                 assert_eq!(run(77), got, "another order of threads");
@@ -140,17 +140,17 @@ fn gradients_of_relu_and_bias_are_the_cpus() {
 
 #[test]
 fn a_value_that_is_not_a_number_lets_its_gradient_pass() {
-    let mut emulator = Emulator::new(0);
+    let mut device = Device::new(0);
     let shape = [1, 3];
-    let y = emulator.matrix("y", &[f32::NAN, 0.0, 2.0], DType::F32, shape, 3);
-    let dy = emulator.matrix("dy", &[1.0, 2.0, 3.0], DType::F32, shape, 3);
+    let y = device.matrix("y", &[f32::NAN, 0.0, 2.0], DType::F32, shape, 3);
+    let dy = device.matrix("dy", &[1.0, 2.0, 3.0], DType::F32, shape, 3);
     let operands = MaskAndSum {
         y: Some(y),
         dy,
         bias: None,
     };
-    emulator.run(mask_and_sum(&operands).unwrap());
-    assert_eq!(emulator.elements(&dy), [1.0, 0.0, 3.0]);
+    device.run(mask_and_sum(&operands).unwrap());
+    assert_eq!(device.elements(&dy), [1.0, 0.0, 3.0]);
     assert!(
         mask_and_sum(&MaskAndSum {
             y: None,

@@ -11,6 +11,7 @@ use streamrec_kernels::cuda::{
     compile_ahead, compile_cached, find_ahead,
 };
 
+use crate::device::asks_for_a_gpu;
 use crate::python_packages::{find_file, point_loader_to};
 
 /// Registers, bytes of static shared memory, bytes of spills.
@@ -25,6 +26,10 @@ fn of_name(source: &str) -> &'static Source {
 
 /// Kernels compiled, or nothing where there is no compiler, said loudly.
 fn compiled(source: &Source, kernels: &[&str], architecture: &str) -> Option<Compiled> {
+    if asks_for_a_gpu() {
+        eprintln!("NOT TESTED on a GPU: what the compiler makes for others needs none");
+        return None;
+    }
     point_loader_to("nvidia/*/lib/libnvrtc.so*");
     match compile(source, kernels, architecture) {
         Ok(compiled) => Some(compiled),
@@ -223,6 +228,15 @@ mod sparse_optimizer {
     #[test]
     fn the_other_half_compiles_for_sm_90() {
         super::check("sparse_optimizer", "sm_90", [1, 2]);
+    }
+}
+
+/// On a GPU they show that the emulation is what it is taken for.
+#[test]
+fn the_emulations_own_kernels_compile_too() {
+    let source = &crate::emulation::SOURCE;
+    if let Some(compiled) = compiled(source, source.kernels, "sm_90") {
+        assert_eq!(compiled.symbols.len(), source.kernels.len());
     }
 }
 

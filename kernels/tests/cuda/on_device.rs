@@ -1,4 +1,4 @@
-//! A batch's updates of embedding tables, on the CPU and in the emulator's memory.
+//! A batch's updates of embedding tables, on the CPU and in a device's memory.
 
 use std::ops::Range;
 
@@ -11,10 +11,10 @@ use streamrec_kernels::embedding_bag::{BagSource, Groups, Pooling};
 use streamrec_kernels::sparse_optimizer::{self, SparseGradient, SparseRule, SparseState};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
+use crate::device::Device;
 use crate::embedding_bag::HostBags;
 use crate::groups;
 use crate::values::{Random, assert_close, epsilon};
-use streamrec_emulation::Emulator;
 
 /// A batch with its gradient, and tables in host memory.
 pub struct Case {
@@ -177,14 +177,14 @@ impl Case {
     }
 
     pub fn upload(&self, rule: &SparseRule, seed: u64) -> OnDevice {
-        let mut emulator = Emulator::new(seed);
+        let mut device = Device::new(seed);
         let context = Context::cpu(1, false).unwrap();
         let (mut tables, mut matrices, mut states, mut first_row) = (vec![], vec![], vec![], 0);
         for (values, &[rows, dim]) in self.tables.iter().zip(&self.shapes) {
-            let matrix = emulator.matrix("table", values, self.weights, [rows, dim], dim);
+            let matrix = device.matrix("table", values, self.weights, [rows, dim], dim);
             let state = SparseState::new(&context, rule, rows, dim);
             let mut own: Vec<Address> = (state.tensors())
-                .map(|(name, tensor)| emulator.upload(name, tensor.f32()))
+                .map(|(name, tensor)| device.upload(name, tensor.f32()))
                 .collect();
             states.extend(own.iter().copied());
             own.resize(2, Address::NULL);
@@ -202,13 +202,13 @@ impl Case {
             first_row += rows as u64;
             matrices.push(matrix);
         }
-        OnDevice::new(self, emulator, tables, matrices, states)
+        OnDevice::new(self, device, tables, matrices, states)
     }
 }
 
-/// A case in the emulator's memory.
+/// A case in the device's memory.
 pub struct OnDevice {
-    pub emulator: Emulator,
+    pub device: Device,
     pub tables: Vec<Table>,
     pub matrices: Vec<Matrix>,
     pub states: Vec<Address>,
@@ -224,7 +224,7 @@ pub struct OnDevice {
 impl OnDevice {
     pub fn new(
         case: &Case,
-        mut emulator: Emulator,
+        mut device: Device,
         tables: Vec<Table>,
         matrices: Vec<Matrix>,
         states: Vec<Address>,
@@ -232,13 +232,13 @@ impl OnDevice {
         let capacity = case.bags.ids.len() + 10;
         let shape = [case.bags.batch, case.columns];
         Self {
-            tables_on_device: emulator.upload("tables", &tables),
-            sources_on_device: emulator.upload("sources", &case.sources),
-            dout: emulator.matrix("dout", &case.dout, case.gradient, shape, case.columns),
-            step: emulator.upload("step", &[case.step]),
-            rows: groups::rows(&mut emulator, capacity),
-            not_finite: emulator.upload("not_finite", &[u64::MAX]),
-            emulator,
+            tables_on_device: device.upload("tables", &tables),
+            sources_on_device: device.upload("sources", &case.sources),
+            dout: device.matrix("dout", &case.dout, case.gradient, shape, case.columns),
+            step: device.upload("step", &[case.step]),
+            rows: groups::rows(&mut device, capacity),
+            not_finite: device.upload("not_finite", &[u64::MAX]),
+            device,
             tables,
             matrices,
             states,
@@ -248,12 +248,12 @@ impl OnDevice {
 
     /// Sorts the lookups; what is left to do takes the result.
     pub fn gradients<'a>(&'a mut self, case: &'a Case) -> Gradients<'a> {
-        let mut bags = case.bags.upload(&mut self.emulator);
+        let mut bags = case.bags.upload(&mut self.device);
         let mut ids = case.bags.ids.clone();
         ids.resize(self.capacity, 0);
-        bags.ids = self.emulator.upload("ids", &ids);
-        let memory = groups::memory(&mut self.emulator, self.capacity);
-        let first_bad = self.emulator.upload("first_bad", &[u64::MAX]);
+        bags.ids = self.device.upload("ids", &ids);
+        let memory = groups::memory(&mut self.device, self.capacity);
+        let first_bad = self.device.upload("first_bad", &[u64::MAX]);
         let operands = Build {
             bags,
             sources: &case.sources,
@@ -263,12 +263,12 @@ impl OnDevice {
             first_bad,
         };
         let (launches, sorted) = build(&operands).unwrap();
-        self.emulator.run(launches);
+        self.device.run(launches);
         let floats = 4 * tiles(self.capacity) * row_stride(case.dim_max());
         let partial = Partial {
-            heads: self.emulator.empty("heads", floats),
-            tails: self.emulator.empty("tails", floats),
-            lists: self.emulator.empty("lists", 8 * tiles(self.capacity)),
+            heads: self.device.empty("heads", floats),
+            tails: self.device.empty("tails", floats),
+            lists: self.device.empty("lists", 8 * tiles(self.capacity)),
             list_lengths: memory.list_lengths,
         };
         Gradients {
@@ -289,14 +289,14 @@ impl OnDevice {
     pub fn tables(&self) -> Vec<Vec<f32>> {
         self.matrices
             .iter()
-            .map(|matrix| self.emulator.elements(matrix))
+            .map(|matrix| self.device.elements(matrix))
             .collect()
     }
 
     pub fn states(&self) -> Vec<Vec<f32>> {
         self.states
             .iter()
-            .map(|&state| self.emulator.download(state))
+            .map(|&state| self.device.download(state))
             .collect()
     }
 }
@@ -307,11 +307,11 @@ impl Case {
     }
 
     pub fn fused(&self, rule: &SparseRule, seed: u64) -> OnDevice {
-        let mut device = self.upload(rule, seed);
-        let (weights, not_finite) = (self.weights, device.not_finite);
-        let launches = update(&device.gradients(self), rule, weights, not_finite).unwrap();
-        device.emulator.run(launches);
-        device
+        let mut on = self.upload(rule, seed);
+        let (weights, not_finite) = (self.weights, on.not_finite);
+        let launches = update(&on.gradients(self), rule, weights, not_finite).unwrap();
+        on.device.run(launches);
+        on
     }
 
     /// Sums, then updates; the step's overflow flag.
@@ -327,47 +327,44 @@ impl Case {
         seed: u64,
         products: impl FnOnce(&mut OnDevice, UpdateRows<'_>) -> Address,
     ) -> (OnDevice, u32) {
-        let mut device = self.upload(rule, seed);
-        let rows = device.rows;
-        let floats = 4 * device.capacity * row_stride(self.dim_max());
-        let out = device.emulator.empty("gradients", floats);
-        let gradients = device.gradients(self);
+        let mut on = self.upload(rule, seed);
+        let rows = on.rows;
+        let floats = 4 * on.capacity * row_stride(self.dim_max());
+        let out = on.device.empty("gradients", floats);
+        let gradients = on.gradients(self);
         let row_bits = gradients.sorted.layout.row_bits;
         let launches = sum(&gradients, &rows, out).unwrap();
-        device.emulator.run(launches);
-        let tables = device.tables.clone();
+        on.device.run(launches);
+        let tables = on.tables.clone();
         let mut operands = UpdateRows {
             tables: &tables,
-            tables_on_device: device.tables_on_device,
+            tables_on_device: on.tables_on_device,
             weights: self.weights,
             row_bits,
             rows,
-            capacity: device.capacity,
+            capacity: on.capacity,
             gradients: out,
             products: Address::NULL,
-            step: device.step,
-            not_finite: device.not_finite,
+            step: on.step,
+            not_finite: on.not_finite,
         };
-        operands.products = products(&mut device, operands);
-        device.emulator.run([update_rows(&operands, rule).unwrap()]);
-        let overflow = device.emulator.download::<Step>(device.step)[0].overflow;
-        (device, overflow)
+        operands.products = products(&mut on, operands);
+        on.device.run([update_rows(&operands, rule).unwrap()]);
+        let overflow = on.device.download::<Step>(on.step)[0].overflow;
+        (on, overflow)
     }
 
     #[track_caller]
-    pub fn check(&self, rule: &SparseRule, device: &OnDevice) {
+    pub fn check(&self, rule: &SparseRule, on: &OnDevice) {
         let (tables, states) = self.on_cpu(rule);
         // A table in half precision is rounded to one of two neighbours.
         let tolerance = (2.0 * epsilon(self.weights)).max(4e-6);
-        for (got, expected) in device.tables().iter().zip(&tables) {
+        for (got, expected) in on.tables().iter().zip(&tables) {
             assert_close("table", got, expected, tolerance);
         }
-        for (got, expected) in device.states().iter().zip(&states) {
+        for (got, expected) in on.states().iter().zip(&states) {
             assert_close("state", got, expected, 4e-6);
         }
-        assert_eq!(
-            device.emulator.download::<u64>(device.not_finite),
-            [u64::MAX]
-        );
+        assert_eq!(on.device.download::<u64>(on.not_finite), [u64::MAX]);
     }
 }

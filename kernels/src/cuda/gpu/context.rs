@@ -11,7 +11,7 @@ use crate::cuda::{
     executor::DeviceError,
     launch::Kernel,
     library::{CudaLibrary, load_driver},
-    source::SOURCES,
+    source::{SOURCES, Source},
 };
 
 /// A GPU of this host, with its context and the kernels compiled for it. Clones share them.
@@ -122,6 +122,22 @@ impl Gpu {
         unsafe { sys::cuDevicePrimaryCtxSetFlags_v2(self.shared.device, flags) }
             .result()
             .map_err(failed("choosing how to wait"))
+    }
+
+    /// Compiles and loads kernels of a source that is not this crate's, for [custom](crate::cuda::Launch::custom) launches.
+    ///
+    /// # Errors
+    /// As for [`compile`](Self::compile).
+    pub fn load(&self, source: &Source) -> Result<(), DeviceError> {
+        self.bind()?;
+        let Shared {
+            architecture,
+            cache,
+            ..
+        } = self.shared.as_ref();
+        let modules = self.shared.modules.lock();
+        let mut modules = modules.unwrap_or_else(PoisonError::into_inner);
+        modules.load(source, architecture, cache)
     }
 
     /// Makes the context that of the calling thread.

@@ -65,6 +65,17 @@ impl GpuExecutor {
         &self.stream
     }
 
+    /// Copies `bytes` bytes of this executor's memory to other ones of it, after all that was asked for before.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn copy(&mut self, from: Address, to: Address, bytes: usize) -> Result<(), DeviceError> {
+        self.stream.gpu().bind()?;
+        // SAFETY: `bytes` bytes at two addresses of this executor's.
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.handle()) }
+            .map_err(failed("copying on the GPU"))
+    }
+
     /// Marks the beginning of work that is measured.
     fn timed(&mut self, name: &dyn Fn() -> String) -> Result<(), DeviceError> {
         match &mut self.times {

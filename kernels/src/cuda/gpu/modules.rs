@@ -11,7 +11,7 @@ use crate::cuda::{
     compiler::{Compiled, NotKept, compile_cached, compile_portable},
     executor::DeviceError,
     launch::Kernel,
-    source::SOURCES,
+    source::{SOURCES, Source},
 };
 
 /// Shared memory that every kernel may use without being told.
@@ -42,7 +42,10 @@ impl Modules {
         cache: &Path,
     ) -> Result<sys::CUfunction, DeviceError> {
         if !self.functions.contains_key(&kernel) {
-            self.load(kernel.source, architecture, cache)?;
+            let mut sources = SOURCES.iter();
+            if let Some(source) = sources.find(|source| source.name == kernel.source) {
+                self.load(source, architecture, cache)?;
+            }
         }
         let Some(function) = self.functions.get_mut(&kernel) else {
             return Err(DeviceError::Driver {
@@ -67,15 +70,17 @@ impl Modules {
         Ok(function.handle)
     }
 
-    fn load(
+    /// Loads a source's kernels, unless they are there.
+    pub(super) fn load(
         &mut self,
-        name: &'static str,
+        source: &Source,
         architecture: &str,
         cache: &Path,
     ) -> Result<(), DeviceError> {
-        let Some(source) = SOURCES.iter().find(|source| source.name == name) else {
+        let first = Kernel::new(source.name, source.kernels[0]);
+        if self.functions.contains_key(&first) {
             return Ok(());
-        };
+        }
         let (mut compiled, not_kept) = compile_cached(source, source.kernels, architecture, cache)?;
         self.not_kept = not_kept.or(self.not_kept.take());
         let module = match load(&compiled) {
@@ -96,7 +101,8 @@ impl Modules {
                 handle,
                 shared_bytes: SHARED_BYTES,
             };
-            self.functions.insert(Kernel::new(name, kernel), function);
+            self.functions
+                .insert(Kernel::new(source.name, kernel), function);
         }
         Ok(())
     }
