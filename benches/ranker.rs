@@ -212,8 +212,10 @@ fn train(
         *step += 1;
         let of = |step: u64| &batches[step as usize % batches.len()];
         let next = ahead.then(|| of(*step + 1));
-        trainee.step(of(*step), next, *step, false)?;
+        trainee.step_ahead(of(*step), next, *step, false)?;
     }
+    // What a device still works on belongs to this window.
+    trainee.settle()?;
     Ok(())
 }
 
