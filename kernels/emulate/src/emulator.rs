@@ -79,6 +79,23 @@ impl Emulator {
         address
     }
 
+    /// Memory of `bytes` bytes, a multiple of 16, that ends with `values`. What lies before them does not exist, as far as
+    /// pages reach: whoever touches it is told.
+    pub fn ending<T: Pod>(&mut self, name: &str, bytes: usize, values: &[T]) -> Address {
+        let tail: &[u8] = bytemuck::cast_slice(values);
+        assert!(
+            bytes.is_multiple_of(16) && tail.len() <= bytes,
+            "{name}: {bytes} bytes"
+        );
+        let buffer = Buffer::ending(name, bytes, tail.len());
+        let address = Address(buffer.start as u64);
+        let to = (buffer.start + bytes - tail.len()) as *mut u8;
+        // SAFETY: the end of the buffer has room for exactly these bytes, and exists.
+        unsafe { std::ptr::copy_nonoverlapping(tail.as_ptr(), to, tail.len()) };
+        self.buffers.push(buffer);
+        address
+    }
+
     /// Memory that holds `values`.
     pub fn upload<T: Pod>(&mut self, name: &str, values: &[T]) -> Address {
         let bytes: &[u8] = bytemuck::cast_slice(values);

@@ -7,7 +7,7 @@ use streamrec_kernels::{Context, DType, TensorMut, TensorRef, add, sum_features 
 use crate::device::{Device, SEEDS};
 use crate::values::{Random, assert_close, epsilon};
 
-const TYPES: [(DType, DType); 7] = [
+pub const TYPES: [(DType, DType); 7] = [
     (DType::F32, DType::F32),
     (DType::Bf16, DType::Bf16),
     (DType::F16, DType::F16),
@@ -50,73 +50,84 @@ fn check(
 
 const BATCHES: [usize; 3] = [1, 33, 300];
 
+pub fn check_copies([batch, columns]: [usize; 2], types: (DType, DType)) {
+    check(
+        [[batch, columns]; 2],
+        types,
+        |x, y, accumulate| copy(x, y, accumulate).unwrap(),
+        |context, x, y, accumulate| match accumulate {
+            true => add::accumulate(context, x, y).unwrap(),
+            false => add::copy(context, x, y).unwrap(),
+        },
+    );
+}
+
 #[test]
 fn copies_and_additions_are_the_cpus() {
     for types in TYPES {
         for (batch, columns) in BATCHES.into_iter().zip([1, 13, 136]) {
-            check(
-                [[batch, columns]; 2],
-                types,
-                |x, y, accumulate| copy(x, y, accumulate).unwrap(),
-                |context, x, y, accumulate| match accumulate {
-                    true => add::accumulate(context, x, y).unwrap(),
-                    false => add::copy(context, x, y).unwrap(),
-                },
-            );
+            check_copies([batch, columns], types);
         }
     }
+}
+
+pub fn check_broadcasts([batch, columns]: [usize; 2], types: (DType, DType)) {
+    check(
+        [[batch, 1], [batch, columns]],
+        types,
+        |x, y, accumulate| broadcast(x, y, accumulate).unwrap(),
+        |context, x, y, accumulate| add::broadcast(context, x, y, accumulate).unwrap(),
+    );
+    check(
+        [[batch, columns], [batch, 1]],
+        types,
+        |dy, dx, accumulate| broadcast_backward(dy, dx, accumulate).unwrap(),
+        |context, dy, dx, accumulate| {
+            add::broadcast_backward(context, dy, dx, accumulate).unwrap();
+        },
+    );
 }
 
 #[test]
 fn broadcasts_and_their_gradients_are_the_cpus() {
     for types in TYPES {
         for (batch, columns) in BATCHES.into_iter().zip([70, 1, 9]) {
-            check(
-                [[batch, 1], [batch, columns]],
-                types,
-                |x, y, accumulate| broadcast(x, y, accumulate).unwrap(),
-                |context, x, y, accumulate| add::broadcast(context, x, y, accumulate).unwrap(),
-            );
-            check(
-                [[batch, columns], [batch, 1]],
-                types,
-                |dy, dx, accumulate| broadcast_backward(dy, dx, accumulate).unwrap(),
-                |context, dy, dx, accumulate| {
-                    add::broadcast_backward(context, dy, dx, accumulate).unwrap();
-                },
-            );
+            check_broadcasts([batch, columns], types);
         }
     }
+}
+
+pub fn check_features(batch: usize, [features, dim]: [usize; 2], types: (DType, DType)) {
+    check(
+        [[batch, features * dim], [batch, dim]],
+        types,
+        |x, y, accumulate| sum_features(x, features, y, accumulate).unwrap(),
+        |context, x, y, accumulate| {
+            let before: Vec<f32> = (0..batch)
+                .flat_map(|row| y.as_ref().row(row).to_vec())
+                .collect();
+            let mut y = y;
+            features_of::forward(context, x, features, dim, y.reborrow()).unwrap();
+            if accumulate {
+                add::accumulate(context, TensorRef::from_f32(&before, &[batch, dim]), y).unwrap();
+            }
+        },
+    );
+    check(
+        [[batch, dim], [batch, features * dim]],
+        types,
+        |dy, dx, accumulate| repeat(dy, features, dx, accumulate).unwrap(),
+        |context, dy, dx, accumulate| {
+            features_of::backward(context, features, dim, dy, dx, accumulate).unwrap();
+        },
+    );
 }
 
 #[test]
 fn sums_of_features_and_their_gradients_are_the_cpus() {
     for types in TYPES {
-        for (batch, [features, dim]) in BATCHES.into_iter().zip([[5, 16], [1, 7], [3, 5]]) {
-            check(
-                [[batch, features * dim], [batch, dim]],
-                types,
-                |x, y, accumulate| sum_features(x, features, y, accumulate).unwrap(),
-                |context, x, y, accumulate| {
-                    let before: Vec<f32> = (0..batch)
-                        .flat_map(|row| y.as_ref().row(row).to_vec())
-                        .collect();
-                    let mut y = y;
-                    features_of::forward(context, x, features, dim, y.reborrow()).unwrap();
-                    if accumulate {
-                        add::accumulate(context, TensorRef::from_f32(&before, &[batch, dim]), y)
-                            .unwrap();
-                    }
-                },
-            );
-            check(
-                [[batch, dim], [batch, features * dim]],
-                types,
-                |dy, dx, accumulate| repeat(dy, features, dx, accumulate).unwrap(),
-                |context, dy, dx, accumulate| {
-                    features_of::backward(context, features, dim, dy, dx, accumulate).unwrap();
-                },
-            );
+        for (batch, shape) in BATCHES.into_iter().zip([[5, 16], [1, 7], [3, 5]]) {
+            check_features(batch, shape, types);
         }
     }
 }

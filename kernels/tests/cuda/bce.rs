@@ -90,23 +90,27 @@ impl Case {
     }
 }
 
+pub fn check(batch: usize, heads: usize, dtype: DType) {
+    let case = Case::new(batch, heads, dtype);
+    let expected = case.on_cpu();
+    for seed in SEEDS {
+        let got = case.on_device(seed);
+        assert!(
+            (got.0 - expected.0).abs() <= 1e-12 * expected.0.abs(),
+            "loss {} {}",
+            got.0,
+            expected.0
+        );
+        assert_close("gradient", &got.1, &expected.1, epsilon(dtype));
+        assert_close("probabilities", &got.2, &expected.2, 1e-7);
+    }
+}
+
 #[test]
 fn loss_and_gradient_are_the_cpus() {
     for dtype in FLOATS {
         for (batch, heads) in [(1, 1), (33, 2), (256, 1), (1000, 3)] {
-            let case = Case::new(batch, heads, dtype);
-            let expected = case.on_cpu();
-            for seed in SEEDS {
-                let got = case.on_device(seed);
-                assert!(
-                    (got.0 - expected.0).abs() <= 1e-12 * expected.0.abs(),
-                    "loss {} {}",
-                    got.0,
-                    expected.0
-                );
-                assert_close("gradient", &got.1, &expected.1, epsilon(dtype));
-                assert_close("probabilities", &got.2, &expected.2, 1e-7);
-            }
+            check(batch, heads, dtype);
         }
     }
 }

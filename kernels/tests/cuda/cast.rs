@@ -4,23 +4,27 @@ use streamrec_kernels::cuda::cast::{cast, largest, narrow_scaled, widen_scaled};
 use crate::device::Device;
 use crate::values::{Random, narrow, widen};
 
+pub fn check(len: usize) {
+    let x = Random(1).floats(len);
+    for dtype in [DType::Bf16, DType::F16] {
+        let mut device = Device::new(1);
+        let from = device.upload("x", &x);
+        let half = device.empty("half", len * 2);
+        let back = device.empty("back", len * 4);
+        device.run([
+            cast((from, DType::F32), (half, dtype), len).unwrap(),
+            cast((half, dtype), (back, DType::F32), len).unwrap(),
+        ]);
+        let expected = narrow(&x, dtype);
+        assert_eq!(device.download::<u8>(half), expected);
+        assert_eq!(device.download::<f32>(back), widen(&expected, dtype));
+    }
+}
+
 #[test]
 fn casts_round_as_the_cpu_does() {
     for len in [0, 1, 7, 8, 9, 2048, 5001] {
-        let x = Random(1).floats(len);
-        for dtype in [DType::Bf16, DType::F16] {
-            let mut device = Device::new(1);
-            let from = device.upload("x", &x);
-            let half = device.empty("half", len * 2);
-            let back = device.empty("back", len * 4);
-            device.run([
-                cast((from, DType::F32), (half, dtype), len).unwrap(),
-                cast((half, dtype), (back, DType::F32), len).unwrap(),
-            ]);
-            let expected = narrow(&x, dtype);
-            assert_eq!(device.download::<u8>(half), expected);
-            assert_eq!(device.download::<f32>(back), widen(&expected, dtype));
-        }
+        check(len);
     }
 }
 

@@ -86,21 +86,25 @@ impl Case {
     }
 }
 
+pub fn check(shape: [usize; 2], dtype: DType, accumulate: [bool; 2], pad: usize, seed: u64) {
+    let case = Case::new(shape, dtype, accumulate);
+    let (got, expected) = (case.on_device(pad, seed), case.on_cpu());
+    let names = ["y", "d_projection", "dx0", "dx"];
+    for ((name, got), expected) in names.iter().zip(&got).zip(&expected) {
+        assert_close(name, got, expected, epsilon(dtype).max(2e-7));
+    }
+}
+
 #[test]
 fn a_cross_layer_is_the_cpus() {
-    let names = ["y", "d_projection", "dx0", "dx"];
     for dtype in FLOATS {
         for (index, shape) in [[1, 1], [3, 17], [70, 40], [2, 2100]]
             .into_iter()
             .enumerate()
         {
             for accumulate in [[false, false], [true, false], [false, true], [true, true]] {
-                let case = Case::new(shape, dtype, accumulate);
                 for pad in [0, 3, 8] {
-                    let got = case.on_device(pad, SEEDS[index % 3]);
-                    for ((name, got), expected) in names.iter().zip(&got).zip(&case.on_cpu()) {
-                        assert_close(name, got, expected, epsilon(dtype).max(2e-7));
-                    }
+                    check(shape, dtype, accumulate, pad, SEEDS[index % 3]);
                 }
             }
         }

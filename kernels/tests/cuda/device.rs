@@ -2,7 +2,9 @@
 //! process sees. The same test holds both to the same results.
 
 use std::cell::RefCell;
-use std::sync::OnceLock;
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::{Mutex, OnceLock};
 
 use bytemuck::Pod;
 use streamrec_emulation::Emulator;
@@ -11,7 +13,8 @@ use streamrec_kernels::DType;
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor};
 use streamrec_kernels::cuda::product::Product;
 use streamrec_kernels::cuda::{
-    Address, CompileError, DeviceError, Executor, Launch, Matrix, Source, cache_folder, gpus,
+    Address, CompileError, DeviceError, Executor, Kernel, Launch, Matrix, Source, cache_folder,
+    gpus,
 };
 
 use crate::values::{narrow, widen};
@@ -88,6 +91,14 @@ impl Device {
         }
     }
 
+    /// Likewise, for memory that only a GPU holds: under emulation a part of it exists.
+    pub fn large(seed: u64) -> Self {
+        match kind() {
+            Kind::Cuda => Self::new(seed),
+            _ => Self::Emulated(Emulator::new(seed)),
+        }
+    }
+
     /// Likewise, for kernels of a test's own source. Nothing where the GPU's machine cannot compile it, said loudly.
     pub fn with_source(source: &'static Source, file: &'static str, seed: u64) -> Option<Self> {
         if !asks_for_a_gpu() {
@@ -119,6 +130,17 @@ impl Device {
         match self {
             Self::Emulated(emulator) => emulator.upload(name, values),
             Self::Shared(own) => own.get_mut().upload(name, bytemuck::cast_slice(values)),
+        }
+    }
+
+    /// Memory of `bytes` bytes, a multiple of 16, that ends with `values`. What lies before is zero on a GPU, and does not
+    /// exist under emulation. For [`large`](Self::large) devices.
+    pub fn ending<T: Pod>(&mut self, name: &str, bytes: usize, values: &[T]) -> Address {
+        match self {
+            Self::Emulated(emulator) => emulator.ending(name, bytes, values),
+            Self::Shared(own) => own
+                .get_mut()
+                .ending(name, bytes, bytemuck::cast_slice(values)),
         }
     }
 
@@ -161,11 +183,24 @@ impl Device {
         }
     }
 
+    /// `len` bytes that lie in one buffer.
+    pub fn part(&self, address: Address, len: usize) -> Vec<u8> {
+        match self {
+            Self::Emulated(emulator) => {
+                let place = emulator.place(address, len);
+                // SAFETY: the bytes are inside a buffer, and nothing writes meanwhile.
+                unsafe { std::slice::from_raw_parts(place, len) }.to_vec()
+            }
+            Self::Shared(own) => own.borrow_mut().part(address, len),
+        }
+    }
+
     /// The elements of a matrix, widened, after checking that what lies between rows is untouched.
     pub fn elements(&self, matrix: &Matrix) -> Vec<f32> {
-        let bytes: Vec<u8> = self.download(matrix.address);
-        let all = widen(&bytes, matrix.dtype);
         let [rows, columns] = matrix.shape;
+        let len = rows.saturating_sub(1) * matrix.row_stride + if rows > 0 { columns } else { 0 };
+        let bytes = self.part(matrix.address, len * matrix.dtype.bytes());
+        let all = widen(&bytes, matrix.dtype);
         for (index, value) in all.iter().enumerate() {
             let inside = index % matrix.row_stride.max(1) < columns;
             assert!(
@@ -181,6 +216,7 @@ impl Device {
     /// Runs launches in turn.
     #[track_caller]
     pub fn run(&self, launches: impl IntoIterator<Item = Launch>) {
+        let launches = launches.into_iter().inspect(note);
         match self {
             Self::Emulated(emulator) => emulator.run(launches),
             Self::Shared(own) => {
@@ -208,6 +244,23 @@ impl Device {
     }
 }
 
+/// A file that receives the kernels that tests run.
+pub const KERNELS_VARIABLE: &str = "STREAMREC_TEST_KERNELS";
+
+/// Writes down that a kernel runs, where that is asked for.
+fn note(launch: &Launch) {
+    static FILE: OnceLock<Option<Mutex<File>>> = OnceLock::new();
+    let open = || {
+        let path = std::env::var_os(KERNELS_VARIABLE)?;
+        Some(Mutex::new(File::create(path).expect("a file of kernels")))
+    };
+    if let Some(file) = FILE.get_or_init(open) {
+        let mut file = file.lock().expect("no panic");
+        let Kernel { source, name } = launch.kernel;
+        writeln!(file, "{source}: {name}").expect("room for names");
+    }
+}
+
 /// Bytes that tests share; larger ones are taken for their test alone.
 const SHARED_BYTES: usize = 64 << 20;
 const ALIGNMENT: usize = 256;
@@ -217,6 +270,7 @@ trait Runs {
     fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError>;
     fn upload(&mut self, from: &[u8], to: Address) -> Result<(), DeviceError>;
     fn download(&mut self, from: Address, to: &mut [u8]) -> Result<(), DeviceError>;
+    fn zero(&mut self, at: Address, bytes: usize) -> Result<(), DeviceError>;
     /// Waits, so that a failure is told with the name of what failed.
     fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError>;
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError>;
@@ -233,6 +287,10 @@ impl<E: Executor> Runs for E {
 
     fn download(&mut self, from: Address, to: &mut [u8]) -> Result<(), DeviceError> {
         Executor::download(self, from, to)
+    }
+
+    fn zero(&mut self, at: Address, bytes: usize) -> Result<(), DeviceError> {
+        Executor::zero(self, at, bytes)
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError> {
@@ -272,6 +330,8 @@ pub struct Memory {
     /// Until it is given back.
     shared: Option<Shared>,
     used: usize,
+    /// Whether there is memory that no other test is to keep.
+    is_large: bool,
     buffers: Vec<Buffer>,
 }
 
@@ -288,6 +348,7 @@ impl Drop for Memory {
         // After a failure nobody knows what still runs.
         if let Some(shared) = self.shared.take()
             && !std::thread::panicking()
+            && !self.is_large
         {
             IDLE.with_borrow_mut(|idle| idle.push(shared));
         }
@@ -300,6 +361,7 @@ impl Memory {
         Self {
             shared: Some(idle.unwrap_or_else(|| Shared::new(kind))),
             used: 0,
+            is_large: false,
             buffers: Vec::new(),
         }
     }
@@ -310,24 +372,38 @@ impl Memory {
     }
 
     fn upload(&mut self, name: &str, values: &[u8]) -> Address {
-        let bytes = values.len();
-        let whole = (bytes + 16).next_multiple_of(ALIGNMENT);
+        let whole = (values.len() + 16).next_multiple_of(ALIGNMENT);
         let address = self.take(whole);
-        let mut content = values.to_vec();
-        content.resize(whole, 0xff);
-        let uploaded = self.executor().upload(&content, address);
+        self.place(name, address, (values.len(), values))
+    }
+
+    fn ending(&mut self, name: &str, bytes: usize, tail: &[u8]) -> Address {
+        let address = self.take((bytes + 16).next_multiple_of(ALIGNMENT));
+        let zeroed = self.executor().zero(address, bytes);
+        zeroed.unwrap_or_else(|error| panic!("{name}: {error}"));
+        self.place(name, address, (bytes, tail))
+    }
+
+    /// Fills the end of a buffer of so many bytes, and what lies behind.
+    fn place(&mut self, name: &str, address: Address, (bytes, tail): (usize, &[u8])) -> Address {
+        let slack = (bytes + 16).next_multiple_of(ALIGNMENT) - bytes;
+        let mut content = tail.to_vec();
+        content.resize(tail.len() + slack, 0xff);
+        let first = Address(address.0 + (bytes - tail.len()) as u64);
+        let uploaded = self.executor().upload(&content, first);
         uploaded.unwrap_or_else(|error| panic!("{name}: {error}"));
         self.buffers.push(Buffer {
             name: name.to_owned(),
             address,
             bytes,
-            slack: whole - bytes,
+            slack,
         });
         address
     }
 
     fn take(&mut self, bytes: usize) -> Address {
         if self.used + bytes > SHARED_BYTES {
+            self.is_large = true;
             let taken = self.executor().allocate(bytes);
             return taken.unwrap_or_else(|error| panic!("{error}"));
         }
@@ -344,7 +420,12 @@ impl Memory {
     fn download(&mut self, address: Address) -> Vec<u8> {
         let mut buffers = self.buffers.iter();
         let buffer = buffers.find(|buffer| buffer.address == address);
-        let mut bytes = vec![0; buffer.expect("an address of a buffer").bytes];
+        let bytes = buffer.expect("an address of a buffer").bytes;
+        self.part(address, bytes)
+    }
+
+    fn part(&mut self, address: Address, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
         let downloaded = self.executor().download(address, &mut bytes);
         downloaded.unwrap_or_else(|error| panic!("{error}"));
         bytes

@@ -101,6 +101,10 @@ impl Case {
     }
 }
 
+pub fn check(shape: [usize; 3], dtype: DType, pad: usize, seed: u64) {
+    Case::new(shape, dtype).check(pad, seed);
+}
+
 /// The last is the shape of DLRM on Criteo; the others end inside tiles and vectors, and fill several warps.
 const SHAPES: [[usize; 3]; 7] = [
     [1, 1, 1],

@@ -5,7 +5,7 @@ use crate::device::{Device, SEEDS};
 use crate::values::{Random, assert_close, epsilon};
 
 /// Types of vectors and of the sum.
-const TYPES: [(DType, DType); 5] = [
+pub const TYPES: [(DType, DType); 5] = [
     (DType::F32, DType::F32),
     (DType::Bf16, DType::Bf16),
     (DType::F16, DType::F16),
@@ -13,7 +13,7 @@ const TYPES: [(DType, DType); 5] = [
     (DType::F16, DType::F32),
 ];
 
-fn check([batch, features, dim]: [usize; 3], types: (DType, DType), pad: usize, seed: u64) {
+pub fn check([batch, features, dim]: [usize; 3], types: (DType, DType), pad: usize, seed: u64) {
     let mut random = Random((batch + 100 * features + 10_000 * dim) as u64);
     let (wide, narrow) = ([batch, features * dim], [batch, 1]);
     let x = random.floats_of(batch * features * dim, types.0);

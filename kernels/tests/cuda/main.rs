@@ -14,6 +14,7 @@ mod emulation;
 mod executor;
 mod factorization_machine;
 mod groups;
+mod large_shapes;
 mod linear;
 mod nccl;
 mod nowhere;
@@ -24,6 +25,7 @@ mod product;
 mod python_packages;
 #[path = "../random/mod.rs"]
 mod random;
+mod random_shapes;
 mod sparse_optimizer;
 mod step;
 mod values;

@@ -19,6 +19,7 @@ fn refused<T>(call: &'static str) -> Result<T, DeviceError> {
 impl Executor for Nowhere {
     type Graph = ();
     type Feed = ();
+    type Reply = ();
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError> {
         let at = Address(self.allocated as u64 + 256);
@@ -29,6 +30,10 @@ impl Executor for Nowhere {
     fn launch(&mut self, _: &Launch) -> Result<(), DeviceError> {
         self.launches += 1;
         Ok(())
+    }
+
+    fn supports(&mut self, _: &Product) -> Result<bool, DeviceError> {
+        Ok(false)
     }
 
     fn multiply(&mut self, _: &Product) -> Result<(), DeviceError> {
@@ -51,6 +56,10 @@ impl Executor for Nowhere {
         refused("a feed")
     }
 
+    fn vacate(&mut self, (): &mut ()) -> Result<(), DeviceError> {
+        refused("a feed")
+    }
+
     fn send(
         &mut self,
         _: &mut (),
@@ -62,6 +71,22 @@ impl Executor for Nowhere {
 
     fn receive(&mut self, _: &mut ()) -> Result<(), DeviceError> {
         refused("a feed")
+    }
+
+    fn reply(&mut self, _: usize) -> Result<(), DeviceError> {
+        refused("a reply")
+    }
+
+    fn ask(&mut self, (): &mut (), _: &[(Address, usize)]) -> Result<(), DeviceError> {
+        refused("a reply")
+    }
+
+    fn has_come(&mut self, (): &()) -> Result<bool, DeviceError> {
+        refused("a reply")
+    }
+
+    fn read<'a>(&mut self, (): &'a mut ()) -> Result<&'a [u8], DeviceError> {
+        refused("a reply")
     }
 
     fn rank(&self, _: Group) -> [usize; 2] {

@@ -14,7 +14,7 @@ use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 use crate::device::Device;
 use crate::embedding_bag::HostBags;
 use crate::groups;
-use crate::values::{Random, assert_close, epsilon};
+use crate::values::{Random, assert_close, epsilon, narrow, widen};
 
 /// A batch with its gradient, and tables in host memory.
 pub struct Case {
@@ -30,6 +30,8 @@ pub struct Case {
     pub step: Step,
     /// Columns of whole rows of each table, where these are some of them.
     pub whole: Option<[usize; 2]>,
+    /// Rows of the first table before those that it holds, which nobody looks up.
+    pub before: usize,
 }
 
 impl Case {
@@ -70,6 +72,74 @@ impl Case {
             weights,
             step,
             whole: None,
+            before: 0,
+        }
+    }
+
+    /// The same, in which the first table's rows are the last ones of a table that is so much longer.
+    pub fn behind(&self, before: usize) -> Self {
+        let mut bags = self.bags.clone();
+        for (place, id) in bags.ids.iter_mut().enumerate() {
+            let bag = bags.offsets.partition_point(|&end| end <= place as i64) - 1;
+            if self.sources[bag / bags.batch].table == 0 {
+                *id += before as i64;
+            }
+        }
+        let mut sources = self.sources.clone();
+        for source in sources.iter_mut().filter(|source| source.table == 0) {
+            source.rows += before as i64;
+        }
+        Self {
+            bags,
+            sources,
+            before,
+            tables: self.tables.clone(),
+            shapes: self.shapes.clone(),
+            dout: self.dout.clone(),
+            ..*self
+        }
+    }
+
+    /// One table of so many rows a feature, one id a sample; all samples look up the same row of the first one.
+    pub fn of_tables(
+        batch: usize,
+        [features, rows, dim]: [usize; 3],
+        types: (DType, DType),
+    ) -> Self {
+        let (gradient, weights) = types;
+        let mut random = Random(batch as u64);
+        let mut bags = HostBags {
+            ids: (0..batch * features)
+                .map(|_| random.below(rows) as i64)
+                .collect(),
+            offsets: (0..=(batch * features) as i64).collect(),
+            weights: None,
+            batch,
+            features,
+        };
+        bags.ids[..batch].fill(rows as i64 / 2);
+        let source = |feature: usize| Source {
+            rows: rows as i64,
+            table: feature as u32,
+            column: (feature * dim) as u32,
+            mean: 0,
+            reserved: 0,
+        };
+        let columns = features * dim;
+        Self {
+            dout: random.floats_of(batch * columns, gradient),
+            tables: (0..features)
+                .map(|_| random.floats_of(rows * dim, weights))
+                .collect(),
+            bags,
+            shapes: vec![[rows, dim]; features],
+            sources: (0..features).map(source).collect(),
+            columns,
+            gradient,
+            weights,
+            step: Step::new(0.1, 3, [0.9, 0.99]),
+            whole: None,
+            before: 0,
         }
     }
 
@@ -177,19 +247,36 @@ impl Case {
     }
 
     pub fn upload(&self, rule: &SparseRule, seed: u64) -> OnDevice {
-        let mut device = Device::new(seed);
+        let mut device = match self.before {
+            0 => Device::new(seed),
+            _ => Device::large(seed),
+        };
         let context = Context::cpu(1, false).unwrap();
         let (mut tables, mut matrices, mut states, mut first_row) = (vec![], vec![], vec![], 0);
         for (values, &[rows, dim]) in self.tables.iter().zip(&self.shapes) {
-            let matrix = device.matrix("table", values, self.weights, [rows, dim], dim);
+            let before = if matrices.is_empty() { self.before } else { 0 };
+            // Where memory begins, and where the rows begin that it holds.
+            let place = |device: &mut Device, name: &str, values: &[u8], row: usize| {
+                let at = match before {
+                    0 => device.upload(name, values),
+                    _ => device.ending(name, (before + rows) * row, values),
+                };
+                (at, Address(at.0 + (before * row) as u64))
+            };
+            let stored = narrow(values, self.weights);
+            let row = dim * self.weights.bytes();
+            let (weights, held) = place(&mut device, "table", &stored, row);
             let state = SparseState::new(&context, rule, rows, dim);
-            let mut own: Vec<Address> = (state.tensors())
-                .map(|(name, tensor)| device.upload(name, tensor.f32()))
-                .collect();
-            states.extend(own.iter().copied());
+            let mut own = vec![];
+            for (name, tensor) in state.tensors() {
+                let values = bytemuck::cast_slice(tensor.f32());
+                let (at, held) = place(&mut device, name, values, values.len() / rows);
+                own.push(at);
+                states.push((held, tensor.f32().len()));
+            }
             own.resize(2, Address::NULL);
             tables.push(Table {
-                weights: matrix.address.0,
+                weights: weights.0,
                 first: own[0].0,
                 second: own[1].0,
                 row_stride: dim as i64,
@@ -200,7 +287,7 @@ impl Case {
                 columns: self.whole.map_or(dim, |whole| whole[matrices.len()]) as u32,
             });
             first_row += rows as u64;
-            matrices.push(matrix);
+            matrices.push(Matrix::new(held, self.weights, [rows, dim]));
         }
         OnDevice::new(self, device, tables, matrices, states)
     }
@@ -211,7 +298,8 @@ pub struct OnDevice {
     pub device: Device,
     pub tables: Vec<Table>,
     pub matrices: Vec<Matrix>,
-    pub states: Vec<Address>,
+    /// Addresses and numbers of elements.
+    pub states: Vec<(Address, usize)>,
     pub tables_on_device: Address,
     pub sources_on_device: Address,
     pub dout: Matrix,
@@ -227,7 +315,7 @@ impl OnDevice {
         mut device: Device,
         tables: Vec<Table>,
         matrices: Vec<Matrix>,
-        states: Vec<Address>,
+        states: Vec<(Address, usize)>,
     ) -> Self {
         let capacity = case.bags.ids.len() + 10;
         let shape = [case.bags.batch, case.columns];
@@ -296,7 +384,7 @@ impl OnDevice {
     pub fn states(&self) -> Vec<Vec<f32>> {
         self.states
             .iter()
-            .map(|&state| self.device.download(state))
+            .map(|&(state, len)| widen(&self.device.part(state, 4 * len), DType::F32))
             .collect()
     }
 }

@@ -15,28 +15,28 @@ const SGD: SparseRule = SparseRule::Sgd {
     weight_decay: 0.0,
     max_row_norm: None,
 };
-const ROW_WISE: SparseRule = SparseRule::RowWiseAdagrad {
+pub const ROW_WISE: SparseRule = SparseRule::RowWiseAdagrad {
     eps: 1e-8,
     initial_accumulator: 0.1,
     weight_decay: 0.02,
     max_row_norm: Some(0.5),
 };
-const ADAGRAD: SparseRule = SparseRule::Adagrad {
+pub const ADAGRAD: SparseRule = SparseRule::Adagrad {
     eps: 0.0,
     initial_accumulator: 0.2,
     weight_decay: 0.0,
     max_row_norm: Some(1.0),
 };
-const ADAM: SparseRule = SparseRule::LazyAdam {
+pub const ADAM: SparseRule = SparseRule::LazyAdam {
     beta1: 0.9,
     beta2: 0.99,
     eps: 1e-8,
     weight_decay: 0.01,
     max_row_norm: None,
 };
-const RULES: [SparseRule; 4] = [SGD, ROW_WISE, ADAGRAD, ADAM];
+pub const RULES: [SparseRule; 4] = [SGD, ROW_WISE, ADAGRAD, ADAM];
 
-const TYPES: [(DType, DType); 5] = [
+pub const TYPES: [(DType, DType); 5] = [
     (DType::F32, DType::F32),
     (DType::Bf16, DType::F32),
     (DType::Bf16, DType::Bf16),
