@@ -1,11 +1,11 @@
 //! Our own kernel for products, held against the library's description of them.
 
-use streamrec_emulation::{Emulator, SEEDS};
 use streamrec_kernels::DType;
+use streamrec_kernels::cuda::Matrix;
 use streamrec_kernels::cuda::linear::multiply;
 use streamrec_kernels::cuda::product::{Finish, Product, forward, input_gradient, weight_gradient};
-use streamrec_kernels::cuda::{Executor, Matrix};
 
+use crate::device::{Device, SEEDS};
 use crate::values::{Random, assert_close, epsilon};
 
 /// Batch, inputs and outputs: within a tile, at its edges, of several tiles and slices of the depth; nothing to add up.
@@ -29,17 +29,17 @@ const TYPES: [(DType, DType); 5] = [
 
 /// One result of the kernel, and the library's.
 fn both(
-    emulator: &mut Emulator,
+    device: &mut Device,
     random: &mut Random,
     (out_type, shape, pad): (DType, [usize; 2], usize),
     describe: impl Fn(&Matrix) -> streamrec_kernels::Result<Product>,
 ) -> [Vec<f32>; 2] {
     let before = random.floats_of(shape[0] * shape[1], out_type);
-    let mut place = || emulator.matrix("out", &before, out_type, shape, shape[1] + pad);
+    let mut place = || device.matrix("out", &before, out_type, shape, shape[1] + pad);
     let [own, librarys] = [place(), place()];
-    emulator.run([multiply(&describe(&own).unwrap()).unwrap()]);
-    emulator.multiply(&describe(&librarys).unwrap()).unwrap();
-    [own, librarys].map(|matrix| emulator.elements(&matrix))
+    device.run([multiply(&describe(&own).unwrap()).unwrap()]);
+    device.multiply(&describe(&librarys).unwrap());
+    [own, librarys].map(|matrix| device.elements(&matrix))
 }
 
 #[test]
@@ -47,10 +47,10 @@ fn products_of_every_shape_stride_and_type_are_the_librarys() {
     for (index, [batch, inputs, outputs]) in SHAPES.into_iter().enumerate() {
         for (dtype, out_type) in TYPES {
             let (mut random, pad) = (Random(index as u64), [0, 3, 8][index % 3]);
-            let mut emulator = Emulator::new(SEEDS[index % 3]);
+            let mut device = Device::new(SEEDS[index % 3]);
             let mut factor = |name: &str, shape: [usize; 2]| {
                 let values = random.floats_of(shape[0] * shape[1], dtype);
-                emulator.matrix(name, &values, dtype, shape, shape[1] + pad)
+                device.matrix(name, &values, dtype, shape, shape[1] + pad)
             };
             let x = factor("x", [batch, inputs]);
             let w = factor("w", [outputs, inputs]);
@@ -58,19 +58,19 @@ fn products_of_every_shape_stride_and_type_are_the_librarys() {
             let y = |y: &Matrix| forward(&x, &w, y, Finish::default());
             let results = [
                 both(
-                    &mut emulator,
+                    &mut device,
                     &mut random,
                     (out_type, [batch, outputs], pad),
                     y,
                 ),
                 both(
-                    &mut emulator,
+                    &mut device,
                     &mut random,
                     (out_type, [batch, inputs], pad),
                     |dx| input_gradient(&dz, &w, dx, true, None),
                 ),
                 both(
-                    &mut emulator,
+                    &mut device,
                     &mut random,
                     (out_type, [outputs, inputs], 0),
                     |dw| weight_gradient(&dz, &x, dw, index % 2 == 1, None),

@@ -4,8 +4,9 @@ use streamrec_kernels::DType;
 use streamrec_kernels::cuda::bce::{Bce, forward_backward, partial_len as bce_partial_len};
 use streamrec_kernels::cuda::cast::{cast, largest, narrow_scaled, widen_scaled};
 use streamrec_kernels::cuda::linear::{
-    BiasGradient, MaskAndSum, finish, mask_and_sum, partial_len,
+    BiasGradient, MaskAndSum, finish, mask_and_sum, multiply, partial_len,
 };
+use streamrec_kernels::cuda::product::{Finish, forward};
 use streamrec_kernels::cuda::{Executor, Launch, Matrix, Step, add};
 use streamrec_kernels::linear::Activation;
 
@@ -34,6 +35,7 @@ pub fn each<E: Executor>(
     halves(memory, batch * columns / 8, visit)?;
     casts(memory, &x, &y, visit)?;
     biases(memory, &x, &y, visit)?;
+    own_products(memory, &x, visit)?;
     for dtype in FLOATS {
         loss(memory, shapes, dtype, visit)?;
     }
@@ -190,6 +192,31 @@ fn biases<E: Executor>(
         visit(
             memory.executor,
             Operation::new("gradients of ReLU and bias", shape, work),
+        )?;
+    }
+    Ok(())
+}
+
+/// Products that the matrix library lacks, of narrow layers, which are those that it may lack.
+fn own_products<E: Executor>(
+    memory: &mut Memory<'_, E>,
+    x: &[Matrix],
+    visit: Visit<'_, E>,
+) -> Outcome<()> {
+    const OUTPUTS: usize = 64;
+    let [batch, columns] = x[0].shape;
+    for (of, out) in [(0, 0), (1, 1), (2, 2), (1, 0), (2, 0)] {
+        let w = memory.matrix(FLOATS[of], [OUTPUTS, columns])?;
+        let y = memory.matrix(FLOATS[out], [batch, OUTPUTS])?;
+        let launch = multiply(&forward(&x[of], &w, &y, Finish::default())?)?;
+        let bytes = bytes(&x[of]) + bytes(&w) + bytes(&y);
+        let shape = format!(
+            "{batch} x {columns} x {OUTPUTS}, {}, {} result",
+            w.dtype, y.dtype
+        );
+        visit(
+            memory.executor,
+            Operation::new("product by our own kernel", shape, [(launch, bytes)]),
         )?;
     }
     Ok(())
