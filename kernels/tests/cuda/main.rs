@@ -22,6 +22,7 @@ mod nvrtc;
 mod on_device;
 mod product;
 mod python_packages;
+mod radix_sort;
 #[path = "../random/mod.rs"]
 mod random;
 mod random_shapes;
