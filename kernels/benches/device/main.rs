@@ -10,6 +10,8 @@
 //! several times count once. Operands are larger than the GPU's cache where the line does not say otherwise.
 
 mod operations;
+#[path = "../../tests/random/mod.rs"]
+mod random;
 mod report;
 mod timing;
 

@@ -4,9 +4,8 @@ use std::time::Instant;
 
 use bytemuck::Pod;
 use libloading::Library;
-use streamrec_kernels::DType;
 use streamrec_kernels::cuda::product::Product;
-use streamrec_kernels::cuda::{Address, Launch, Matrix, Measured};
+use streamrec_kernels::cuda::{Address, Launch, Measured};
 
 use crate::{
     buffer::Buffer,
@@ -105,33 +104,6 @@ impl Emulator {
         address
     }
 
-    /// A matrix of float32 values, rounded to `dtype`, in rows of `row_stride` elements.
-    pub fn matrix(
-        &mut self,
-        name: &str,
-        values: &[f32],
-        dtype: DType,
-        shape: [usize; 2],
-        row_stride: usize,
-    ) -> Matrix {
-        let [rows, columns] = shape;
-        assert_eq!(values.len(), rows * columns);
-        let elements = rows.saturating_sub(1) * row_stride + if rows > 0 { columns } else { 0 };
-        let address = self.empty(name, elements * dtype.bytes());
-        for row in 0..rows {
-            let bytes = crate::values::narrow(&values[row * columns..][..columns], dtype);
-            let to = address.0 as usize + row * row_stride * dtype.bytes();
-            // SAFETY: the row lies inside the buffer.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
-        }
-        Matrix {
-            address,
-            dtype,
-            shape,
-            row_stride,
-        }
-    }
-
     /// The content of the memory at `address`.
     ///
     /// # Panics
@@ -161,23 +133,6 @@ impl Emulator {
             address.0
         );
         address.0 as *mut u8
-    }
-
-    /// The elements of a matrix, widened, after checking that what lies between rows is untouched.
-    pub fn elements(&self, matrix: &Matrix) -> Vec<f32> {
-        let bytes: Vec<u8> = self.download(matrix.address);
-        let all = crate::values::widen(&bytes, matrix.dtype);
-        let [rows, columns] = matrix.shape;
-        for (index, value) in all.iter().enumerate() {
-            let inside = index % matrix.row_stride.max(1) < columns;
-            assert!(
-                inside || value.is_nan(),
-                "element {index} between rows was written"
-            );
-        }
-        (0..rows)
-            .flat_map(|row| all[row * matrix.row_stride..][..columns].to_vec())
-            .collect()
     }
 
     /// Runs launches in turn.

@@ -23,6 +23,7 @@ mod on_device;
 mod own_product;
 mod product;
 mod python_packages;
+mod radix_sort;
 #[path = "../random/mod.rs"]
 mod random;
 mod random_shapes;

@@ -11,7 +11,7 @@ use crate::embedding_bag::HostBags;
 use crate::on_device::{Case, OnDevice};
 use crate::values::assert_close;
 
-const SGD: SparseRule = SparseRule::Sgd {
+pub const SGD: SparseRule = SparseRule::Sgd {
     weight_decay: 0.0,
     max_row_norm: None,
 };
@@ -34,7 +34,7 @@ pub const ADAM: SparseRule = SparseRule::LazyAdam {
     weight_decay: 0.01,
     max_row_norm: None,
 };
-pub const RULES: [SparseRule; 4] = [SGD, ROW_WISE, ADAGRAD, ADAM];
+const RULES: [SparseRule; 4] = [SGD, ROW_WISE, ADAGRAD, ADAM];
 
 pub const TYPES: [(DType, DType); 5] = [
     (DType::F32, DType::F32),

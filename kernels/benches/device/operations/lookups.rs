@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::random::Random;
+use crate::random::Random;
 
 /// How ids are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -2,7 +2,7 @@ use bytemuck::Pod;
 use streamrec_kernels::cuda::{Address, DeviceError, Executor, Matrix};
 use streamrec_kernels::{DType, bf16, f16};
 
-use super::random::Random;
+use crate::random::Random;
 
 /// Numbers that are made once, and uploaded again and again.
 const PATTERN_LEN: usize = 1 << 20;

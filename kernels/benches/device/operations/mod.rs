@@ -9,9 +9,6 @@ mod ranks;
 mod shapes;
 mod tables;
 
-#[path = "../../../tests/random/mod.rs"]
-mod random;
-
 use std::error::Error;
 
 use streamrec_kernels::DType;

@@ -365,27 +365,41 @@ fn backward<E: Executor>(
         two("backward, rows summed", launches, 4 * tables.dim, what)?;
     }
     if dout.dtype == DType::F32 {
-        let launch = update_rows(
-            &UpdateRows {
-                tables: &own,
-                tables_on_device: gradients.tables_on_device,
-                weights,
-                row_bits: sorted.layout.row_bits,
-                rows: batch.rows,
-                capacity: gradients.capacity,
-                gradients: rooms.gradients,
-                products: Address::NULL,
-                step: tables.step,
-                not_finite: tables.not_finite,
-            },
-            &RULE,
-        )?;
-        let bytes = batch.lookups.rows * (8 + 4 * tables.dim + row);
-        let shape = tables.describe(&format!("{}, {weights} tables", batch.what));
-        let mut operation = Operation::new("update of summed rows", shape, [(launch, bytes)]);
-        operation.prepare = sorting;
-        operation.untouched.push(tables.not_finite);
-        visit(memory.executor, operation)?;
+        summed(memory, tables, batch, weights, rooms, visit)?;
     }
     Ok(())
+}
+
+/// The update of rows whose gradients have been summed.
+fn summed<E: Executor>(
+    memory: &mut Memory<'_, E>,
+    tables: &Tables,
+    batch: &Batch,
+    weights: DType,
+    rooms: &Rooms,
+    visit: Visit<'_, E>,
+) -> Outcome<()> {
+    let own = tables.tables(weights, tables.dim);
+    let (sorting, sorted) = batch.sort()?;
+    let operands = UpdateRows {
+        tables: &own,
+        tables_on_device: memory.upload(&own)?,
+        weights,
+        row_bits: sorted.layout.row_bits,
+        rows: batch.rows,
+        capacity: batch.lookups.len(),
+        gradients: rooms.gradients,
+        products: Address::NULL,
+        step: tables.step,
+        not_finite: tables.not_finite,
+    };
+    let launch = update_rows(&operands, &RULE)?;
+    // Key and gradient are read, the row and its number read and written.
+    let row = 8 + 4 * tables.dim + 2 * (tables.dim * weights.bytes() + 4);
+    let shape = tables.describe(&format!("{}, {weights} tables", batch.what));
+    let work = [(launch, batch.lookups.rows * row)];
+    let mut operation = Operation::new("update of summed rows", shape, work);
+    operation.prepare = sorting;
+    operation.untouched.push(tables.not_finite);
+    visit(memory.executor, operation)
 }
