@@ -78,11 +78,7 @@ impl<E: Executor> DeviceTrainer<E> {
             features,
             labels: layout.labels,
         };
-        let probabilities = batch * layout.labels * size_of::<f32>();
-        let outcomes = Outcomes::new(&mut executor, step.optimizer.told().1 + probabilities);
-        let outcomes = outcomes.map_err(ModelError::from)?;
-        let predictions = Predictions::new(&mut executor, layout.clone());
-        let predictions = predictions.map_err(ModelError::from)?;
+        let (outcomes, predictions) = replies(&mut executor, &step, &layout)?;
         // What ranks tell one another is not mixed with what else they exchange.
         let ranks = mesh.world.split(0, mesh.world.rank())?;
         Ok(Self {
@@ -135,6 +131,17 @@ fn parameters(
         .shard_tables(plan.extents(mesh.world.rank()))
         .build(context, mesh.dp.as_ref(), settings.buckets)?;
     Ok((shared, plan, parameters))
+}
+
+/// Where what became of steps comes to, and logits of predictions.
+fn replies<E: Executor>(
+    executor: &mut E,
+    step: &DeviceStep,
+    layout: &InputLayout,
+) -> Result<(Outcomes<E>, Predictions<E>), ModelError> {
+    let probabilities = layout.rows * layout.labels * size_of::<f32>();
+    let outcomes = Outcomes::new(executor, step.optimizer.told().1 + probabilities)?;
+    Ok((outcomes, Predictions::new(executor, layout.clone())?))
 }
 
 /// Where the scaling of the loss begins, with fp16.
