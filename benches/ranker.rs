@@ -8,12 +8,19 @@
 //! | `dlrm` | 13 dense, 26 tables of 100,000 x 64 | bottom 512-256-64, dot interaction, top 512-256-1 |
 //! | `dcn_v2` | the same | dense features to 64, three cross layers of rank 128 over 1,728, 512-256-1 |
 //! | `streamrec` | tables of 200,000, 50,000 and six of 1,000 x 32 | 256-128-64-1 |
+//! | `dlrm_h200` | 13 dense, 26 tables of 1,000,000 x 128 | bottom 512-256-128, dot interaction, top 1024-1024-512-256-1 |
+//! | `dcn_v2_h200` | the same | bottom 512-256-128, three cross layers of rank 512 over 3,456, 1024-1024-512-256-1 |
 //!
 //! Scrambled Zipf ids, Adagrad for all, batches made before the clock starts and cycled.
 //! `STREAMREC_BATCH`, `STREAMREC_THREADS` and `STREAMREC_PRECISION` change the defaults: 8192, all
-//! cores, fp32.
+//! cores, fp32. `STREAMREC_DEVICE=cuda` trains on GPU 0 of this machine, `emulated` on the emulation of the tests, which
+//! shows that it runs and times nothing. `STREAMREC_SCALE` divides rows and widths of the last two models.
+//!
+//! On a GPU `host_us_per_step` is the processor time that the thread which asks for steps spends on one, without waiting.
 
 mod clicks;
+#[path = "ranker/device.rs"]
+mod device;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -23,13 +30,13 @@ use streamrec::config::optimizer::{
     DenseOptimizerConfig, OptimizerConfig, ScheduleConfig, SparseOptimizerConfig,
 };
 use streamrec::config::{LossScaleConfig, Precision, Reduction};
+use streamrec::data::Batch;
 use streamrec::model::{BucketSettings, GraphBuilder, models};
-use streamrec::parallel::Mesh;
-use streamrec::train::{Trainer, TrainerSettings};
+use streamrec::train::{Trainee, TrainerSettings};
 use streamrec_artifact::Graph;
-use streamrec_kernels::Context;
 
 use clicks::Clicks;
+use device::Device;
 
 const ZIPF: f64 = 1.05;
 const CRITEO: Clicks = Clicks {
@@ -45,7 +52,9 @@ const STREAMREC: Clicks = Clicks {
 const BATCHES: usize = 8;
 const WARM_UP_STEPS: u64 = 5;
 const WINDOWS: usize = 7;
-const WINDOW_STEPS: u64 = 5;
+/// Of the models for a GPU.
+const TABLES: usize = 26;
+const TABLE_ROWS: usize = 1_000_000;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -62,7 +71,15 @@ fn setting(name: &str, default: usize) -> Result<usize> {
 }
 
 /// A model by name, with what it reads.
-fn model(name: &str) -> Result<(Clicks, Graph)> {
+fn model(name: &str, scale: usize) -> Result<(Clicks, Graph)> {
+    // Widths stay multiples of 8, which products in half precision take.
+    let width = |width: usize| (width / scale).max(8);
+    let widths = |all: &[usize]| all.iter().map(|&own| width(own)).collect::<Vec<_>>();
+    let large = || Clicks {
+        dense: 13,
+        tables: vec![(TABLE_ROWS / scale).max(1); TABLES].leak(),
+        zipf_exponent: ZIPF,
+    };
     let graph = |clicks: Clicks, model: ModelConfig| -> Result<(Clicks, Graph)> {
         Ok((clicks, models::build(&model, &clicks.schema())?))
     };
@@ -88,6 +105,27 @@ fn model(name: &str) -> Result<(Clicks, Graph)> {
                 structure: Structure::Stacked,
             }),
         ),
+        "dlrm_h200" => graph(
+            large(),
+            ModelConfig::Dlrm(DlrmConfig {
+                embedding_dim: width(128),
+                dims: BTreeMap::new(),
+                bottom: widths(&[512, 256, 128]),
+                top: widths(&[1024, 1024, 512, 256]),
+            }),
+        ),
+        "dcn_v2_h200" => graph(
+            large(),
+            ModelConfig::DcnV2(DcnV2Config {
+                embedding_dim: width(128),
+                dims: BTreeMap::new(),
+                bottom: widths(&[512, 256, 128]),
+                cross_layers: 3,
+                cross_rank: width(512),
+                deep: widths(&[1024, 1024, 512, 256]),
+                structure: Structure::Stacked,
+            }),
+        ),
         "streamrec" => {
             let schema = STREAMREC.schema();
             let mut graph = GraphBuilder::new(&schema);
@@ -96,9 +134,10 @@ fn model(name: &str) -> Result<(Clicks, Graph)> {
             let logits = graph.logits("logits", deep);
             Ok((STREAMREC, graph.finish(logits)?))
         }
-        _ => {
-            Err(format!("STREAMREC_MODEL: expected dlrm, dcn_v2 or streamrec, got `{name}`").into())
-        }
+        _ => Err(format!(
+            "STREAMREC_MODEL: expected dlrm, dcn_v2, streamrec, dlrm_h200 or dcn_v2_h200, got `{name}`"
+        )
+        .into()),
     }
 }
 
@@ -117,7 +156,8 @@ fn trainer(
     batch: usize,
     threads: usize,
     precision: Precision,
-) -> Result<Trainer> {
+    device: &Device,
+) -> Result<Box<dyn Trainee>> {
     let optimizer = OptimizerConfig {
         dense: DenseOptimizerConfig::Adagrad {
             learning_rate: 0.01,
@@ -149,14 +189,7 @@ fn trainer(
         tables: None,
         buckets: BucketSettings::default(),
     };
-    let (context, mesh, schema) = (
-        Context::cpu(threads, true)?,
-        Mesh::single(),
-        clicks.schema(),
-    );
-    Ok(Trainer::new(
-        context, mesh, graph, &schema, &optimizer, settings,
-    )?)
+    device.trainer(threads, graph, &clicks.schema(), &optimizer, settings)
 }
 
 /// The processor's own name, where the system tells it.
@@ -167,33 +200,48 @@ fn cpu() -> String {
     name.map_or(std::env::consts::ARCH, |(_, name)| name).into()
 }
 
+/// Trains for so many steps. A loss that is not finite is an error of the step.
+fn train(
+    trainee: &mut dyn Trainee,
+    batches: &[Batch],
+    ahead: bool,
+    step: &mut u64,
+    steps: u64,
+) -> Result<()> {
+    for _ in 0..steps {
+        *step += 1;
+        let of = |step: u64| &batches[step as usize % batches.len()];
+        let next = ahead.then(|| of(*step + 1));
+        trainee.step_ahead(of(*step), next, *step, false)?;
+    }
+    // What a device still works on belongs to this window.
+    trainee.settle()?;
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let rows = setting("STREAMREC_BATCH", 8192)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = setting("STREAMREC_THREADS", cores)?;
+    let scale = setting("STREAMREC_SCALE", 1)?;
     let variable = |name: &str, default: &str| std::env::var(name).unwrap_or(default.into());
     let name = variable("STREAMREC_MODEL", "dlrm");
     let precision = precision(&variable("STREAMREC_PRECISION", "fp32"))?;
-    let model = model(&name)?;
-    let mut trainer = trainer(&model, rows, threads, precision)?;
+    let device = Device::open(&variable("STREAMREC_DEVICE", "cpu"))?;
+    let model = model(&name, scale)?;
+    let mut trainer = trainer(&model, rows, threads, precision, &device)?;
     let batches = model.0.batches(rows, BATCHES);
-    let mut step = 0;
-    // A loss that is not finite is an error of the step.
-    let mut train = |steps: u64| {
-        (0..steps).try_for_each(|_| {
-            step += 1;
-            let batch = &batches[step as usize % BATCHES];
-            trainer.step(batch, None, step, false).map(|_| ())
-        })
-    };
+    let (mut step, ahead) = (0, device.knows_the_next_batch());
+    let mut train = |steps: u64| train(trainer.as_mut(), &batches, ahead, &mut step, steps);
     train(WARM_UP_STEPS)?;
-    let mut rates = Vec::with_capacity(WINDOWS);
+    let (mut rates, window_steps) = (Vec::with_capacity(WINDOWS), device.window_steps());
     for _ in 0..WINDOWS {
         let began = Instant::now();
-        train(WINDOW_STEPS)?;
-        let rate = (WINDOW_STEPS as usize * rows) as f64 / began.elapsed().as_secs_f64();
+        train(window_steps)?;
+        let rate = (window_steps as usize * rows) as f64 / began.elapsed().as_secs_f64();
         rates.push(rate.round());
     }
+    let host_us_per_step = device.host_us_per_step(&mut train)?;
     let mut sorted = rates.clone();
     sorted.sort_by(f64::total_cmp);
     let line = serde_json::json!({
@@ -201,9 +249,12 @@ fn main() -> Result<()> {
         "min": sorted[0],
         "max": sorted[WINDOWS - 1],
         "windows_samples_per_s": rates,
+        "host_us_per_step": host_us_per_step,
+        "device": device.to_string(),
         "threads": threads,
         "batch": rows,
         "model": name,
+        "scale": scale,
         "precision": precision.to_string(),
         "zipf": ZIPF,
         "cpu": cpu(),

@@ -86,3 +86,62 @@ __global__ void __launch_bounds__(256)
     for (u32 other = 0; other < PARTS; other++) sum += shared[other * WARP_LANES + threadIdx.x];
     out[column] = sum;
 }
+
+// out (+)= left . right, column-major, where the matrix library has no such product: left(row, k) lies at
+// left[row * left_row + k * left_depth], right(k, column) at right[k * right_depth + column * right_column], out(row,
+// column) at out[row + column * out_stride]. Sums are float32, in the order of the depth. A block 64 x 64 elements of out:
+// tiles of columns (x of the grid) and rows (y).
+template <typename T, typename Out>
+__global__ void __launch_bounds__(256)
+    multiply(const T* __restrict__ left, i64 left_row, i64 left_depth, const T* __restrict__ right, i64 right_depth,
+             i64 right_column, Out* out, i64 out_stride, u32 rows, u32 columns, u32 depth, u32 accumulate) {
+    constexpr u32 TILE = 64, SLICE = 16, PARTS = 4, PITCH = TILE + 1;
+    __shared__ float lefts[SLICE * PITCH], rights[SLICE * PITCH];
+    u32 first_row = blockIdx.y * TILE, first_column = blockIdx.x * TILE;
+    u32 own_row = threadIdx.x % SLICE, own_column = threadIdx.x / SLICE;
+    float sums[PARTS][PARTS] = {};
+    for (u32 start = 0; start < depth; start += SLICE) {
+#pragma unroll
+        for (u32 part = 0; part < PARTS; part++) {
+            // Neighbours in a warp read neighbours in memory, whichever way a factor lies.
+            u32 at = part * blockDim.x + threadIdx.x;
+            u32 row = left_row == 1 ? at % TILE : at / SLICE, k = left_row == 1 ? at / TILE : at % SLICE;
+            bool inside = first_row + row < rows && start + k < depth;
+            i64 from = i64(first_row + row) * left_row + i64(start + k) * left_depth;
+            lefts[k * PITCH + row] = inside ? widen(left[from]) : 0.0f;
+            u32 column = right_column == 1 ? at % TILE : at / SLICE;
+            k = right_column == 1 ? at / TILE : at % SLICE;
+            inside = first_column + column < columns && start + k < depth;
+            from = i64(start + k) * right_depth + i64(first_column + column) * right_column;
+            rights[k * PITCH + column] = inside ? widen(right[from]) : 0.0f;
+        }
+        __syncthreads();
+#pragma unroll 4
+        for (u32 k = 0; k < SLICE; k++) {
+            float a[PARTS], b[PARTS];
+#pragma unroll
+            for (u32 i = 0; i < PARTS; i++) {
+                a[i] = lefts[k * PITCH + own_row + i * SLICE];
+                b[i] = rights[k * PITCH + own_column + i * SLICE];
+            }
+#pragma unroll
+            for (u32 i = 0; i < PARTS; i++) {
+#pragma unroll
+                for (u32 j = 0; j < PARTS; j++) sums[i][j] += a[i] * b[j];
+            }
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (u32 j = 0; j < PARTS; j++) {
+        u32 column = first_column + own_column + j * SLICE;
+        if (column >= columns) break;
+#pragma unroll
+        for (u32 i = 0; i < PARTS; i++) {
+            u32 row = first_row + own_row + i * SLICE;
+            if (row >= rows) break;
+            Out* to = out + row + i64(column) * out_stride;
+            *to = narrow<Out>(accumulate ? widen(*to) + sums[i][j] : sums[i][j]);
+        }
+    }
+}

@@ -1,4 +1,4 @@
-"""Training throughput of a ranker in PyTorch on a CPU, as one JSON line.
+"""Training throughput of a ranker in PyTorch, as one JSON line.
 
 The models are those of benches/ranker.rs:
 
@@ -9,9 +9,13 @@ dlrm       13 dense inputs through a bottom MLP 512-256-64, 26 tables of 100,000
 dcn_v2     the same inputs; the dense ones through one layer to 64, three cross layers of rank
            128 over all 1,728, an MLP 512-256-1
 streamrec  8 tables (200,000, 50,000 and six of 1,000 rows) x 32, an MLP 256-128-64-1
+dlrm_h200  as dlrm, with 26 tables of 1,000,000 rows x 128, bottom 512-256-128, top 1024-1024-512-256-1
+dcn_v2_h200  the same inputs and bottom, three cross layers of rank 512 over all 3,456, an MLP
+           1024-1024-512-256-1
 
-Binary cross-entropy, one stacked table with offset ids, sparse gradients, Adagrad for all;
-fp32, or bf16 by autocast.
+STREAMREC_SCALE divides rows and widths of the last two, to try them on small machines. Binary cross-entropy, one stacked table with offset ids, sparse gradients, Adagrad for all;
+fp32, or bf16 by autocast. With --device cuda, batches lie in pinned memory and are copied
+while the GPU still works on the step before.
 
 Ids follow a Zipf law, scrambled by a permutation of each table's own. Batches are
 made before the clock starts and cycled.
@@ -24,17 +28,29 @@ import platform
 import statistics
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+SCALE = int(os.environ.get("STREAMREC_SCALE", "1"))
+
+
+def scaled(*widths):
+    """Multiples of 8, as those of benches/ranker.rs."""
+    return [max(width // SCALE, 8) for width in widths]
+
+
 # Rows of each table, dense inputs, width of the vectors.
+LARGE = ([max(1_000_000 // SCALE, 1)] * 26, 13, scaled(128)[0])
 INPUTS = {
     "dlrm": ([100_000] * 26, 13, 64),
     "dcn_v2": ([100_000] * 26, 13, 64),
     "streamrec": ([200_000, 50_000] + [1_000] * 6, 0, 32),
+    "dlrm_h200": LARGE,
+    "dcn_v2_h200": LARGE,
 }
 # The fastest first, as measured with scripts/bench.
 ALLOCATORS = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4", "libjemalloc.so.2")
@@ -75,13 +91,13 @@ def mlp(sizes, last_relu):
 class Dlrm(nn.Module):
     """All of DLRM but the tables: pooled vectors `[batch, tables, dim]` to logits."""
 
-    def __init__(self, tables, dense, dim):
+    def __init__(self, tables, dense, dim, bottom=(512, 256), top=(512, 256)):
         super().__init__()
-        self.bottom = mlp([dense, 512, 256, dim], last_relu=True)
+        self.bottom = mlp([dense, *bottom, dim], last_relu=True)
         slots = tables + 1
         rows, columns = torch.tril_indices(slots, slots, offset=-1)
         self.register_buffer("triangle", rows * slots + columns)
-        self.top = mlp([dim + slots * (slots - 1) // 2, 512, 256, 1], last_relu=False)
+        self.top = mlp([dim + slots * (slots - 1) // 2, *top, 1], last_relu=False)
 
     def forward(self, dense, pooled):
         x = self.bottom(dense)
@@ -94,13 +110,13 @@ class Dlrm(nn.Module):
 class DcnV2(nn.Module):
     """Cross layers `x0 * (W (V x) + b) + x` of low rank, then an MLP."""
 
-    def __init__(self, tables, dense, dim, layers=3, rank=128):
+    def __init__(self, tables, dense, dim, bottom=(), layers=3, rank=128, deep=(512, 256)):
         super().__init__()
         width = (tables + 1) * dim
-        self.bottom = mlp([dense, dim], last_relu=True)
+        self.bottom = mlp([dense, *bottom, dim], last_relu=True)
         self.v = nn.ModuleList(nn.Linear(width, rank, bias=False) for _ in range(layers))
         self.w = nn.ModuleList(nn.Linear(rank, width) for _ in range(layers))
-        self.deep = mlp([width, 512, 256, 1], last_relu=False)
+        self.deep = mlp([width, *deep, 1], last_relu=False)
 
     def forward(self, dense, pooled):
         x0 = self.bottom(dense)
@@ -122,7 +138,14 @@ class StreamRec(nn.Module):
         return self.deep(pooled.flatten(1)).squeeze(1)
 
 
-MODELS = {"dlrm": Dlrm, "dcn_v2": DcnV2, "streamrec": StreamRec}
+BOTTOM, TOP = scaled(512, 256), scaled(1024, 1024, 512, 256)
+MODELS = {
+    "dlrm": Dlrm,
+    "dcn_v2": DcnV2,
+    "streamrec": StreamRec,
+    "dlrm_h200": partial(Dlrm, bottom=BOTTOM, top=TOP),
+    "dcn_v2_h200": partial(DcnV2, bottom=BOTTOM, rank=scaled(512)[0], deep=TOP),
+}
 
 
 def zipf_ids(generator, count, rows, exponent):
@@ -145,24 +168,48 @@ def make_batches(args):
         part = slice(i * args.batch, (i + 1) * args.batch)
         dense = torch.from_numpy(generator.standard_normal((args.batch, columns), np.float32))
         label = torch.from_numpy((generator.random(args.batch) < 0.25).astype(np.float32))
-        batches.append((dense, torch.from_numpy(ids[part].reshape(-1).copy()), offsets, label))
+        batch = (dense, torch.from_numpy(ids[part].reshape(-1).copy()), offsets, label)
+        pinned = args.device == "cuda"
+        batches.append(tuple(tensor.pin_memory() if pinned else tensor for tensor in batch))
     return batches
 
 
+class Tables(nn.Module):
+    """Pooled vectors `[batch, tables, dim]` of one stacked table, or of one module a table."""
+
+    def __init__(self, rows, dim, device, separate):
+        super().__init__()
+        self.rows, self.dim = rows, dim
+        bag = partial(nn.EmbeddingBag, embedding_dim=dim, mode="sum", sparse=True,
+                      include_last_offset=True, device=device)
+        counts = rows if separate else [sum(rows)]
+        self.bags = nn.ModuleList(bag(count) for count in counts)
+        for one in self.bags:
+            nn.init.uniform_(one.weight, -max(rows) ** -0.5, max(rows) ** -0.5)
+
+    def forward(self, ids, offsets):
+        if len(self.bags) == 1:
+            return self.bags[0](ids, offsets).view(-1, len(self.rows), self.dim)
+        columns = ids.view(-1, len(self.rows))
+        offsets = offsets[:columns.shape[0] + 1]
+        starts = np.cumsum([0, *self.rows])
+        return torch.stack([bag(columns[:, i] - start, offsets)
+                            for i, (bag, start) in enumerate(zip(self.bags, starts))], dim=1)
+
+
 def make_step(args):
-    tables, columns, dim = INPUTS[args.model]
-    table = nn.EmbeddingBag(sum(tables), dim, mode="sum", sparse=True,
-                            include_last_offset=True)
-    nn.init.uniform_(table.weight, -max(tables) ** -0.5, max(tables) ** -0.5)
-    network = MODELS[args.model](len(tables), columns, dim)
+    rows, columns, dim = INPUTS[args.model]
+    table = Tables(rows, dim, args.device, args.tables == "separate")
+    network = MODELS[args.model](len(rows), columns, dim).to(args.device)
     forward = torch.compile(network) if args.compile else network
     optimizers = [torch.optim.Adagrad(table.parameters(), lr=0.01),
                   torch.optim.Adagrad(network.parameters(), lr=0.01, foreach=True)]
     half = args.precision == "bf16"
 
-    def step(dense, ids, offsets, label):
-        pooled = table(ids, offsets).view(-1, len(tables), dim)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+    def step(*batch):
+        dense, ids, offsets, label = (tensor.to(args.device, non_blocking=True) for tensor in batch)
+        pooled = table(ids, offsets)
+        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=half):
             logits = forward(dense, pooled)
         loss = functional.binary_cross_entropy_with_logits(logits.float(), label)
         for optimizer in optimizers:
@@ -178,15 +225,18 @@ def make_step(args):
 def measure(args, step, batches):
     """Samples a second of each window."""
     position = 0
+    finish = torch.cuda.synchronize if args.device == "cuda" else lambda: None
     for _ in range(args.warm_up):
         step(*batches[position % len(batches)])
         position += 1
     rates = []
     for _ in range(args.windows):
+        finish()
         start = time.perf_counter()
         for _ in range(args.window_steps):
             loss = step(*batches[position % len(batches)])
             position += 1
+        finish()
         rates.append(args.window_steps * args.batch / (time.perf_counter() - start))
     if not np.isfinite(loss.item()):
         sys.exit(f"loss is {loss.item()} after {position} steps: the run measures nothing")
@@ -205,15 +255,23 @@ def main():
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--window-steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile the dense part")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tables", choices=("stacked", "separate"), default="stacked",
+                        help="one table with offset ids, or one module each")
     parser.add_argument("--allocator", default="auto",
                         choices=("auto", "jemalloc", "tcmalloc", "system"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    allocator = preload_allocator(args.allocator)
+    allocator = preload_allocator(args.allocator if args.device == "cpu" else "system")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rates = measure(args, make_step(args), make_batches(args))
+    gpu = torch.cuda.get_device_name() if args.device == "cuda" else None
     print(json.dumps({
+        "peer": "PyTorch",
+        "model": args.model,
+        "device": args.device,
+        "gpu": gpu,
         "samples_per_s": round(statistics.median(rates)),
         "windows_samples_per_s": [round(rate) for rate in rates],
         "versions": {"torch": torch.__version__, "python": platform.python_version(),

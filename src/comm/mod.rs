@@ -46,7 +46,7 @@ pub use error::CommError;
 pub use event::{Event, Promise};
 pub use message::Message;
 #[cfg(feature = "mpi")]
-pub use mpi::{Mpi, MpiJob};
+pub use mpi::{Mpi, MpiJob, mpi_version};
 pub use observer::{Observer, Silent};
 pub use settings::Settings;
 pub use shared_memory::SharedMemory;

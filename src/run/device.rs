@@ -1,10 +1,9 @@
 //! Where a rank computes: `train.device`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor, Nccl};
-use streamrec_kernels::cuda::{DeviceError, gpus};
+use streamrec_kernels::cuda::{CudaLibrary, DeviceError, cache_folder, gpus};
 
 use super::RunError;
 use super::rank::Rank;
@@ -20,6 +19,9 @@ pub(super) enum Device {
     Cpu,
     /// A GPU that is ready: its libraries are found, all kernels are compiled.
     Cuda(Box<GpuExecutor>),
+    /// A CPU that does what a GPU would, in tests.
+    #[cfg(test)]
+    Emulated(Box<streamrec_emulation::Emulator>),
 }
 
 impl Device {
@@ -71,9 +73,17 @@ fn open(rank: &Rank) -> Result<(Gpu, GpuExecutor), RunError> {
         } else {
             usize::MAX
         };
-        let gpu = Gpu::new(rank.environment.local_rank % gpus, &cache())?;
+        let gpu = Gpu::new(rank.environment.local_rank % gpus, &cache_folder())?;
         let executor = GpuExecutor::new(&gpu)?;
-        gpu.compile()?;
+        for two in CudaLibrary::ALL
+            .into_iter()
+            .filter_map(CudaLibrary::two_versions)
+        {
+            tracing::warn!("{two}");
+        }
+        if let Some(not_kept) = gpu.compile()? {
+            tracing::warn!("{not_kept}");
+        }
         Ok((gpu, executor))
     };
     open().map_err(|error| refused(&with_causes(&error)))
@@ -154,14 +164,37 @@ fn refused(problem: &str) -> RunError {
     ))
 }
 
-/// Where compiled kernels are kept from run to run.
-fn cache() -> PathBuf {
-    let absolute = |name: &str| {
-        let folder = std::env::var_os(name).map(PathBuf::from);
-        folder.filter(|folder| folder.is_absolute())
-    };
-    let folder = absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .unwrap_or_else(std::env::temp_dir);
-    folder.join("streamrec").join("cuda")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrec_kernels::cuda::CompileError;
+
+    #[test]
+    fn what_is_missing_on_a_gpus_machine_is_named_with_what_to_do() {
+        let said = |error: DeviceError| refused(&with_causes(&error)).to_string();
+        let nccl = said(DeviceError::Missing(CudaLibrary::Nccl));
+        assert!(
+            nccl.starts_with("`train.device` = \"cuda\": NCCL is not found; install"),
+            "{nccl}"
+        );
+        let nvrtc = said(CompileError::NoCompiler.into());
+        assert!(
+            nvrtc.contains("NVRTC, which compiles the CUDA kernels, is not found"),
+            "{nvrtc}"
+        );
+        let gpu = said(DeviceError::NoGpu {
+            ordinal: 3,
+            count: 2,
+        });
+        assert!(
+            gpu.contains("there is no GPU 3: this process sees 2"),
+            "{gpu}"
+        );
+        for said in [nccl, nvrtc, gpu] {
+            assert!(
+                said.ends_with("or set \"cpu\" (`streamrec doctor` tells what this machine has)"),
+                "{said}"
+            );
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `streamrec doctor`: what of this machine a run can use, and what to install for more.
 
 use streamrec_kernels::cuda::gpu::Nccl;
-use streamrec_kernels::cuda::{CudaLibrary, gpus};
+use streamrec_kernels::cuda::{AHEAD_VARIABLE, AheadFolder, CudaLibrary, driver_release, gpus};
 
 use super::RunError;
 
@@ -10,16 +10,15 @@ pub(super) fn run() -> Result<(), RunError> {
     row("CPU", &cpu());
     row("bf16 products", streamrec_kernels::bf16_products().unit);
     row("shared memory", &shared_memory());
-    row("MPI", mpi());
+    row("MPI", &mpi());
     for library in CudaLibrary::ALL {
-        let found = match library.find() {
-            Some(found) => {
-                let version = found.version.as_deref().unwrap_or("unknown version");
-                format!("{version} ({})", found.path.display())
-            }
-            None => format!("not found; {}", library.remedy()),
-        };
-        row(library.name(), &found);
+        row(library.name(), &found(library));
+        if let Some(two) = library.two_versions() {
+            row("", &two.to_string());
+        }
+    }
+    if let Some(folder) = AheadFolder::look() {
+        row("kernels", &ahead(&folder));
     }
     if CudaLibrary::Nccl.find().is_some() {
         row("NCCL ranks", &nccl());
@@ -41,6 +40,30 @@ pub(super) fn run() -> Result<(), RunError> {
          (docs/cuda-kernels.md)."
     );
     Ok(())
+}
+
+fn found(library: CudaLibrary) -> String {
+    let Some(found) = library.find() else {
+        return format!("not found; {}", library.remedy());
+    };
+    let version = found.version.as_deref().unwrap_or("unknown version");
+    let release = match library {
+        CudaLibrary::Driver => driver_release(),
+        _ => None,
+    };
+    let release = release.map_or(String::new(), |release| format!(", release {release}"));
+    format!("{version}{release} ({})", found.path.display())
+}
+
+/// What serves of the kernels that were compiled ahead.
+fn ahead(folder: &AheadFolder) -> String {
+    let path = folder.path.display();
+    match folder.targets.as_slice() {
+        [] => format!(
+            "{AHEAD_VARIABLE}: {path} holds no kernels of this version; run `streamrec kernels --out {path}` where NVRTC is"
+        ),
+        targets => format!("compiled ahead for {} ({path})", targets.join(", ")),
+    }
 }
 
 /// Whether NCCL has all that ranks on GPUs need, which it shows without a GPU.
@@ -68,10 +91,12 @@ fn shared_memory() -> String {
     }
 }
 
-fn mpi() -> &'static str {
-    if cfg!(feature = "mpi") {
-        "built in"
-    } else {
-        "not built in; build with `--features mpi` where mpicc and libclang are installed"
-    }
+#[cfg(feature = "mpi")]
+fn mpi() -> String {
+    format!("built in, {}", crate::comm::mpi_version())
+}
+
+#[cfg(not(feature = "mpi"))]
+fn mpi() -> String {
+    "not built in; build with `--features mpi` where mpicc and libclang are installed".to_owned()
 }

@@ -34,6 +34,7 @@ mod threads;
 mod train;
 mod trainee;
 mod validate;
+mod window;
 
 use std::process::ExitCode;
 

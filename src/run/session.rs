@@ -1,6 +1,7 @@
 //! The steps of a run, with evaluations, checkpoints and a journal between them.
 
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,11 +11,12 @@ use super::rank::Rank;
 use super::step_profile::StepProfile;
 use super::stop::StopSignal;
 use super::train::TrainOutcome;
+use super::window::Window;
 use crate::checkpoint::{Best, Checkpoint, CheckpointError, CheckpointFolder, Saver, Snapshot};
 use crate::config::Experiment;
 use crate::data::{Batch, BatchReader};
 use crate::optim::LossScalerState;
-use crate::train::metrics::{Predictions, auc};
+use crate::train::metrics::auc;
 use crate::train::{Evaluation, EvaluationPlan, Journal, Progress, StepOutcome, Trainee};
 
 /// Where a run stands: what a checkpoint holds besides tensors.
@@ -128,56 +130,18 @@ pub(super) struct Session<'a> {
     journal: Option<Journal>,
     progress: Progress,
     window: Window,
+    /// Steps that were asked for and not told of yet, in their order.
+    under_way: VecDeque<UnderWay>,
     profile: Option<StepProfile>,
 }
 
-/// What happened since the last line of the journal.
-struct Window {
-    began: Instant,
-    rows: u64,
-    loss: f64,
-    /// Steps whose loss was a number.
-    losses: u64,
-    steps: u64,
-    waited: Duration,
-    predictions: Predictions,
-    auc: Option<f64>,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self {
-            began: Instant::now(),
-            rows: 0,
-            loss: 0.0,
-            losses: 0,
-            steps: 0,
-            waited: Duration::ZERO,
-            predictions: Predictions::default(),
-            auc: None,
-        }
-    }
-}
-
-/// One line of the journal.
-#[derive(Serialize)]
-struct TrainRecord {
+/// A step that was asked for, and where the run stood behind it.
+struct UnderWay {
+    batch: Batch,
+    step: u64,
     epoch: u64,
-    /// Mean over the window's steps.
-    loss: f64,
-    /// Of the first label, over all ranks.
-    auc: f64,
-    samples_per_s: f64,
-    learning_rate_factor: f64,
-    gradient_norm: f64,
-    /// Time that rank 0 waited for vectors and gradients of others, a step.
-    waited_ms: f64,
-    /// The factor on the loss, with fp16.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    loss_scale: Option<f64>,
-    /// Steps of the run so far that updated nothing, with fp16.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    skipped_steps: Option<u64>,
+    /// Of its global batch, and of the run.
+    rows: [u64; 2],
 }
 
 /// Why the steps ended.
@@ -220,6 +184,7 @@ impl<'a> Session<'a> {
             journal,
             progress,
             window: Window::default(),
+            under_way: VecDeque::new(),
             profile: None,
         })
     }
@@ -285,6 +250,14 @@ impl<'a> Session<'a> {
             while let Some(batch) = coming {
                 coming = tracing::trace_span!("read").in_scope(|| self.training.next())?;
                 let stop = self.step(batch, coming.as_ref(), signal)?;
+                if stop
+                    || self.is_last()
+                    || self.evaluates()
+                    || self.saves()
+                    || self.profile.is_some()
+                {
+                    self.settle()?;
+                }
                 if let Some(profile) = &mut self.profile {
                     profile.note_step(&self.rank, self.trainer.as_mut())?;
                 }
@@ -339,17 +312,8 @@ impl<'a> Session<'a> {
     ) -> Result<bool, RunError> {
         let (began, step) = (Instant::now(), self.state.step + 1);
         self.rank.reporter.set_step(step);
-        let outcome = self
-            .trainer
-            .step(&batch, next, step, signal.received().is_some())?;
-        if let (true, Some(scaler)) = (outcome.skipped, self.trainer.loss_scaler()) {
-            tracing::info!(
-                step,
-                loss_scale = scaler.scale,
-                skipped_steps = scaler.skipped_steps,
-                "a gradient was not finite: nothing was updated, the loss scale was halved"
-            );
-        }
+        let stop = signal.received().is_some();
+        let ahead = self.trainer.step_ahead(&batch, next, step, stop)?;
         self.state.step = step;
         self.state.epoch_step += 1;
         let left =
@@ -360,63 +324,100 @@ impl<'a> Session<'a> {
         if self.state.epoch_step == self.training.steps_per_epoch() {
             self.next_epoch();
         }
+        self.under_way.push_back(UnderWay {
+            batch,
+            step,
+            epoch: self.state.epoch,
+            rows: [rows, self.state.rows],
+        });
+        if let Some(outcome) = ahead.outcome {
+            self.note(&outcome)?;
+        }
+        Ok(ahead.stop)
+    }
+
+    /// Waits for all steps that were asked for.
+    fn settle(&mut self) -> Result<(), RunError> {
+        let began = Instant::now();
+        while let Some(outcome) = self.trainer.settle()? {
+            self.state.seconds += began.elapsed().as_secs_f64();
+            self.note(&outcome)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of what the first step under way found.
+    fn note(&mut self, outcome: &StepOutcome) -> Result<(), RunError> {
+        let Some(of) = self.under_way.pop_front() else {
+            return Ok(());
+        };
+        let (step, [rows, rows_of_run]) = (of.step, of.rows);
+        if let (true, Some(scaler)) = (outcome.skipped, self.trainer.loss_scaler()) {
+            tracing::info!(
+                step,
+                loss_scale = scaler.scale,
+                skipped_steps = scaler.skipped_steps,
+                "a gradient was not finite: nothing was updated, the loss scale was halved"
+            );
+        }
         tracing::trace_span!("training metrics").in_scope(|| {
             self.window
-                .add(&batch, &outcome, rows, self.trainer.as_ref());
+                .add(&of.batch, outcome, rows, self.trainer.as_ref());
         });
-        self.training.recycle(batch);
+        self.training.recycle(of.batch);
         if step.is_multiple_of(self.experiment.train.log_every_steps) {
             let _span = tracing::trace_span!("journal").entered();
-            self.write_window(&outcome)?;
+            self.write_window(outcome, [of.epoch, step])?;
         }
         let (loss, auc) = (outcome.loss, self.window.auc);
-        self.progress.at(self.state.rows, || match auc {
+        self.progress.at(rows_of_run, || match auc {
             Some(auc) => format!("loss {loss:.4} auc {auc:.4}"),
             None => format!("loss {loss:.4}"),
         });
-        Ok(outcome.stop)
+        Ok(())
     }
 
     /// Collective: the AUC is of all ranks.
-    fn write_window(&mut self, outcome: &StepOutcome) -> Result<(), RunError> {
+    fn write_window(
+        &mut self,
+        outcome: &StepOutcome,
+        [epoch, step]: [u64; 2],
+    ) -> Result<(), RunError> {
         let auc = auc(self.rank.mesh.dp.as_ref(), &self.window.predictions)?;
-        let window = std::mem::take(&mut self.window);
-        self.window.auc = Some(auc);
-        let scaler = self.trainer.loss_scaler();
-        let record = TrainRecord {
-            epoch: self.state.epoch,
-            loss: window.loss / window.losses as f64,
-            auc,
-            samples_per_s: window.rows as f64 / window.began.elapsed().as_secs_f64(),
-            learning_rate_factor: self.trainer.learning_rate_factor(self.state.step),
-            gradient_norm: outcome.gradient_norm,
-            waited_ms: window.waited.as_secs_f64() * 1e3 / window.steps as f64,
-            loss_scale: scaler.map(|scaler| scaler.scale),
-            skipped_steps: scaler.map(|scaler| scaler.skipped_steps),
-        };
-        self.write("train", &record)
+        let record = self
+            .window
+            .close(self.trainer.as_ref(), outcome, [epoch, step], auc);
+        self.write("train", step, &record)
     }
 
-    fn write(&mut self, kind: &str, record: &impl Serialize) -> Result<(), RunError> {
+    fn write(&mut self, kind: &str, step: u64, record: &impl Serialize) -> Result<(), RunError> {
         match &mut self.journal {
-            Some(journal) => journal
-                .write(kind, self.state.step, record)
-                .map_err(RunError::other(
-                    "cannot write metrics.jsonl or TensorBoard's file",
-                )),
+            Some(journal) => journal.write(kind, step, record).map_err(RunError::other(
+                "cannot write metrics.jsonl or TensorBoard's file",
+            )),
             None => Ok(()),
         }
+    }
+
+    /// Whether an evaluation follows the step just taken.
+    fn evaluates(&self) -> bool {
+        match self.experiment.train.evaluate_every_steps {
+            Some(every) => self.state.step.is_multiple_of(every),
+            None => self.state.epoch_step == 0,
+        }
+    }
+
+    /// Whether a checkpoint follows it.
+    fn saves(&self) -> bool {
+        let every = self.experiment.checkpoint.every_steps;
+        every.is_some_and(|every| self.state.step.is_multiple_of(every))
     }
 
     /// Evaluates at the steps that the experiment asks for, else at the end of each epoch, and at
     /// the end. A run that stops only notes it, to do it when it goes on. Returns the loss where
     /// an evaluation was made and it is the best so far. Collective.
     fn evaluate_if_due(&mut self, stop: bool) -> Result<Option<f64>, RunError> {
-        let due = match self.experiment.train.evaluate_every_steps {
-            Some(every) => self.state.step.is_multiple_of(every),
-            None => self.state.epoch_step == 0,
-        };
-        if !(due || self.is_last()) {
+        if !(self.evaluates() || self.is_last()) {
             return Ok(None);
         }
         if stop {
@@ -437,7 +438,7 @@ impl<'a> Session<'a> {
         let tick = |_| reporter.tick();
         let evaluation = Evaluation::run(self.trainer.as_mut(), comm, reader, plan, tick)?;
         for (label, found) in &evaluation.labels {
-            self.write(&format!("valid/{label}"), found)?;
+            self.write(&format!("valid/{label}"), self.state.step, found)?;
             if self.rank.is_first() {
                 let (step, metrics) = (self.state.step, &found.metrics);
                 let (auc, log_loss) = (metrics.auc, metrics.log_loss);
@@ -456,9 +457,7 @@ impl<'a> Session<'a> {
 
     /// Starts a checkpoint where one is due, or where this is the best so far. Collective.
     fn save_if_due(&mut self, best_loss: Option<f64>, stop: bool) -> Result<(), RunError> {
-        let every = self.experiment.checkpoint.every_steps;
-        let due = every.is_some_and(|every| self.state.step.is_multiple_of(every));
-        if !(due || self.is_last() || stop || best_loss.is_some()) {
+        if !(self.saves() || self.is_last() || stop || best_loss.is_some()) {
             return Ok(());
         }
         // Before the next copy of the state is made: one at a time is in memory.
@@ -471,27 +470,6 @@ impl<'a> Session<'a> {
             snapshot = snapshot.with_best_loss(loss);
         }
         Ok(self.saver.save(snapshot)?)
-    }
-}
-
-impl Window {
-    fn add(&mut self, batch: &Batch, outcome: &StepOutcome, rows: u64, trainer: &dyn Trainee) {
-        self.rows += rows;
-        self.steps += 1;
-        self.waited += outcome.waited;
-        // In fp16 a step may be skipped because its loss overflowed.
-        if !outcome.loss.is_finite() {
-            return;
-        }
-        self.loss += outcome.loss;
-        self.losses += 1;
-        // Of a batch worked through in pieces, these are the last piece's.
-        let (heads, (rows, probabilities)) = (trainer.heads(), trainer.last_probabilities());
-        for row in rows.start..rows.end.min(batch.filled) {
-            let probability = probabilities[(row - rows.start) * heads];
-            let (label, weight) = (batch.labels[row * heads], batch.weights[row]);
-            self.predictions.push(probability, label, weight, None);
-        }
     }
 }
 

@@ -106,7 +106,8 @@ fn start(
     let mut world = World::default();
     let outcome = StopSignal::watch(&environment).and_then(|signal| {
         let rank = Rank::join(environment, reporter.clone(), experiment, &mut world)?;
-        train_rank(rank, experiment, args, graph, profile, &signal)
+        let device = Device::open(&rank, experiment)?;
+        train_rank((rank, device), experiment, args, graph, profile, &signal)
     });
     let outcome = world.end(outcome);
     if let Err(error) = &outcome {
@@ -116,14 +117,13 @@ fn start(
 }
 
 fn train_rank(
-    rank: Rank,
+    (rank, device): (Rank, Device),
     experiment: &Experiment,
     args: &TrainArgs,
     graph: &GraphSource<'_>,
     profile: Option<Profile>,
     signal: &StopSignal,
 ) -> Result<TrainOutcome, RunError> {
-    let device = Device::open(&rank, experiment)?;
     let folder = RunFolder::new(&experiment.output);
     let dataset = Dataset::open(&experiment.data.dataset)?;
     let resumed = prepare(&rank, experiment, args, &folder, &dataset)?;
@@ -284,3 +284,6 @@ fn fitted(artifact: &Artifact) -> FittedFeatures {
         vocabularies: artifact.vocabularies.clone(),
     }
 }
+
+#[cfg(test)]
+mod emulated;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use streamrec_artifact::{Artifact, FeatureSchema, Graph, Weights};
-use streamrec_kernels::{Context, cuda::gpu::GpuExecutor};
+use streamrec_kernels::{Context, cuda::Executor};
 
 use super::RunError;
 use super::device::Device;
@@ -34,10 +34,17 @@ pub(super) fn trainer(
     schema: &FeatureSchema,
     batch_rows: usize,
 ) -> Result<Box<dyn Trainee>, RunError> {
-    if let Device::Cuda(executor) = device {
-        return on_gpu(
-            rank, *executor, &context, experiment, graph, schema, batch_rows,
-        );
+    match device {
+        Device::Cpu => {}
+        Device::Cuda(executor) => {
+            let model = (graph, schema);
+            return on_device(rank, *executor, &context, experiment, model, batch_rows);
+        }
+        #[cfg(test)]
+        Device::Emulated(executor) => {
+            let model = (graph, schema);
+            return on_device(rank, *executor, &context, experiment, model, batch_rows);
+        }
     }
     let settings = TrainerSettings {
         partitions: partitions(rank, experiment, graph),
@@ -49,14 +56,13 @@ pub(super) fn trainer(
     Ok(Box::new(trainer))
 }
 
-/// Likewise on a GPU.
-fn on_gpu(
+/// Likewise on a device.
+fn on_device<E: Executor + 'static>(
     rank: &Rank,
-    executor: GpuExecutor,
+    executor: E,
     context: &Context,
     experiment: &Experiment,
-    graph: &Graph,
-    schema: &FeatureSchema,
+    (graph, schema): (&Graph, &FeatureSchema),
     batch_rows: usize,
 ) -> Result<Box<dyn Trainee>, RunError> {
     let settings = TrainerSettings {

@@ -1,10 +1,33 @@
 //! Why training stopped.
 
+use std::fmt;
+
 use crate::comm::CommError;
 use crate::data::Error as DataError;
 use crate::model::ModelError;
 use crate::optim::OptimError;
 use crate::parallel::InvariantRanksError;
+
+/// What the devices of a job were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceWork {
+    /// A step, by its number.
+    Step(u64),
+    /// Predictions.
+    Evaluation {
+        /// The last step before.
+        after: u64,
+    },
+}
+
+impl fmt::Display for DeviceWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step(step) => write!(f, "step {step}"),
+            Self::Evaluation { after } => write!(f, "the evaluation after step {after}"),
+        }
+    }
+}
 
 /// A step or an evaluation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,13 +61,13 @@ pub enum TrainError {
     },
     /// Ranks are gone for whom the devices of the others wait.
     #[error(
-        "{what} cannot be completed in step {step} on the devices; the last steps that ranks reported are {steps:?}"
+        "{what} cannot be completed in {work} on the devices; the last steps that ranks reported are {steps:?}"
     )]
     Collective {
         /// What the devices came to last.
         what: &'static str,
-        /// This rank's step.
-        step: u64,
+        /// What this rank's device worked on.
+        work: DeviceWork,
         /// Of each rank.
         steps: Vec<u64>,
         /// Who is missing.
@@ -53,15 +76,15 @@ pub enum TrainError {
     },
     /// All ranks are there, and what their devices exchange does not end.
     #[error(
-        "{what} did not end within {waited_s:.1} s in step {step} on the devices, though no rank is missing (the last steps \
+        "{what} did not end within {waited_s:.1} s in {work} on the devices, though no rank is missing (the last steps \
          that they reported are {steps:?}); look at the links between the GPUs, set NCCL_DEBUG=INFO to hear more, or raise \
          `parallel.timeout_s`"
     )]
     Stuck {
         /// What the devices came to last.
         what: &'static str,
-        /// This rank's step.
-        step: u64,
+        /// What this rank's device worked on.
+        work: DeviceWork,
         /// Of each rank.
         steps: Vec<u64>,
         /// How long.

@@ -16,14 +16,14 @@ mod trainee;
 mod trainer;
 
 pub use device::DeviceTrainer;
-pub use error::TrainError;
+pub use error::{DeviceWork, TrainError};
 pub use evaluation::{Evaluation, EvaluationPlan, LabelEvaluation};
 pub use journal::Journal;
 pub use predictor::{Predict, Predictor};
 pub use probe::operation_times;
 pub use profile::{Profile, ProfileReport, Recorder};
 pub use progress::Progress;
-pub use trainee::Trainee;
+pub use trainee::{Ahead, Trainee};
 pub use trainer::{StepOutcome, Trainer, TrainerSettings};
 
 #[cfg(test)]

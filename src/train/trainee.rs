@@ -7,6 +7,15 @@ use crate::data::Batch;
 use crate::model::{NamedSlice, NamedSliceMut, ParameterStore};
 use crate::optim::LossScalerState;
 
+/// What is known once a step was asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ahead {
+    /// Whether any rank was asked to stop in this step.
+    pub stop: bool,
+    /// What the first step found that was asked for and not told of yet: this one, or the one before.
+    pub outcome: Option<StepOutcome>,
+}
+
 /// A model in training, wherever it is computed.
 pub trait Trainee: Predict {
     /// The parameters; their weights may be older than the model's.
@@ -21,7 +30,7 @@ pub trait Trainee: Predict {
     /// The factor on learning rates in `step`.
     fn learning_rate_factor(&self, step: u64) -> f64;
 
-    /// Where the scaling of gradients stands, with fp16.
+    /// Where the scaling of gradients stands, with fp16, after the step that was told of last.
     fn loss_scaler(&self) -> Option<LossScalerState>;
 
     /// Goes on with the scaling of gradients from a checkpoint.
@@ -51,7 +60,35 @@ pub trait Trainee: Predict {
         stop: bool,
     ) -> Result<StepOutcome, TrainError>;
 
-    /// The probabilities that the last step's forward pass gave: see
+    /// Likewise, but the host need not wait for the step: a device may work on it while the host tells of the one before,
+    /// and every outcome comes one step late. The same weights come of it. A step that is no number is an error of that step
+    /// all the same, when the next was asked for already.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step), of this step or the one before.
+    fn step_ahead(
+        &mut self,
+        batch: &Batch,
+        next: Option<&Batch>,
+        step: u64,
+        stop: bool,
+    ) -> Result<Ahead, TrainError> {
+        let outcome = self.step(batch, next, step, stop)?;
+        Ok(Ahead {
+            stop: outcome.stop,
+            outcome: Some(outcome),
+        })
+    }
+
+    /// What the first step found that was asked for and not told of yet; `None` when all were told of. Waits for it.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    fn settle(&mut self) -> Result<Option<StepOutcome>, TrainError> {
+        Ok(None)
+    }
+
+    /// The probabilities that the forward pass of the step gave that was told of last: see
     /// [`Trainer::last_probabilities`].
     fn last_probabilities(&self) -> (Range<usize>, &[f32]);
 

@@ -51,6 +51,84 @@ fn doctor_looks_into_nccl_where_it_is_installed() {
     assert!(said.contains("GPUs of several ranks can meet"), "{said}");
 }
 
+/// Libraries that tell what NVIDIA's would, of whatever version a test wants.
+const STANDS_IN: [(&str, &str); 4] = [
+    (
+        "driver/libcuda.so.1",
+        "int cuDriverGetVersion(int* v) { *v = 13000; return 0; } int cuInit(unsigned) { return 100; }",
+    ),
+    (
+        "driver/libnvidia-ml.so.1",
+        "int nvmlInit_v2() { return 0; } int nvmlShutdown() { return 0; } \
+         int nvmlSystemGetDriverVersion(char* to, unsigned) { const char* from = \"580.95.05\"; while ((*to++ = *from++)) {} return 0; }",
+    ),
+    (
+        "system/libcublasLt.so",
+        "unsigned long cublasLtGetVersion() { return 120804; }",
+    ),
+    (
+        "named/libcublasLt.so.13",
+        "unsigned long cublasLtGetVersion() { return 130002; }",
+    ),
+];
+
+#[test]
+fn doctor_tells_the_drivers_release_and_of_two_versions_of_a_library() {
+    if !streamrec_kernels::cuda::gpus().is_empty() {
+        eprintln!("NOT TESTED: this machine has a driver of its own");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+    for (file, text) in STANDS_IN {
+        let library = folder.path().join(file);
+        std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+        let source = library.with_extension("cpp");
+        std::fs::write(&source, format!("extern \"C\" {{ {text} }}\n")).unwrap();
+        let built = Command::new(&compiler)
+            .args(["-shared", "-fPIC", "-o"])
+            .args([&library, &source])
+            .output();
+        expect_success(&built.expect("a C++ compiler"));
+    }
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_streamrec"))
+        .arg("doctor")
+        .env(
+            "LD_LIBRARY_PATH",
+            format!("{}:{}", path("driver"), path("system")),
+        )
+        // The second of two folders.
+        .env(
+            "STREAMREC_CUDA_LIBRARIES",
+            format!("{}:{}", path("nothing"), path("named")),
+        )
+        .env("STREAMREC_CUDA_KERNELS", path("kernels"))
+        .output()
+        .unwrap();
+    expect_success(&output);
+    let said = text(&output.stdout);
+    assert!(said.contains("CUDA 13.0, release 580.95.05"), "{said}");
+    let found = format!("13.0.2 ({})", path("named/libcublasLt.so.13"));
+    assert!(said.contains(&found), "{said}");
+    assert!(said.contains("cuBLASLt 12.8.4 is used"), "{said}");
+    assert!(said.contains("LD_LIBRARY_PATH"), "{said}");
+    let ahead = format!(
+        "{} holds no kernels of this version; run `streamrec kernels --out",
+        path("kernels")
+    );
+    assert!(said.contains(&ahead), "{said}");
+}
+
+#[cfg(feature = "mpi")]
+#[test]
+fn doctor_tells_which_mpi_is_built_in() {
+    let said = text(&streamrec(&["doctor"]).stdout);
+    let mpi = said.lines().find(|line| line.contains(" MPI ")).unwrap();
+    let (_, version) = mpi.split_once("built in, ").expect(mpi);
+    assert!(version.chars().any(|c| c.is_ascii_digit()), "{mpi}");
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

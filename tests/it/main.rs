@@ -9,6 +9,7 @@ mod dashboard;
 mod doctor;
 mod expectations;
 mod failures;
+mod gpu_check;
 #[cfg(feature = "mpi")]
 mod hosts;
 mod incidents;

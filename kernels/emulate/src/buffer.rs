@@ -16,10 +16,17 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     pub(crate) fn new(name: &str, bytes: usize) -> Self {
+        Self::ending(name, bytes, bytes)
+    }
+
+    /// Memory of which only the last `tail` bytes exist, up to a page more: for tables that no test could hold.
+    pub(crate) fn ending(name: &str, bytes: usize, tail: usize) -> Self {
         let data = bytes.next_multiple_of(16).max(16);
         let pages = data.next_multiple_of(PAGE);
         let mapped = pages + 2 * PAGE;
-        // SAFETY: a new mapping, of which the pages in the middle become accessible.
+        let kept = tail.next_multiple_of(16).max(16).min(data);
+        let kept_pages = kept.next_multiple_of(PAGE);
+        // SAFETY: a new mapping, of which the last pages before the last one become accessible.
         let mapping = unsafe {
             let mapping = mmap_anonymous(
                 std::ptr::null_mut(),
@@ -29,12 +36,14 @@ impl Buffer {
             )
             .expect("address space");
             let flags = MprotectFlags::READ | MprotectFlags::WRITE;
-            mprotect(mapping.cast::<u8>().add(PAGE).cast(), pages, flags).expect("pages");
+            let first = mapping.cast::<u8>().add(PAGE + pages - kept_pages);
+            mprotect(first.cast(), kept_pages, flags).expect("pages");
             mapping
         };
-        let start = mapping as usize + PAGE + pages - data;
+        let end = mapping as usize + PAGE + pages;
+        let start = end - data;
         // SAFETY: inside the accessible pages. All bits set is NaN in every type of float.
-        unsafe { std::ptr::write_bytes(start as *mut u8, 0xff, data) };
+        unsafe { std::ptr::write_bytes((end - kept) as *mut u8, 0xff, kept) };
         Self {
             name: CString::new(name).expect("a name"),
             mapping,

@@ -44,6 +44,8 @@ struct InFlight {
     /// In the group.
     place: [usize; 2],
     collective: Collective,
+    /// What each rank says that it was asked for.
+    asked: String,
     arriving: Arriving,
     /// What it reads, as it was.
     read: Vec<u8>,
@@ -89,6 +91,19 @@ impl Emulator {
         });
         taken[number] = true;
         number
+    }
+
+    /// Refuses recordings that collectives cross, as CUDA does.
+    pub(crate) fn nothing_begun(&self, call: &'static str) -> Result<(), DeviceError> {
+        match self.ranks.taken.contains(&true) {
+            true => Err(DeviceError::Recording { call }),
+            false => Ok(()),
+        }
+    }
+
+    /// After a recording that failed, whose collectives never begin.
+    pub(crate) fn forget_begun(&mut self) {
+        self.ranks.taken.clear();
     }
 
     pub(crate) fn give_number_back(&mut self, begun: &Begun) {
@@ -149,10 +164,13 @@ impl Emulator {
             self.fill(at, bytes);
         }
         // Each message begins with what the rank was asked for.
-        let header = collective.to_string().into_bytes();
+        let asked = match self.replays {
+            true => format!("{collective}, recorded"),
+            false => collective.to_string(),
+        };
         let message = |content: Vec<u8>| {
-            let len = (header.len() as u64).to_le_bytes();
-            [len.as_slice(), &header, &content].concat()
+            let len = (asked.len() as u64).to_le_bytes();
+            [len.as_slice(), asked.as_bytes(), &content].concat()
         };
         let messages = content.into_iter().map(message).collect();
         let peers = match (group, &mut self.ranks.mesh) {
@@ -166,6 +184,7 @@ impl Emulator {
             what,
             place,
             collective: collective.clone(),
+            asked,
             arriving: peers.exchange(messages),
             read,
         })
@@ -190,7 +209,7 @@ impl Emulator {
         let (what, collective) = (one.what, &one.collective);
         let [rank, ranks] = one.place;
         let messages = (one.arriving)().map_err(|error| failed(what, collective, &error))?;
-        let content = contents(what, collective, &messages)?;
+        let content = contents((what, collective), &one.asked, &messages)?;
         let [reads, writes] = collective.memory(ranks);
         let changed = |place: Option<(Address, usize)>, expected: &dyn Fn(usize, u8) -> bool| {
             let Some((at, bytes)) = place else {
@@ -230,7 +249,7 @@ impl Emulator {
         Ok(())
     }
 
-    fn bytes(&self, at: Address, bytes: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&self, at: Address, bytes: usize) -> Vec<u8> {
         let mut own = vec![0; bytes];
         let place = self.place(at, bytes);
         // SAFETY: the bytes are inside a buffer.
@@ -238,7 +257,7 @@ impl Emulator {
         own
     }
 
-    fn fill(&self, at: Address, bytes: usize) {
+    pub(crate) fn fill(&self, at: Address, bytes: usize) {
         let place = self.place(at, bytes);
         // SAFETY: the bytes are inside a buffer.
         unsafe { std::ptr::write_bytes(place, 0xff, bytes) };
@@ -247,11 +266,10 @@ impl Emulator {
 
 /// What ranks sent, once all of them were asked for the same.
 fn contents<'a>(
-    what: &'static str,
-    collective: &Collective,
+    (what, collective): (&'static str, &Collective),
+    expected: &str,
     messages: &'a [Vec<u8>],
 ) -> Result<Vec<&'a [u8]>, DeviceError> {
-    let expected = collective.to_string();
     let content = |(rank, message): (usize, &'a Vec<u8>)| {
         let (len, rest) = message.split_at(size_of::<u64>());
         let len = u64::from_le_bytes(len.try_into().expect("eight bytes"));

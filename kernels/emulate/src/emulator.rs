@@ -4,10 +4,15 @@ use std::time::Instant;
 
 use bytemuck::Pod;
 use libloading::Library;
-use streamrec_kernels::DType;
-use streamrec_kernels::cuda::{Address, Launch, Matrix, Measured};
+use streamrec_kernels::cuda::product::Product;
+use streamrec_kernels::cuda::{Address, Launch, Measured};
 
-use crate::{buffer::Buffer, collective::Ranks, executor::Work, library::library};
+use crate::{
+    buffer::Buffer,
+    collective::Ranks,
+    executor::{Call, Work},
+    library::library,
+};
 
 /// As `emulate::Buffer` in `emulate/emulate.hpp`.
 #[repr(C)]
@@ -39,8 +44,14 @@ pub struct Emulator {
     pub seed: u64,
     /// Says that work is not done yet, as a device does that waits for one that is gone.
     pub hangs: bool,
+    /// Products that the device's library does not have.
+    pub refuses: Option<fn(&Product) -> bool>,
+    /// What a host does in turn, where somebody wants to know.
+    pub calls: Option<Vec<Call>>,
     /// What is asked for while a step is recorded.
     pub(crate) recording: Option<Vec<Work>>,
+    /// While recorded work runs.
+    pub(crate) replays: bool,
     /// The devices of other ranks.
     pub(crate) ranks: Ranks,
     /// What was measured, since when.
@@ -67,6 +78,23 @@ impl Emulator {
         address
     }
 
+    /// Memory of `bytes` bytes, a multiple of 16, that ends with `values`. What lies before them does not exist, as far as
+    /// pages reach: whoever touches it is told.
+    pub fn ending<T: Pod>(&mut self, name: &str, bytes: usize, values: &[T]) -> Address {
+        let tail: &[u8] = bytemuck::cast_slice(values);
+        assert!(
+            bytes.is_multiple_of(16) && tail.len() <= bytes,
+            "{name}: {bytes} bytes"
+        );
+        let buffer = Buffer::ending(name, bytes, tail.len());
+        let address = Address(buffer.start as u64);
+        let to = (buffer.start + bytes - tail.len()) as *mut u8;
+        // SAFETY: the end of the buffer has room for exactly these bytes, and exists.
+        unsafe { std::ptr::copy_nonoverlapping(tail.as_ptr(), to, tail.len()) };
+        self.buffers.push(buffer);
+        address
+    }
+
     /// Memory that holds `values`.
     pub fn upload<T: Pod>(&mut self, name: &str, values: &[T]) -> Address {
         let bytes: &[u8] = bytemuck::cast_slice(values);
@@ -74,33 +102,6 @@ impl Emulator {
         // SAFETY: the buffer has room for exactly these bytes.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.0 as *mut u8, bytes.len()) };
         address
-    }
-
-    /// A matrix of float32 values, rounded to `dtype`, in rows of `row_stride` elements.
-    pub fn matrix(
-        &mut self,
-        name: &str,
-        values: &[f32],
-        dtype: DType,
-        shape: [usize; 2],
-        row_stride: usize,
-    ) -> Matrix {
-        let [rows, columns] = shape;
-        assert_eq!(values.len(), rows * columns);
-        let elements = rows.saturating_sub(1) * row_stride + if rows > 0 { columns } else { 0 };
-        let address = self.empty(name, elements * dtype.bytes());
-        for row in 0..rows {
-            let bytes = crate::values::narrow(&values[row * columns..][..columns], dtype);
-            let to = address.0 as usize + row * row_stride * dtype.bytes();
-            // SAFETY: the row lies inside the buffer.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
-        }
-        Matrix {
-            address,
-            dtype,
-            shape,
-            row_stride,
-        }
     }
 
     /// The content of the memory at `address`.
@@ -132,23 +133,6 @@ impl Emulator {
             address.0
         );
         address.0 as *mut u8
-    }
-
-    /// The elements of a matrix, widened, after checking that what lies between rows is untouched.
-    pub fn elements(&self, matrix: &Matrix) -> Vec<f32> {
-        let bytes: Vec<u8> = self.download(matrix.address);
-        let all = crate::values::widen(&bytes, matrix.dtype);
-        let [rows, columns] = matrix.shape;
-        for (index, value) in all.iter().enumerate() {
-            let inside = index % matrix.row_stride.max(1) < columns;
-            assert!(
-                inside || value.is_nan(),
-                "element {index} between rows was written"
-            );
-        }
-        (0..rows)
-            .flat_map(|row| all[row * matrix.row_stride..][..columns].to_vec())
-            .collect()
     }
 
     /// Runs launches in turn.

@@ -2,7 +2,8 @@ use std::time::Instant;
 
 use streamrec_kernels::cuda::product::Product;
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, DeviceError, Executor, Group, Launch, Measured,
+    Address, BEGUN_BEFORE, Begun, Collective, DeviceError, Executor, Group, Launch, Measured,
+    NOT_FINISHED,
 };
 
 use crate::{Emulator, product::multiply};
@@ -22,11 +23,33 @@ pub enum Work {
     Finish(usize),
 }
 
-/// A copy that is done no earlier than somebody waits for it.
+/// What a host does beside asking for work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// Runs what was recorded.
+    Replay,
+    /// Fills memory that is copied to the device.
+    Send,
+    /// Reads what came from the device, for which it may wait.
+    Read,
+}
+
+/// A copy that is done no earlier than somebody waits for it, and may begin as soon as its place is vacated.
 #[derive(Debug)]
 pub struct Feed {
     memory: Vec<u8>,
     under_way: Option<(Address, usize)>,
+    /// What the last copy wrote.
+    written: Option<(Address, usize)>,
+    /// What lay there when the place was vacated; NaN lies there since.
+    vacant: Option<(Address, Vec<u8>)>,
+}
+
+/// What was copied from the device.
+#[derive(Debug)]
+pub struct Reply {
+    memory: Vec<u8>,
+    len: usize,
 }
 
 impl Emulator {
@@ -88,6 +111,12 @@ impl Emulator {
         Ok(())
     }
 
+    fn note(&mut self, call: Call) {
+        if let Some(calls) = &mut self.calls {
+            calls.push(call);
+        }
+    }
+
     fn outside_of_recordings(&self, call: &'static str) -> Result<(), DeviceError> {
         match self.recording {
             Some(_) => Err(DeviceError::Recording { call }),
@@ -99,6 +128,7 @@ impl Emulator {
 impl Executor for Emulator {
     type Graph = Vec<Work>;
     type Feed = Feed;
+    type Reply = Reply;
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError> {
         self.outside_of_recordings("allocating memory")?;
@@ -109,7 +139,21 @@ impl Executor for Emulator {
         self.run_or_record(Work::Launch(Box::new(launch.clone())))
     }
 
+    fn supports(&mut self, product: &Product) -> Result<bool, DeviceError> {
+        Ok(!self.refuses.is_some_and(|refuses| refuses(product)))
+    }
+
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError> {
+        if !self.supports(product)? {
+            let [rows, columns, depth] = product.sizes();
+            return Err(DeviceError::Product {
+                call: "choosing an algorithm",
+                status: "refused".to_owned(),
+                rows,
+                columns,
+                depth,
+            });
+        }
         self.run_or_record(Work::Multiply(*product))
     }
 
@@ -135,7 +179,18 @@ impl Executor for Emulator {
         Ok(Feed {
             memory: vec![0; bytes],
             under_way: None,
+            written: None,
+            vacant: None,
         })
+    }
+
+    fn vacate(&mut self, feed: &mut Feed) -> Result<(), DeviceError> {
+        self.outside_of_recordings("making room")?;
+        if let (None, Some((at, bytes))) = (&feed.vacant, feed.written) {
+            feed.vacant = Some((at, self.bytes(at, bytes)));
+            self.fill(at, bytes);
+        }
+        Ok(())
     }
 
     fn send(
@@ -145,6 +200,7 @@ impl Executor for Emulator {
         write: &mut dyn FnMut(&mut [u8]) -> usize,
     ) -> Result<(), DeviceError> {
         self.outside_of_recordings("copying")?;
+        self.note(Call::Send);
         let bytes = write(&mut feed.memory);
         assert!(bytes <= feed.memory.len(), "more than the memory holds");
         feed.under_way = Some((to, bytes));
@@ -153,10 +209,54 @@ impl Executor for Emulator {
 
     fn receive(&mut self, feed: &mut Feed) -> Result<(), DeviceError> {
         self.outside_of_recordings("copying")?;
-        match feed.under_way.take() {
-            Some((to, bytes)) => self.write(&feed.memory[..bytes], to),
-            None => Ok(()),
+        let Some((to, bytes)) = feed.under_way.take() else {
+            return Ok(());
+        };
+        if let Some((at, before)) = feed.vacant.take() {
+            if self
+                .bytes(at, before.len())
+                .iter()
+                .any(|&byte| byte != 0xff)
+            {
+                let text = "the place that a copy goes to was written after it was vacated";
+                return Err(DeviceError::Undefined(text.to_owned()));
+            }
+            self.write(&before, at)?;
         }
+        feed.written = Some((to, bytes));
+        self.write(&feed.memory[..bytes], to)
+    }
+
+    fn reply(&mut self, bytes: usize) -> Result<Reply, DeviceError> {
+        self.outside_of_recordings("allocating memory")?;
+        Ok(Reply {
+            memory: vec![0; bytes],
+            len: 0,
+        })
+    }
+
+    fn ask(&mut self, reply: &mut Reply, parts: &[(Address, usize)]) -> Result<(), DeviceError> {
+        self.outside_of_recordings("copying")?;
+        reply.len = 0;
+        for &(from, bytes) in parts {
+            let place = self.place(from, bytes);
+            // SAFETY: the bytes are inside a buffer, and nothing writes meanwhile.
+            let own = unsafe { std::slice::from_raw_parts(place, bytes) };
+            reply.memory[reply.len..reply.len + bytes].copy_from_slice(own);
+            reply.len += bytes;
+        }
+        Ok(())
+    }
+
+    fn has_come(&mut self, _: &Reply) -> Result<bool, DeviceError> {
+        self.outside_of_recordings("asking whether work is done")?;
+        Ok(!self.hangs)
+    }
+
+    fn read<'a>(&mut self, reply: &'a mut Reply) -> Result<&'a [u8], DeviceError> {
+        self.outside_of_recordings("waiting")?;
+        self.note(Call::Read);
+        Ok(&reply.memory[..reply.len])
     }
 
     fn rank(&self, group: Group) -> [usize; 2] {
@@ -211,14 +311,56 @@ impl Executor for Emulator {
         work: &mut dyn FnMut(&mut Self) -> Result<(), DeviceError>,
     ) -> Result<Vec<Work>, DeviceError> {
         self.outside_of_recordings("recording")?;
+        self.nothing_begun(BEGUN_BEFORE)?;
         self.recording = Some(Vec::new());
-        let outcome = work(self);
+        let outcome = work(self).and_then(|()| self.nothing_begun(NOT_FINISHED));
         let recorded = self.recording.take().unwrap_or_default();
+        if outcome.is_err() {
+            self.forget_begun();
+        }
         outcome.map(|()| recorded)
     }
 
     fn replay(&mut self, graph: &Vec<Work>) -> Result<(), DeviceError> {
         self.outside_of_recordings("replaying")?;
-        graph.iter().try_for_each(|work| self.work(work))
+        self.note(Call::Replay);
+        self.replays = true;
+        let outcome = graph.iter().try_for_each(|work| self.work(work));
+        self.replays = false;
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrec_kernels::cuda::collective::{Element, Reduce};
+
+    #[test]
+    fn a_recording_that_collectives_cross_is_refused_as_cuda_refuses_it() {
+        let mut device = Emulator::new(0);
+        let at = device.allocate(8).unwrap();
+        let sum = [Collective::AllReduce {
+            at,
+            len: 2,
+            element: Element::F32,
+            reduce: Reduce::Sum,
+        }];
+        let error = device
+            .record(&mut |own| own.begin(Group::World, "a sum", &sum).map(|_| ()))
+            .unwrap_err();
+        assert!(error.to_string().contains(NOT_FINISHED), "{error}");
+        // Nothing is left of it.
+        device
+            .record(&mut |own| {
+                let begun = own.begin(Group::World, "a sum", &sum)?;
+                own.finish(begun)
+            })
+            .unwrap();
+        let number = device.take_number();
+        let error = device.record(&mut |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains(BEGUN_BEFORE), "{error}");
+        device.give_number_back(&Begun(number));
+        device.record(&mut |_| Ok(())).unwrap();
     }
 }

@@ -21,6 +21,6 @@ pub mod values;
 
 pub use collective::{Arriving, Peers};
 pub use emulator::{Emulator, SEEDS};
-pub use executor::{Feed, Work};
+pub use executor::{Call, Feed, Reply, Work};
 pub use library::add_source;
 pub use thread_peers::ThreadPeers;

@@ -8,7 +8,8 @@ use std::{
 use cudarc::nvrtc::{result, sys};
 
 use super::{
-    ahead::{AHEAD_VARIABLE, find_ahead},
+    ahead::{AHEAD_VARIABLE, PORTABLE, find_ahead, find_portable, serves},
+    cache::CACHE_VARIABLE,
     library::{CudaLibrary, load_nvrtc},
     source::{HEADERS, Source, texts},
 };
@@ -34,15 +35,27 @@ pub enum CompileError {
         /// What the compiler says.
         log: String,
     },
-    /// The cache folder cannot be written.
-    #[error("cannot keep compiled kernels in {}; set another folder", folder.display())]
-    Cache {
+    /// The folder of kernels that are compiled ahead cannot be written.
+    #[error("cannot write compiled kernels to {}; name another folder", folder.display())]
+    Folder {
         /// The folder.
         folder: PathBuf,
         /// The system's reason.
         #[source]
         source: io::Error,
     },
+}
+
+/// Kernels were compiled, and could not be kept for the next start.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "compiled kernels cannot be kept in {} ({source}), so that every start compiles them anew; set {CACHE_VARIABLE} to a \
+     folder that can be written",
+    folder.display()
+)]
+pub struct NotKept {
+    folder: PathBuf,
+    source: io::Error,
 }
 
 /// Kernels of one source, compiled for one architecture.
@@ -55,6 +68,13 @@ pub struct Compiled {
     /// What the assembler tells of each kernel: registers, shared memory, spills. Empty when the
     /// kernels come from a cache.
     pub log: String,
+}
+
+impl Compiled {
+    /// Whether this is machine code, not PTX.
+    pub fn is_machine_code(&self) -> bool {
+        self.image.starts_with(b"\x7fELF")
+    }
 }
 
 /// Compiles kernels of a source for an architecture such as `sm_90`, or a virtual one such as `compute_80`.
@@ -179,7 +199,8 @@ impl Program {
     fn ptx(&self) -> Result<Vec<u8>, result::NvrtcError> {
         // SAFETY: the program is alive and compiled.
         let text = unsafe { result::get_ptx(self.0) }?;
-        Ok(text.iter().map(|&c| c as u8).collect())
+        let text: Vec<u8> = text.iter().map(|&c| c as u8).collect();
+        Ok(for_older_drivers(text))
     }
 
     fn cubin(&self) -> Result<Vec<u8>, result::NvrtcError> {
@@ -199,36 +220,107 @@ fn c_string(text: &str) -> CString {
     CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default()
 }
 
-/// As [`compile`], but looks into `folder` first, and keeps there what it compiled: a file is found by
-/// the source, the kernels, the architecture and the compiler's version. Without a compiler, kernels that were compiled
-/// [ahead](super::compile_ahead) serve.
+/// The version that PTX is marked with: that of CUDA 12.0, which drivers from 525 on read.
+const PTX_VERSION: [u32; 2] = [8, 0];
+
+/// PTX marked with the version that it needs. Compilers mark it with their own, which older drivers refuse, whatever it
+/// holds; that ours holds nothing newer is shown by a test, which lets an assembler read it.
+fn for_older_drivers(ptx: Vec<u8>) -> Vec<u8> {
+    const MARK: &str = ".version ";
+    let Ok(text) = str::from_utf8(&ptx) else {
+        return ptx;
+    };
+    let mark = |line: &str| -> Option<[u32; 2]> {
+        let (major, minor) = line.strip_prefix(MARK)?.trim().split_once('.')?;
+        Some([major.parse().ok()?, minor.parse().ok()?])
+    };
+    let [major, minor] = PTX_VERSION;
+    let lines = text.split_inclusive('\n').map(|line| match mark(line) {
+        Some(version) if version > PTX_VERSION => format!("{MARK}{major}.{minor}\n"),
+        _ => line.to_owned(),
+    });
+    lines.collect::<String>().into_bytes()
+}
+
+/// As [`compile`], but machine code that was compiled [ahead](super::compile_ahead) comes first; then what is in `folder`,
+/// where what was compiled is kept: a file is found by the source, the kernels, the architecture and the compiler's
+/// version. Without a compiler, or where it knows no such architecture, PTX serves. Beside the kernels, why they were not
+/// kept.
 ///
 /// # Errors
-/// As [`compile`], and when the folder cannot be written.
+/// As [`compile`].
 pub fn compile_cached(
     source: &Source,
     kernels: &[&str],
     architecture: &str,
     folder: &Path,
-) -> Result<Compiled, CompileError> {
-    let Some(compiler) = CudaLibrary::Nvrtc.find() else {
-        return find_ahead(source).ok_or(CompileError::NoCompiler);
+) -> Result<(Compiled, Option<NotKept>), CompileError> {
+    let ahead = match kernels == source.kernels {
+        true => find_ahead(source, architecture),
+        false => None,
     };
-    let target = format!("{architecture} {:?}", compiler.version);
+    if let Some(found) = ahead.as_ref().filter(|found| found.is_machine_code()) {
+        return Ok((found.clone(), None));
+    }
+    match kept(source, kernels, architecture, folder) {
+        Err(CompileError::NoCompiler) => match ahead {
+            Some(ahead) => Ok((ahead, None)),
+            None => Err(CompileError::NoCompiler),
+        },
+        Err(error) if serves(PORTABLE, architecture) => match ahead {
+            Some(ahead) => Ok((ahead, None)),
+            // A fault of the source is one there too.
+            None => kept(source, kernels, PORTABLE, folder).map_err(|_| error),
+        },
+        other => other,
+    }
+}
+
+/// PTX of all kernels of a source, compiled ahead or now and kept: what is left where a driver refuses machine code.
+///
+/// # Errors
+/// As [`compile`].
+pub(super) fn compile_portable(
+    source: &Source,
+    architecture: &str,
+    folder: &Path,
+) -> Result<Compiled, CompileError> {
+    if !serves(PORTABLE, architecture) {
+        let log = format!("its GPUs do not run PTX of {PORTABLE}");
+        return Err(refused(source, architecture, log));
+    }
+    match find_portable(source) {
+        Some(found) => Ok(found),
+        None => Ok(kept(source, source.kernels, PORTABLE, folder)?.0),
+    }
+}
+
+/// Compiled now, or earlier and kept.
+fn kept(
+    source: &Source,
+    kernels: &[&str],
+    architecture: &str,
+    folder: &Path,
+) -> Result<(Compiled, Option<NotKept>), CompileError> {
+    let Some(compiler) = CudaLibrary::Nvrtc.version_in_use() else {
+        return Err(CompileError::NoCompiler);
+    };
+    let target = format!("{architecture} {compiler}");
     let key = fingerprint(&texts(source, [&kernels.join("\n"), &target]));
     let path = folder.join(format!("{}-{architecture}-{key:016x}.kernels", source.name));
     if let Some(cached) = fs::read(&path)
         .ok()
         .and_then(|bytes| decode(&bytes, kernels.len()))
     {
-        return Ok(cached);
+        return Ok((cached, None));
     }
     let compiled = compile(source, kernels, architecture)?;
-    store(&path, &encode(&compiled)).map_err(|source| CompileError::Cache {
+    let not_kept = store(&path, &encode(&compiled)).err();
+    let not_kept = not_kept.map(|source| NotKept {
         folder: folder.to_owned(),
         source,
-    })?;
-    Ok(compiled)
+    });
+    Ok((compiled, not_kept))
 }
 
 /// FNV-1a over all parts (<http://www.isthe.com/chongo/tech/comp/fnv/>).
@@ -282,6 +374,20 @@ pub(super) fn store(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ptx_is_marked_with_a_version_that_drivers_read() {
+        let marked = |version: &str| {
+            let text = format!("// made by NVRTC\n.version {version}\n.target sm_80\n\0");
+            String::from_utf8(for_older_drivers(text.into_bytes())).unwrap()
+        };
+        let expected =
+            |version: &str| format!("// made by NVRTC\n.version {version}\n.target sm_80\n\0");
+        assert_eq!(marked("9.5"), expected("8.0"));
+        assert_eq!(marked("8.10"), expected("8.0"));
+        assert_eq!(marked("7.8"), expected("7.8"));
+        assert_eq!(marked("unknown"), expected("unknown"));
+    }
 
     #[test]
     fn what_is_cached_is_read_back_and_damage_is_seen() {

@@ -19,6 +19,9 @@ pub trait Executor {
     /// Host memory whose copies to the device run beside other work.
     type Feed: Send;
 
+    /// Host memory that copies from the device come to, so that the host reads them when it likes.
+    type Reply: Send;
+
     /// Memory of its own, aligned to 256 bytes, of arbitrary content; it lives as long as the executor. Not
     /// for the steady state.
     ///
@@ -32,10 +35,18 @@ pub trait Executor {
     /// When it cannot be started. What it does wrong later is told by a call that waits.
     fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError>;
 
+    /// Whether the matrix library has a product, with its epilogue. Of its addresses only the alignment counts: no
+    /// memory need be there yet.
+    ///
+    /// # Errors
+    /// When the library fails.
+    fn supports(&mut self, product: &Product) -> Result<bool, DeviceError>;
+
     /// Multiplies.
     ///
     /// # Errors
-    /// As [`launch`](Self::launch), and [`DeviceError::Product`] where the library has no such product.
+    /// As [`launch`](Self::launch), and [`DeviceError::Product`] where the library does not
+    /// [support](Self::supports) the product.
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError>;
 
     /// Sets each of `bytes` bytes to zero.
@@ -62,9 +73,16 @@ pub trait Executor {
     /// When the host cannot give so much.
     fn feed(&mut self, bytes: usize) -> Result<Self::Feed, DeviceError>;
 
+    /// Gives up the place that the memory was copied to: nothing that is asked for from now on, up to
+    /// [`receive`](Self::receive), touches where the next copy goes.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    fn vacate(&mut self, feed: &mut Self::Feed) -> Result<(), DeviceError>;
+
     /// Lets `write` fill the memory, of which it tells how many bytes are to be copied to `to`. The copy runs behind all
-    /// that was asked for before, and beside what is asked for afterwards, up to [`receive`](Self::receive). Waits
-    /// for the copy that was sent from this memory before.
+    /// that was asked for before the place was [vacated](Self::vacate), and beside what is asked for since, up to
+    /// [`receive`](Self::receive). Waits for the copy that was sent from this memory before.
     ///
     /// # Errors
     /// As [`synchronize`](Self::synchronize).
@@ -80,6 +98,40 @@ pub trait Executor {
     /// # Errors
     /// As [`launch`](Self::launch).
     fn receive(&mut self, feed: &mut Self::Feed) -> Result<(), DeviceError>;
+
+    /// Host memory of `bytes` bytes to copy to. Not for the steady state.
+    ///
+    /// # Errors
+    /// When the host cannot give so much.
+    fn reply(&mut self, bytes: usize) -> Result<Self::Reply, DeviceError>;
+
+    /// Copies parts of the device's memory, addresses and bytes, one behind the other into the host's. The copies run behind
+    /// all that was asked for before and before all that is asked for afterwards. The host does not wait, unless for
+    /// copies into the same memory that were asked for before.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    ///
+    /// # Panics
+    /// When the memory has no room for them.
+    fn ask(
+        &mut self,
+        reply: &mut Self::Reply,
+        parts: &[(Address, usize)],
+    ) -> Result<(), DeviceError>;
+
+    /// Whether the copies are there, with all that was asked for before them. Does not wait, so that a host can look after
+    /// the other ranks meanwhile.
+    ///
+    /// # Errors
+    /// When something that was asked for failed.
+    fn has_come(&mut self, reply: &Self::Reply) -> Result<bool, DeviceError>;
+
+    /// What was copied last. Waits for it.
+    ///
+    /// # Errors
+    /// As [`synchronize`](Self::synchronize).
+    fn read<'a>(&mut self, reply: &'a mut Self::Reply) -> Result<&'a [u8], DeviceError>;
 
     /// The devices of a group, one a rank, and which of them this is: `[rank, ranks]`.
     fn rank(&self, group: Group) -> [usize; 2];
@@ -134,10 +186,10 @@ pub trait Executor {
     /// When something that was asked for failed.
     fn synchronize(&mut self) -> Result<(), DeviceError>;
 
-    /// Records what `work` asks for, without running it.
+    /// Records what `work` asks for, without running it. Collectives that it begins it also finishes, and no other ones.
     ///
     /// # Errors
-    /// What `work` returns, or when it asked for something that waits or allocates.
+    /// What `work` returns, or when it asked for something that waits or allocates, or collectives cross its ends.
     fn record(
         &mut self,
         work: &mut dyn FnMut(&mut Self) -> Result<(), DeviceError>,
@@ -149,6 +201,14 @@ pub trait Executor {
     /// As [`launch`](Self::launch).
     fn replay(&mut self, graph: &Self::Graph) -> Result<(), DeviceError>;
 }
+
+/// What [`DeviceError::Recording`] says where collectives that were begun before a recording are not finished.
+#[doc(hidden)]
+pub const BEGUN_BEFORE: &str = "waiting for collectives that were begun before the recording";
+
+/// What it says where a recording ends before collectives that it begins are finished.
+#[doc(hidden)]
+pub const NOT_FINISHED: &str = "beginning collectives that the recording does not wait for";
 
 /// Why a device did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -7,8 +7,8 @@ use std::{
 use cudarc::{cublaslt, driver, nvrtc};
 use libloading::Library;
 
-/// The environment variable that names a folder with CUDA's libraries, such as that of a Python
-/// package: they are looked for there first.
+/// The environment variable that names folders with CUDA's libraries, such as those of Python packages, with `:`
+/// between them: libraries are looked for there first, in this order.
 pub const LIBRARIES_VARIABLE: &str = "STREAMREC_CUDA_LIBRARIES";
 
 /// A library of NVIDIA's that is loaded when it is found.
@@ -41,7 +41,9 @@ impl CudaLibrary {
     /// What to install where it is missing.
     pub fn remedy(self) -> &'static str {
         match self {
-            Self::Driver => "install NVIDIA's driver, 525 or later",
+            Self::Driver => {
+                "install NVIDIA's driver: 580 or later for CUDA 13's libraries, 525 or later for CUDA 12's"
+            }
             Self::Nvrtc => {
                 "install the CUDA toolkit or `pip install nvidia-cuda-nvrtc`, and set STREAMREC_CUDA_LIBRARIES to the folder of libnvrtc.so.*"
             }
@@ -66,13 +68,65 @@ impl CudaLibrary {
 
     /// Loads the library, and keeps it loaded. `None` when there is none.
     pub fn find(self) -> Option<FoundLibrary> {
-        let folder = std::env::var_os(LIBRARIES_VARIABLE).map(PathBuf::from);
-        let in_folder = folder.iter().flat_map(|folder| {
+        let folders = std::env::var_os(LIBRARIES_VARIABLE).unwrap_or_default();
+        let in_folders = std::env::split_paths(&folders).flat_map(|folder| {
             let files = self.files().iter();
-            files.map(|file| folder.join(file))
+            files.map(move |file| folder.join(file))
         });
         let anywhere = self.files().iter().map(PathBuf::from);
-        in_folder.chain(anywhere).find_map(|path| self.load(&path))
+        in_folders.chain(anywhere).find_map(|path| self.load(&path))
+    }
+
+    /// The version of the library that is used, and loads it. `None` where there is none.
+    pub fn version_in_use(self) -> Option<String> {
+        let found = self.find()?;
+        let Some(bound) = self.bound() else {
+            return found.version;
+        };
+        // SAFETY: the library is loaded; the calls write integers, and need no initialisation.
+        unsafe {
+            let mut version = 0;
+            match bound {
+                Bound::Absent => None,
+                Bound::Driver => {
+                    let told = driver::sys::cuDriverGetVersion(&mut version).result();
+                    told.is_ok().then(|| cuda_version(version))
+                }
+                Bound::Nvrtc => {
+                    let mut minor = 0;
+                    let told = nvrtc::sys::nvrtcVersion(&mut version, &mut minor).result();
+                    told.is_ok().then(|| format!("{version}.{minor}"))
+                }
+                Bound::CublasLt => Some(cublas_version(cublaslt::sys::cublasLtGetVersion())),
+            }
+        }
+    }
+
+    /// Whether another version is used than the one that was found. The bindings open libraries by their names, of which
+    /// the system's loader may know another file than the one in the folder of [`LIBRARIES_VARIABLE`].
+    pub fn two_versions(self) -> Option<TwoVersions> {
+        let found = self.find()?;
+        let (version, used) = (found.version?, self.version_in_use()?);
+        (version != used).then_some(TwoVersions {
+            library: self,
+            path: found.path,
+            found: version,
+            used,
+        })
+    }
+
+    /// What the bindings open; none where there are no bindings.
+    fn bound(self) -> Option<Bound> {
+        // SAFETY: NVIDIA's libraries may be loaded at any time.
+        let (present, bound) = unsafe {
+            match self {
+                Self::Driver => (driver::sys::is_culib_present(), Bound::Driver),
+                Self::Nvrtc => (nvrtc::sys::is_culib_present(), Bound::Nvrtc),
+                Self::CublasLt => (cublaslt::sys::is_culib_present(), Bound::CublasLt),
+                Self::Nccl => return None,
+            }
+        };
+        Some(if present { bound } else { Bound::Absent })
     }
 
     fn load(self, path: &Path) -> Option<FoundLibrary> {
@@ -90,7 +144,6 @@ impl CudaLibrary {
     }
 
     fn version(self, library: &Library) -> Option<String> {
-        let thousands = |version: c_int| format!("{}.{}", version / 1000, version % 1000 / 10);
         // SAFETY: the functions have these signatures since their first version, write one or two
         // integers, and need no initialisation.
         unsafe {
@@ -99,7 +152,7 @@ impl CudaLibrary {
                     let get = library
                         .get::<unsafe extern "C" fn(*mut c_int) -> c_int>(b"cuDriverGetVersion\0");
                     let mut version = 0;
-                    (get.ok()?(&mut version) == 0).then(|| format!("CUDA {}", thousands(version)))
+                    (get.ok()?(&mut version) == 0).then(|| cuda_version(version))
                 }
                 Self::Nvrtc => {
                     let get = library.get::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>(
@@ -111,13 +164,7 @@ impl CudaLibrary {
                 Self::CublasLt => {
                     let get =
                         library.get::<unsafe extern "C" fn() -> usize>(b"cublasLtGetVersion\0");
-                    let version = get.ok()?();
-                    Some(format!(
-                        "{}.{}.{}",
-                        version / 10_000,
-                        version / 100 % 100,
-                        version % 100
-                    ))
+                    Some(cublas_version(get.ok()?()))
                 }
                 Self::Nccl => {
                     let get = library
@@ -135,6 +182,43 @@ impl CudaLibrary {
             }
         }
     }
+}
+
+/// A library as the bindings have it, without which they would end the thread with a panic.
+enum Bound {
+    Absent,
+    Driver,
+    Nvrtc,
+    CublasLt,
+}
+
+/// `13000` is CUDA 13.0.
+fn cuda_version(version: c_int) -> String {
+    format!("CUDA {}.{}", version / 1000, version % 1000 / 10)
+}
+
+/// `130501` is 13.5.1.
+fn cublas_version(version: usize) -> String {
+    let (major, minor) = (version / 10_000, version / 100 % 100);
+    format!("{major}.{minor}.{}", version % 100)
+}
+
+/// One version of a library was found and another is used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} {used} is used, which the system's loader gives, not {found} ({}); to use that one, put its folder into \
+     LD_LIBRARY_PATH with a link that is called lib*.so, or remove the other",
+    library.name(), path.display()
+)]
+pub struct TwoVersions {
+    /// The library.
+    pub library: CudaLibrary,
+    /// Where the one that was found lies.
+    pub path: PathBuf,
+    /// Its version.
+    pub found: String,
+    /// The version of the one that is used.
+    pub used: String,
 }
 
 /// A library that was loaded.

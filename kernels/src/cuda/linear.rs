@@ -1,8 +1,10 @@
-//! What a linear layer does around its products, where the matrix library does not fuse it.
+//! What a linear layer does around its products, where the matrix library does not fuse it; and products that it does not
+//! have.
 
 use super::launch::{
     Address, Kernel, Launch, Matrix, THREADS, count, expect_dtype, of_dtype, per_row,
 };
+use super::product::{Factor, Product};
 use crate::{
     error::{Error, Result},
     linear::Activation,
@@ -23,6 +25,13 @@ const MASK_AND_SUM: [&str; 3] = [
     "mask_and_sum<float16>",
 ];
 const SUM_PANELS: &str = "sum_panels";
+const MULTIPLY: [&str; 5] = [
+    "multiply<float, float>",
+    "multiply<bfloat16, bfloat16>",
+    "multiply<float16, float16>",
+    "multiply<bfloat16, float>",
+    "multiply<float16, float>",
+];
 pub(super) const KERNELS: &[&str] = &[
     BIAS_ACTIVATION[0],
     BIAS_ACTIVATION[1],
@@ -33,7 +42,15 @@ pub(super) const KERNELS: &[&str] = &[
     MASK_AND_SUM[1],
     MASK_AND_SUM[2],
     SUM_PANELS,
+    MULTIPLY[0],
+    MULTIPLY[1],
+    MULTIPLY[2],
+    MULTIPLY[3],
+    MULTIPLY[4],
 ];
+
+/// Rows and columns of a block of [`multiply`].
+const TILE: usize = 64;
 
 /// The most panels of a batch, and the fewest rows of one.
 const PANELS_MAX: usize = 256;
@@ -55,22 +72,7 @@ pub fn finish(
     const OPERATION: &str = "cuda::linear::finish";
     expect(OPERATION, "sums", sums, y.shape)?;
     expect_float(OPERATION, "y", y, y.shape)?;
-    let kernel = match (bias.1, y.dtype) {
-        (DType::F32, DType::F32) => 0,
-        (DType::Bf16, DType::Bf16) => 1,
-        (DType::F16, DType::F16) => 2,
-        (DType::Bf16, DType::F32) => 3,
-        (DType::F16, DType::F32) => 4,
-        (expected, got) => {
-            return Err(Error::DType {
-                operation: OPERATION,
-                operand: "y",
-                expected,
-                got,
-            });
-        }
-    };
-    let kernel = Kernel::new("linear", BIAS_ACTIVATION[kernel]);
+    let kernel = of_types(OPERATION, "y", BIAS_ACTIVATION, (bias.1, y.dtype))?;
     let rows = per_row(OPERATION, kernel, y.shape, bias.1)?;
     Ok(rows
         .launch
@@ -81,6 +83,71 @@ pub fn finish(
         .with(rows.columns)
         .with(u32::from(activation == Activation::Relu))
         .with(rows.lanes))
+}
+
+/// The kernel of a type, and of a result of that type or float32.
+fn of_types(
+    operation: &'static str,
+    operand: &'static str,
+    names: [&'static str; 5],
+    types: (DType, DType),
+) -> Result<Kernel> {
+    let name = match types {
+        (DType::F32, DType::F32) => names[0],
+        (DType::Bf16, DType::Bf16) => names[1],
+        (DType::F16, DType::F16) => names[2],
+        (DType::Bf16, DType::F32) => names[3],
+        (DType::F16, DType::F32) => names[4],
+        (expected, got) => {
+            return Err(Error::DType {
+                operation,
+                operand,
+                expected,
+                got,
+            });
+        }
+    };
+    Ok(Kernel::new("linear", name))
+}
+
+/// A product that the matrix library does not have, without what its epilogue does. It is not tuned: it is there so that no
+/// shape, stride or type ends a run.
+///
+/// # Errors
+/// When there is no kernel for the types, or a matrix has 2^31 rows, columns or more.
+pub fn multiply(product: &Product) -> Result<Launch> {
+    const OPERATION: &str = "cuda::linear::multiply";
+    let Product {
+        left, right, out, ..
+    } = product;
+    let kernel = of_types(OPERATION, "the result", MULTIPLY, (left.dtype, out.dtype))?;
+    let [rows, columns, depth] = product.sizes();
+    let sizes = [rows, columns, depth].map(|size| {
+        let what = "rows, columns and depth are fewer than 2^31";
+        count(OPERATION, what, size)
+    });
+    let [row_count, column_count, depth_count] = sizes;
+    // Steps from one row to the next as the product reads it, and from one column.
+    let steps = |factor: &Factor| match factor.transposed {
+        false => [1, factor.stride as i64],
+        true => [factor.stride as i64, 1],
+    };
+    let ([left_row, left_depth], [right_depth, right_column]) = (steps(left), steps(right));
+    let mut launch = Launch::new(kernel, columns.div_ceil(TILE) as u32, THREADS);
+    launch.grid[1] = rows.div_ceil(TILE).max(1) as u32;
+    Ok(launch
+        .with(left.address)
+        .with(left_row)
+        .with(left_depth)
+        .with(right.address)
+        .with(right_depth)
+        .with(right_column)
+        .with(out.address)
+        .with(out.stride as i64)
+        .with(row_count?)
+        .with(column_count?)
+        .with(depth_count?)
+        .with(u32::from(product.accumulate)))
 }
 
 /// The operands of [`mask_and_sum`].

@@ -264,8 +264,13 @@ impl Product {
         [self.out.rows, self.out.columns, depth]
     }
 
-    /// Whether there is nothing to compute.
+    /// Whether the result has no elements.
     pub fn is_empty(&self) -> bool {
         self.out.rows == 0 || self.out.columns == 0
+    }
+
+    /// Whether each element of the result is a sum of no products.
+    pub fn has_no_depth(&self) -> bool {
+        !self.is_empty() && self.sizes()[2] == 0
     }
 }

@@ -4,10 +4,10 @@ use streamrec_kernels::cuda::add::{
 use streamrec_kernels::cuda::{Launch, Matrix};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, add, sum_features as features_of};
 
+use crate::device::{Device, SEEDS};
 use crate::values::{Random, assert_close, epsilon};
-use streamrec_emulation::{Emulator, SEEDS};
 
-const TYPES: [(DType, DType); 7] = [
+pub const TYPES: [(DType, DType); 7] = [
     (DType::F32, DType::F32),
     (DType::Bf16, DType::Bf16),
     (DType::F16, DType::F16),
@@ -31,92 +31,103 @@ fn check(
     let context = Context::cpu(1, false).unwrap();
     for (index, pad) in [0, 3, 8].into_iter().enumerate() {
         for accumulate in [false, true] {
-            let mut emulator = Emulator::new(SEEDS[index]);
-            let own = emulator.matrix("x", &x, types.0, from, from[1] + pad);
+            let mut device = Device::new(SEEDS[index]);
+            let own = device.matrix("x", &x, types.0, from, from[1] + pad);
             let start = match accumulate {
                 true => before.clone(),
                 false => vec![f32::NAN; before.len()],
             };
-            let out = emulator.matrix("y", &start, types.1, to, to[1] + pad);
-            emulator.run([launch(&own, &out, accumulate)]);
+            let out = device.matrix("y", &start, types.1, to, to[1] + pad);
+            device.run([launch(&own, &out, accumulate)]);
             let mut expected = before.clone();
             let view = TensorMut::from_f32(&mut expected, &to);
             on_cpu(&context, TensorRef::from_f32(&x, &from), view, accumulate);
             let tolerance = epsilon(types.1).max(1e-6);
-            assert_close("y", &emulator.elements(&out), &expected, tolerance);
+            assert_close("y", &device.elements(&out), &expected, tolerance);
         }
     }
 }
 
 const BATCHES: [usize; 3] = [1, 33, 300];
 
+pub fn check_copies([batch, columns]: [usize; 2], types: (DType, DType)) {
+    check(
+        [[batch, columns]; 2],
+        types,
+        |x, y, accumulate| copy(x, y, accumulate).unwrap(),
+        |context, x, y, accumulate| match accumulate {
+            true => add::accumulate(context, x, y).unwrap(),
+            false => add::copy(context, x, y).unwrap(),
+        },
+    );
+}
+
 #[test]
 fn copies_and_additions_are_the_cpus() {
     for types in TYPES {
         for (batch, columns) in BATCHES.into_iter().zip([1, 13, 136]) {
-            check(
-                [[batch, columns]; 2],
-                types,
-                |x, y, accumulate| copy(x, y, accumulate).unwrap(),
-                |context, x, y, accumulate| match accumulate {
-                    true => add::accumulate(context, x, y).unwrap(),
-                    false => add::copy(context, x, y).unwrap(),
-                },
-            );
+            check_copies([batch, columns], types);
         }
     }
+}
+
+pub fn check_broadcasts([batch, columns]: [usize; 2], types: (DType, DType)) {
+    check(
+        [[batch, 1], [batch, columns]],
+        types,
+        |x, y, accumulate| broadcast(x, y, accumulate).unwrap(),
+        |context, x, y, accumulate| add::broadcast(context, x, y, accumulate).unwrap(),
+    );
+    check(
+        [[batch, columns], [batch, 1]],
+        types,
+        |dy, dx, accumulate| broadcast_backward(dy, dx, accumulate).unwrap(),
+        |context, dy, dx, accumulate| {
+            add::broadcast_backward(context, dy, dx, accumulate).unwrap();
+        },
+    );
 }
 
 #[test]
 fn broadcasts_and_their_gradients_are_the_cpus() {
     for types in TYPES {
         for (batch, columns) in BATCHES.into_iter().zip([70, 1, 9]) {
-            check(
-                [[batch, 1], [batch, columns]],
-                types,
-                |x, y, accumulate| broadcast(x, y, accumulate).unwrap(),
-                |context, x, y, accumulate| add::broadcast(context, x, y, accumulate).unwrap(),
-            );
-            check(
-                [[batch, columns], [batch, 1]],
-                types,
-                |dy, dx, accumulate| broadcast_backward(dy, dx, accumulate).unwrap(),
-                |context, dy, dx, accumulate| {
-                    add::broadcast_backward(context, dy, dx, accumulate).unwrap();
-                },
-            );
+            check_broadcasts([batch, columns], types);
         }
     }
+}
+
+pub fn check_features(batch: usize, [features, dim]: [usize; 2], types: (DType, DType)) {
+    check(
+        [[batch, features * dim], [batch, dim]],
+        types,
+        |x, y, accumulate| sum_features(x, features, y, accumulate).unwrap(),
+        |context, x, y, accumulate| {
+            let before: Vec<f32> = (0..batch)
+                .flat_map(|row| y.as_ref().row(row).to_vec())
+                .collect();
+            let mut y = y;
+            features_of::forward(context, x, features, dim, y.reborrow()).unwrap();
+            if accumulate {
+                add::accumulate(context, TensorRef::from_f32(&before, &[batch, dim]), y).unwrap();
+            }
+        },
+    );
+    check(
+        [[batch, dim], [batch, features * dim]],
+        types,
+        |dy, dx, accumulate| repeat(dy, features, dx, accumulate).unwrap(),
+        |context, dy, dx, accumulate| {
+            features_of::backward(context, features, dim, dy, dx, accumulate).unwrap();
+        },
+    );
 }
 
 #[test]
 fn sums_of_features_and_their_gradients_are_the_cpus() {
     for types in TYPES {
-        for (batch, [features, dim]) in BATCHES.into_iter().zip([[5, 16], [1, 7], [3, 5]]) {
-            check(
-                [[batch, features * dim], [batch, dim]],
-                types,
-                |x, y, accumulate| sum_features(x, features, y, accumulate).unwrap(),
-                |context, x, y, accumulate| {
-                    let before: Vec<f32> = (0..batch)
-                        .flat_map(|row| y.as_ref().row(row).to_vec())
-                        .collect();
-                    let mut y = y;
-                    features_of::forward(context, x, features, dim, y.reborrow()).unwrap();
-                    if accumulate {
-                        add::accumulate(context, TensorRef::from_f32(&before, &[batch, dim]), y)
-                            .unwrap();
-                    }
-                },
-            );
-            check(
-                [[batch, dim], [batch, features * dim]],
-                types,
-                |dy, dx, accumulate| repeat(dy, features, dx, accumulate).unwrap(),
-                |context, dy, dx, accumulate| {
-                    features_of::backward(context, features, dim, dy, dx, accumulate).unwrap();
-                },
-            );
+        for (batch, shape) in BATCHES.into_iter().zip([[5, 16], [1, 7], [3, 5]]) {
+            check_features(batch, shape, types);
         }
     }
 }
@@ -137,18 +148,18 @@ fn sums_of_bags_become_their_means() {
                 Some(*end)
             }));
             for (accumulate, seed) in [(false, SEEDS[1]), (true, SEEDS[2])] {
-                let mut emulator = Emulator::new(seed);
-                let own = emulator.matrix("x", &x, types.0, shape, columns + 3);
-                let out = emulator.matrix("y", &before, types.1, shape, columns + 8);
-                let lengths = emulator.upload("offsets", &offsets);
-                emulator.run([copy_mean(&own, &out, lengths, accumulate).unwrap()]);
+                let mut device = Device::new(seed);
+                let own = device.matrix("x", &x, types.0, shape, columns + 3);
+                let out = device.matrix("y", &before, types.1, shape, columns + 8);
+                let lengths = device.upload("offsets", &offsets);
+                device.run([copy_mean(&own, &out, lengths, accumulate).unwrap()]);
                 let expected = |index: usize| {
                     let mean = x[index] / length(index / columns).max(1) as f32;
                     mean + if accumulate { before[index] } else { 0.0 }
                 };
                 let expected: Vec<f32> = (0..x.len()).map(expected).collect();
                 let tolerance = epsilon(types.1).max(1e-6);
-                assert_close("y", &emulator.elements(&out), &expected, tolerance);
+                assert_close("y", &device.elements(&out), &expected, tolerance);
             }
         }
     }
@@ -169,18 +180,18 @@ fn rows_are_summed_by_halves() {
         });
         let expected: Vec<f32> = expected.collect();
         for seed in SEEDS {
-            let mut emulator = Emulator::new(seed);
-            let own = emulator.matrix("x", &x, DType::F32, [rows, len], len);
-            emulator.run([sum_halves(&own, own.address).unwrap()]);
+            let mut device = Device::new(seed);
+            let own = device.matrix("x", &x, DType::F32, [rows, len], len);
+            device.run([sum_halves(&own, own.address).unwrap()]);
             let first = Matrix {
                 shape: [1, len],
                 ..own
             };
-            assert_eq!(emulator.elements(&first), expected);
+            assert_eq!(device.elements(&first), expected);
         }
     }
-    let mut emulator = Emulator::new(0);
-    let three = emulator.matrix("x", &[0.0; 6], DType::F32, [3, 2], 2);
+    let mut device = Device::new(0);
+    let three = device.matrix("x", &[0.0; 6], DType::F32, [3, 2], 2);
     let error = sum_halves(&three, three.address).unwrap_err().to_string();
     assert!(
         error.contains("x has shape [3, 2], expected [8, 2]"),
@@ -190,9 +201,9 @@ fn rows_are_summed_by_halves() {
 
 #[test]
 fn copies_between_half_types_are_refused() {
-    let mut emulator = Emulator::new(0);
-    let x = emulator.matrix("x", &[0.0; 4], DType::F16, [2, 2], 2);
-    let y = emulator.matrix("y", &[0.0; 4], DType::Bf16, [2, 2], 2);
+    let mut device = Device::new(0);
+    let x = device.matrix("x", &[0.0; 4], DType::F16, [2, 2], 2);
+    let y = device.matrix("y", &[0.0; 4], DType::Bf16, [2, 2], 2);
     let error = copy(&x, &y, false).unwrap_err().to_string();
     assert!(error.contains("y holds bf16, expected f16"), "{error}");
 }

@@ -2,8 +2,8 @@ use streamrec_kernels::cuda::bce::{Bce, forward_backward, partial_len};
 use streamrec_kernels::cuda::{Matrix, Step};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, bce};
 
+use crate::device::{Device, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, epsilon};
-use streamrec_emulation::{Emulator, SEEDS};
 
 struct Case {
     batch: usize,
@@ -41,28 +41,28 @@ impl Case {
     }
 
     /// Loss, gradient, probabilities.
-    fn emulated(&self, seed: u64) -> (f64, Vec<f32>, Vec<f32>) {
-        let mut emulator = Emulator::new(seed);
+    fn on_device(&self, seed: u64) -> (f64, Vec<f32>, Vec<f32>) {
+        let mut device = Device::new(seed);
         let (shape, stride) = ([self.batch, self.heads], self.heads + 3);
         let mut step = Step::new(0.1, 1, [0.9, 0.999]);
         step.inverse_scale = 1.0 / self.scale;
         let empty = vec![f32::NAN; self.batch * self.heads];
         let operands = Bce {
-            logits: emulator.matrix("logits", &self.logits, self.dtype, shape, stride),
-            labels: emulator.matrix("labels", &self.labels, DType::F32, shape, self.heads),
-            weights: emulator.upload("weights", &self.weights),
-            head_weights: emulator.upload("head_weights", &self.head_weights),
-            weight_sum: emulator.upload("weight_sum", &[self.weight_sum]),
-            step: emulator.upload("step", &[step]),
-            d_logits: emulator.matrix("d_logits", &empty, self.dtype, shape, stride),
-            probabilities: emulator.matrix("probabilities", &empty, DType::F32, shape, stride),
-            partial: emulator.empty("partial", 8 * partial_len(self.batch)),
-            loss: emulator.empty("loss", 8),
+            logits: device.matrix("logits", &self.logits, self.dtype, shape, stride),
+            labels: device.matrix("labels", &self.labels, DType::F32, shape, self.heads),
+            weights: device.upload("weights", &self.weights),
+            head_weights: device.upload("head_weights", &self.head_weights),
+            weight_sum: device.upload("weight_sum", &[self.weight_sum]),
+            step: device.upload("step", &[step]),
+            d_logits: device.matrix("d_logits", &empty, self.dtype, shape, stride),
+            probabilities: device.matrix("probabilities", &empty, DType::F32, shape, stride),
+            partial: device.empty("partial", 8 * partial_len(self.batch)),
+            loss: device.empty("loss", 8),
         };
-        emulator.run(forward_backward(&operands).unwrap());
-        let read = |matrix: &Matrix| emulator.elements(matrix);
+        device.run(forward_backward(&operands).unwrap());
+        let read = |matrix: &Matrix| device.elements(matrix);
         (
-            emulator.download::<f64>(operands.loss)[0],
+            device.download::<f64>(operands.loss)[0],
             read(&operands.d_logits),
             read(&operands.probabilities),
         )
@@ -90,23 +90,27 @@ impl Case {
     }
 }
 
+pub fn check(batch: usize, heads: usize, dtype: DType) {
+    let case = Case::new(batch, heads, dtype);
+    let expected = case.on_cpu();
+    for seed in SEEDS {
+        let got = case.on_device(seed);
+        assert!(
+            (got.0 - expected.0).abs() <= 1e-12 * expected.0.abs(),
+            "loss {} {}",
+            got.0,
+            expected.0
+        );
+        assert_close("gradient", &got.1, &expected.1, epsilon(dtype));
+        assert_close("probabilities", &got.2, &expected.2, 1e-7);
+    }
+}
+
 #[test]
 fn loss_and_gradient_are_the_cpus() {
     for dtype in FLOATS {
         for (batch, heads) in [(1, 1), (33, 2), (256, 1), (1000, 3)] {
-            let case = Case::new(batch, heads, dtype);
-            let expected = case.on_cpu();
-            for seed in SEEDS {
-                let got = case.emulated(seed);
-                assert!(
-                    (got.0 - expected.0).abs() <= 1e-12 * expected.0.abs(),
-                    "loss {} {}",
-                    got.0,
-                    expected.0
-                );
-                assert_close("gradient", &got.1, &expected.1, epsilon(dtype));
-                assert_close("probabilities", &got.2, &expected.2, 1e-7);
-            }
+            check(batch, heads, dtype);
         }
     }
 }
@@ -116,7 +120,7 @@ fn a_batch_without_weight_has_no_loss() {
     let mut case = Case::new(40, 1, DType::F32);
     case.weights.fill(0.0);
     case.weight_sum = 0.0;
-    let (loss, gradient, _) = case.emulated(0);
+    let (loss, gradient, _) = case.on_device(0);
     assert_eq!((loss, gradient), (0.0, vec![0.0; 40]));
 }
 
@@ -124,7 +128,7 @@ fn a_batch_without_weight_has_no_loss() {
 fn extreme_logits_stay_finite() {
     let mut case = Case::new(3, 1, DType::F32);
     case.logits = vec![200.0, -200.0, 90.0];
-    let (got, expected) = (case.emulated(0), case.on_cpu());
+    let (got, expected) = (case.on_device(0), case.on_cpu());
     assert!(got.0.is_finite() && (got.0 - expected.0).abs() <= 1e-12 * expected.0);
     assert_eq!(got.2, expected.2);
 }

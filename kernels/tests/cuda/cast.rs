@@ -1,26 +1,30 @@
 use streamrec_kernels::DType;
 use streamrec_kernels::cuda::cast::{cast, largest, narrow_scaled, widen_scaled};
 
+use crate::device::Device;
 use crate::values::{Random, narrow, widen};
-use streamrec_emulation::Emulator;
+
+pub fn check(len: usize) {
+    let x = Random(1).floats(len);
+    for dtype in [DType::Bf16, DType::F16] {
+        let mut device = Device::new(1);
+        let from = device.upload("x", &x);
+        let half = device.empty("half", len * 2);
+        let back = device.empty("back", len * 4);
+        device.run([
+            cast((from, DType::F32), (half, dtype), len).unwrap(),
+            cast((half, dtype), (back, DType::F32), len).unwrap(),
+        ]);
+        let expected = narrow(&x, dtype);
+        assert_eq!(device.download::<u8>(half), expected);
+        assert_eq!(device.download::<f32>(back), widen(&expected, dtype));
+    }
+}
 
 #[test]
 fn casts_round_as_the_cpu_does() {
     for len in [0, 1, 7, 8, 9, 2048, 5001] {
-        let x = Random(1).floats(len);
-        for dtype in [DType::Bf16, DType::F16] {
-            let mut emulator = Emulator::new(1);
-            let from = emulator.upload("x", &x);
-            let half = emulator.empty("half", len * 2);
-            let back = emulator.empty("back", len * 4);
-            emulator.run([
-                cast((from, DType::F32), (half, dtype), len).unwrap(),
-                cast((half, dtype), (back, DType::F32), len).unwrap(),
-            ]);
-            let expected = narrow(&x, dtype);
-            assert_eq!(emulator.download::<u8>(half), expected);
-            assert_eq!(emulator.download::<f32>(back), widen(&expected, dtype));
-        }
+        check(len);
     }
 }
 
@@ -45,17 +49,11 @@ fn scaled_halves_keep_their_precision_and_tell_what_is_no_number() {
         bad.into_iter()
             .flatten()
             .for_each(|(at, value)| x[at] = value);
-        let mut emulator = Emulator::new(2);
-        let from = emulator.upload("x", &x);
-        let (half, back) = (
-            emulator.empty("half", len * 2),
-            emulator.empty("back", len * 4),
-        );
-        let (top, inverse) = (
-            emulator.upload("top", &[0u32]),
-            emulator.empty("inverse", 4),
-        );
-        emulator.run([
+        let mut device = Device::new(2);
+        let from = device.upload("x", &x);
+        let (half, back) = (device.empty("half", len * 2), device.empty("back", len * 4));
+        let (top, inverse) = (device.upload("top", &[0u32]), device.empty("inverse", 4));
+        device.run([
             largest(from, len, top),
             narrow_scaled(from, half, len, [top, inverse]),
             widen_scaled(half, back, len, inverse),
@@ -64,7 +62,7 @@ fn scaled_halves_keep_their_precision_and_tell_what_is_no_number() {
             .iter()
             .filter(|x| x.is_finite())
             .fold(0f32, |most, x| most.max(x.abs()));
-        let halves = widen(&emulator.download::<u8>(half), DType::F16);
+        let halves = widen(&device.download::<u8>(half), DType::F16);
         let finite = halves.iter().filter(|half| half.is_finite());
         let largest = finite.fold(0f32, |most, x| most.max(x.abs()));
         let subnormal = most < f32::MIN_POSITIVE;
@@ -72,7 +70,7 @@ fn scaled_halves_keep_their_precision_and_tell_what_is_no_number() {
             subnormal || (16384.0..=32768.0).contains(&largest),
             "{len}: {largest}"
         );
-        for (was, is) in x.iter().zip(emulator.download::<f32>(back)) {
+        for (was, is) in x.iter().zip(device.download::<f32>(back)) {
             let bound = (was.abs() * 2f32.powi(-11)).max(most * 2f32.powi(-39));
             let same = if was.is_finite() {
                 (was - is).abs() <= bound
@@ -86,8 +84,8 @@ fn scaled_halves_keep_their_precision_and_tell_what_is_no_number() {
 
 #[test]
 fn casts_between_half_types_are_refused() {
-    let mut emulator = Emulator::new(0);
-    let x = emulator.empty("x", 16);
+    let mut device = Device::new(0);
+    let x = device.empty("x", 16);
     let error = cast((x, DType::Bf16), (x, DType::F16), 8).unwrap_err();
     assert!(
         error.to_string().contains("holds f16, expected f32"),

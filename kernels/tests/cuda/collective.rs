@@ -5,9 +5,11 @@ use std::time::Duration;
 use bytemuck::Pod;
 use streamrec_emulation::{Emulator, ThreadPeers};
 use streamrec_kernels::cuda::collective::{Element, Reduce};
-use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor, Nccl};
-use streamrec_kernels::cuda::{Address, Collective, DeviceError, Executor, Group, gpus};
+use streamrec_kernels::cuda::gpu::{GpuExecutor, Nccl};
+use streamrec_kernels::cuda::{Address, Collective, DeviceError, Executor, Group};
 use streamrec_kernels::{bf16, f16};
+
+use crate::device::gpu_if_any;
 
 /// Runs a claim on the devices of so many ranks, each in a thread.
 fn emulated(ranks: usize, claim: impl Fn(Emulator) + Sync) {
@@ -21,17 +23,15 @@ fn emulated(ranks: usize, claim: impl Fn(Emulator) + Sync) {
 
 /// Likewise on one GPU, which has to be told by `NCCL_MULTI_RANK_GPU_ENABLE=1` to serve several ranks.
 fn on_a_gpu(claim: impl Fn(GpuExecutor) + Sync) {
-    if gpus().is_empty() {
-        eprintln!("NOT TESTED: this machine has no GPU");
+    let Some(gpu) = gpu_if_any() else {
         return;
-    }
+    };
     let shared = std::env::var_os("NCCL_MULTI_RANK_GPU_ENABLE").is_some_and(|set| set == "1");
     let ranks = if shared { 2 } else { 1 };
-    let gpu = Gpu::new(0, &std::env::temp_dir().join("streamrec-test-kernels")).unwrap();
     let id = Nccl::unique_id().unwrap();
     std::thread::scope(|scope| {
         for rank in 0..ranks {
-            let (claim, gpu, id) = (&claim, &gpu, &id);
+            let (claim, id) = (&claim, &id);
             scope.spawn(move || {
                 let timeout = Duration::from_secs(60);
                 let nccl = Nccl::connect(gpu, id, [rank, ranks], timeout).unwrap();

@@ -1,8 +1,8 @@
 use streamrec_kernels::cuda::cross::{Backward, combine_backward, combine_forward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, cross};
 
+use crate::device::{Device, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, epsilon};
-use streamrec_emulation::{Emulator, SEEDS};
 
 struct Case {
     shape: [usize; 2],
@@ -33,12 +33,11 @@ impl Case {
     }
 
     /// `y`, and the gradients of the projection, of `x0` and of `x`.
-    fn emulated(&self, pad: usize, seed: u64) -> [Vec<f32>; 4] {
-        let mut emulator = Emulator::new(seed);
+    fn on_device(&self, pad: usize, seed: u64) -> [Vec<f32>; 4] {
+        let mut device = Device::new(seed);
         let (shape, dtype) = (self.shape, self.dtype);
-        let mut of = |name: &str, values: &[f32]| {
-            emulator.matrix(name, values, dtype, shape, shape[1] + pad)
-        };
+        let mut of =
+            |name: &str, values: &[f32]| device.matrix(name, values, dtype, shape, shape[1] + pad);
         let empty = vec![f32::NAN; shape[0] * shape[1]];
         let [y, d_projection] = ["y", "d_projection"].map(|name| of(name, &empty));
         let kept = |add: bool| if add { &self.before } else { &empty };
@@ -53,11 +52,11 @@ impl Case {
             dx: of("dx", kept(self.accumulate[1])),
             accumulate_dx: self.accumulate[1],
         };
-        emulator.run([
+        device.run([
             combine_forward(&x0, &operands.projection, &x, &y).unwrap(),
             combine_backward(&operands).unwrap(),
         ]);
-        [y, d_projection, operands.dx0, operands.dx].map(|matrix| emulator.elements(&matrix))
+        [y, d_projection, operands.dx0, operands.dx].map(|matrix| device.elements(&matrix))
     }
 
     fn on_cpu(&self) -> [Vec<f32>; 4] {
@@ -87,21 +86,25 @@ impl Case {
     }
 }
 
+pub fn check(shape: [usize; 2], dtype: DType, accumulate: [bool; 2], pad: usize, seed: u64) {
+    let case = Case::new(shape, dtype, accumulate);
+    let (got, expected) = (case.on_device(pad, seed), case.on_cpu());
+    let names = ["y", "d_projection", "dx0", "dx"];
+    for ((name, got), expected) in names.iter().zip(&got).zip(&expected) {
+        assert_close(name, got, expected, epsilon(dtype).max(2e-7));
+    }
+}
+
 #[test]
 fn a_cross_layer_is_the_cpus() {
-    let names = ["y", "d_projection", "dx0", "dx"];
     for dtype in FLOATS {
         for (index, shape) in [[1, 1], [3, 17], [70, 40], [2, 2100]]
             .into_iter()
             .enumerate()
         {
             for accumulate in [[false, false], [true, false], [false, true], [true, true]] {
-                let case = Case::new(shape, dtype, accumulate);
                 for pad in [0, 3, 8] {
-                    let got = case.emulated(pad, SEEDS[index % 3]);
-                    for ((name, got), expected) in names.iter().zip(&got).zip(&case.on_cpu()) {
-                        assert_close(name, got, expected, epsilon(dtype).max(2e-7));
-                    }
+                    check(shape, dtype, accumulate, pad, SEEDS[index % 3]);
                 }
             }
         }
@@ -110,9 +113,9 @@ fn a_cross_layer_is_the_cpus() {
 
 #[test]
 fn operands_of_several_types_are_refused() {
-    let mut emulator = Emulator::new(0);
-    let x = emulator.matrix("x", &[0.0; 4], DType::F32, [2, 2], 2);
-    let half = emulator.matrix("half", &[0.0; 4], DType::Bf16, [2, 2], 2);
+    let mut device = Device::new(0);
+    let x = device.matrix("x", &[0.0; 4], DType::F32, [2, 2], 2);
+    let half = device.matrix("half", &[0.0; 4], DType::Bf16, [2, 2], 2);
     let error = combine_forward(&x, &half, &x, &x).unwrap_err().to_string();
     assert!(
         error.contains("projection holds bf16, expected f32"),

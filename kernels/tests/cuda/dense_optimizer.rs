@@ -5,8 +5,8 @@ use streamrec_kernels::cuda::{Address, Step};
 use streamrec_kernels::dense_optimizer::{self, Adagrad, Adam, Sgd};
 use streamrec_kernels::{Context, DType, norm};
 
+use crate::device::{Device, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, narrow, widen};
-use streamrec_emulation::{Emulator, SEEDS};
 
 const BETAS: [f32; 2] = [0.9, 0.99];
 
@@ -87,35 +87,35 @@ impl Case {
     }
 
     /// Weights, states and the copy.
-    fn emulated(&self, rule: &DenseRule, copy: DType, seed: u64) -> [Vec<f32>; 4] {
-        let mut emulator = Emulator::new(seed);
-        let on_device = on_device(&mut emulator);
-        let weights = emulator.upload("weights", &self.weights);
+    fn on_device(&self, rule: &DenseRule, copy: DType, seed: u64) -> [Vec<f32>; 4] {
+        let mut device = Device::new(seed);
+        let on_device = spans_on(&mut device);
+        let weights = device.upload("weights", &self.weights);
         let states: [Address; 2] = [0, 1].map(|index| match index < rule.states() {
-            true => emulator.upload("state", &self.states[index]),
+            true => device.upload("state", &self.states[index]),
             false => Address::NULL,
         });
         let copied = match copy {
             DType::F32 => Address::NULL,
-            _ => emulator.upload("copy", &narrow(&self.weights, copy)),
+            _ => device.upload("copy", &narrow(&self.weights, copy)),
         };
         let arenas = Arenas {
             weights,
-            gradients: emulator.upload("gradients", &self.gradients),
+            gradients: device.upload("gradients", &self.gradients),
             states,
             copy: (copied, copy),
         };
-        let step = emulator.upload("step", &[self.step]);
-        emulator.run(update(&on_device, &arenas, rule, step).unwrap());
+        let step = device.upload("step", &[self.step]);
+        device.run(update(&on_device, &arenas, rule, step).unwrap());
         let state = |index: usize| match index < rule.states() {
-            true => emulator.download(states[index]),
+            true => device.download(states[index]),
             false => vec![],
         };
         let copy = match copy {
             DType::F32 => vec![],
-            _ => widen(&emulator.download::<u8>(copied), copy),
+            _ => widen(&device.download::<u8>(copied), copy),
         };
-        [emulator.download(weights), state(0), state(1), copy]
+        [device.download(weights), state(0), state(1), copy]
     }
 
     /// Weights and states.
@@ -166,12 +166,12 @@ impl Case {
     }
 }
 
-fn on_device(emulator: &mut Emulator) -> Spans {
+fn spans_on(device: &mut Device) -> Spans {
     let (spans, chunks) = (spans(), chunks(&spans()));
     assert_eq!(chunks.len(), 5);
     Spans {
-        spans: emulator.upload("spans", &spans),
-        chunks: emulator.upload("chunks", &chunks),
+        spans: device.upload("spans", &spans),
+        chunks: device.upload("chunks", &chunks),
         chunk_count: chunks.len(),
     }
 }
@@ -183,7 +183,7 @@ fn every_rule_is_the_cpus_and_leaves_the_gaps() {
         for (index, copy) in FLOATS.into_iter().enumerate() {
             case.step.inverse_scale = [1.0, 0.25, 1.0 / 1024.0][index];
             case.step.clip = [1.0, 0.5, 1.0][index];
-            let got = case.emulated(&rule, copy, SEEDS[index]);
+            let got = case.on_device(&rule, copy, SEEDS[index]);
             let expected = case.on_cpu(&rule);
             for (state, (got, expected)) in got.iter().zip(&expected).enumerate() {
                 if state <= rule.states() {
@@ -204,19 +204,19 @@ fn a_skipped_step_changes_nothing() {
     case.step.skip = 1;
     case.gradients.fill(f32::NAN);
     for rule in rules() {
-        let [weights, ..] = case.emulated(&rule, DType::Bf16, 0);
+        let [weights, ..] = case.on_device(&rule, DType::Bf16, 0);
         assert_eq!(weights, case.weights);
     }
 }
 
 fn squares_of(gradients: &[f32], seed: u64) -> Vec<f64> {
-    let mut emulator = Emulator::new(seed);
-    let spans = on_device(&mut emulator);
-    let gradients = emulator.upload("gradients", gradients);
-    let partial = emulator.empty("partial", 16 * spans.chunk_count);
-    let out = emulator.empty("squares", 16);
-    emulator.run(squares(&spans, gradients, partial, out).unwrap());
-    emulator.download(out)
+    let mut device = Device::new(seed);
+    let spans = spans_on(&mut device);
+    let gradients = device.upload("gradients", gradients);
+    let partial = device.empty("partial", 16 * spans.chunk_count);
+    let out = device.empty("squares", 16);
+    device.run(squares(&spans, gradients, partial, out).unwrap());
+    device.download(out)
 }
 
 #[test]
@@ -265,13 +265,13 @@ fn one_gradient_that_is_not_finite_is_seen_and_large_ones_are_not_mistaken_for_i
 
 #[test]
 fn a_model_without_dense_parameters_has_nothing_to_update() {
-    let mut emulator = Emulator::new(0);
+    let mut device = Device::new(0);
     let spans = Spans {
         spans: Address::NULL,
         chunks: Address::NULL,
         chunk_count: 0,
     };
-    let out = emulator.empty("squares", 16);
-    emulator.run(squares(&spans, Address::NULL, Address::NULL, out).unwrap());
-    assert_eq!(emulator.download::<f64>(out), [0.0; 2]);
+    let out = device.empty("squares", 16);
+    device.run(squares(&spans, Address::NULL, Address::NULL, out).unwrap());
+    assert_eq!(device.download::<f64>(out), [0.0; 2]);
 }

@@ -1,8 +1,8 @@
 use streamrec_kernels::cuda::dot_interaction::{Backward, Forward, backward, forward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, dot_interaction};
 
+use crate::device::{Device, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, epsilon};
-use streamrec_emulation::{Emulator, SEEDS};
 
 struct Case {
     batch: usize,
@@ -38,12 +38,12 @@ impl Case {
     }
 
     /// The output, and the gradient without and with what was there; the kernels' names.
-    fn emulated(&self, pad: usize, seed: u64) -> ([Vec<f32>; 3], [&'static str; 2]) {
-        let mut emulator = Emulator::new(seed);
+    fn on_device(&self, pad: usize, seed: u64) -> ([Vec<f32>; 3], [&'static str; 2]) {
+        let mut device = Device::new(seed);
         let [wide, narrow] = self.shapes();
         let dtype = self.dtype;
         let mut matrix = |name: &str, values: &[f32], shape: [usize; 2]| {
-            emulator.matrix(name, values, dtype, shape, shape[1] + pad)
+            device.matrix(name, values, dtype, shape, shape[1] + pad)
         };
         let (x, dy) = (matrix("x", &self.x, wide), matrix("dy", &self.dy, narrow));
         let y = matrix("y", &vec![f32::NAN; self.dy.len()], narrow);
@@ -68,8 +68,8 @@ impl Case {
         };
         let launches = [first, backward(dx, false), backward(sum, true)].map(Result::unwrap);
         let names = [0, 1].map(|index| launches[index].kernel.name);
-        emulator.run(launches);
-        ([y, dx, sum].map(|matrix| emulator.elements(&matrix)), names)
+        device.run(launches);
+        ([y, dx, sum].map(|matrix| device.elements(&matrix)), names)
     }
 
     fn on_cpu(&self) -> [Vec<f32>; 3] {
@@ -91,7 +91,7 @@ impl Case {
     }
 
     fn check(&self, pad: usize, seed: u64) -> [&'static str; 2] {
-        let (got, names) = self.emulated(pad, seed);
+        let (got, names) = self.on_device(pad, seed);
         let tolerance = epsilon(self.dtype).max(2e-6);
         for ((what, got), expected) in ["y", "dx", "dx added"].iter().zip(&got).zip(&self.on_cpu())
         {
@@ -99,6 +99,10 @@ impl Case {
         }
         names
     }
+}
+
+pub fn check(shape: [usize; 3], dtype: DType, pad: usize, seed: u64) {
+    Case::new(shape, dtype).check(pad, seed);
 }
 
 /// The last is the shape of DLRM on Criteo; the others end inside tiles and vectors, and fill several warps.
@@ -146,16 +150,16 @@ fn samples_beyond_shared_memory_are_read_from_where_they_lie() {
 fn every_order_of_threads_gives_the_same_bits() {
     for dtype in FLOATS {
         let case = Case::new([13, 19, 20], dtype);
-        let first = case.emulated(0, SEEDS[0]);
-        assert!(SEEDS.iter().all(|&seed| case.emulated(0, seed) == first));
+        let first = case.on_device(0, SEEDS[0]);
+        assert!(SEEDS.iter().all(|&seed| case.on_device(0, seed) == first));
     }
 }
 
 #[test]
 fn samples_without_vectors_and_other_shapes_are_refused() {
-    let mut emulator = Emulator::new(0);
-    let x = emulator.matrix("x", &[0.0; 12], DType::F32, [2, 6], 6);
-    let y = emulator.matrix("y", &[0.0; 10], DType::F32, [2, 5], 5);
+    let mut device = Device::new(0);
+    let x = device.matrix("x", &[0.0; 12], DType::F32, [2, 6], 6);
+    let y = device.matrix("y", &[0.0; 10], DType::F32, [2, 5], 5);
     let of = |features, dim| {
         forward(&Forward {
             x,

@@ -1,11 +1,10 @@
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use streamrec_kernels::cuda::embedding_bag::{Bags, Forward, Lookup, forward};
 use streamrec_kernels::cuda::{Address, Matrix};
 use streamrec_kernels::embedding_bag::{self, Pooling};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
+use crate::device::{Device, SEEDS};
 use crate::values::{Random, assert_close, epsilon};
-use streamrec_emulation::{Emulator, SEEDS};
 
 /// Ids of a batch in host memory.
 #[derive(Clone)]
@@ -54,12 +53,12 @@ impl HostBags {
         }
     }
 
-    pub fn upload(&self, emulator: &mut Emulator) -> Bags {
+    pub fn upload(&self, device: &mut Device) -> Bags {
         Bags {
-            ids: emulator.upload("ids", &self.ids),
-            offsets: emulator.upload("offsets", &self.offsets),
+            ids: device.upload("ids", &self.ids),
+            offsets: device.upload("offsets", &self.offsets),
             weights: match &self.weights {
-                Some(weights) => emulator.upload("weights", weights),
+                Some(weights) => device.upload("weights", weights),
                 None => Address::NULL,
             },
             batch: self.batch,
@@ -75,7 +74,7 @@ struct Table {
 }
 
 /// One lookup a table, each pooled behind the other with a gap of `gap` columns.
-fn check(
+pub fn check(
     dims: &[usize],
     types: (DType, DType),
     hotness: usize,
@@ -87,11 +86,11 @@ fn check(
     let mut random = Random(seed ^ dims[0] as u64);
     let rows: Vec<usize> = (0..dims.len()).map(|table| 3 + 5 * table).collect();
     let bags = HostBags::random(&mut random, 19, &rows, hotness, weighted);
-    let mut emulator = Emulator::new(seed);
+    let mut device = Device::new(seed);
     let tables: Vec<Table> = (rows.iter().zip(dims))
         .map(|(&rows, &dim)| {
             let values = random.floats_of(rows * dim, table_type);
-            let matrix = emulator.matrix("table", &values, table_type, [rows, dim], dim + pad);
+            let matrix = device.matrix("table", &values, table_type, [rows, dim], dim + pad);
             Table { values, matrix }
         })
         .collect();
@@ -101,17 +100,17 @@ fn check(
         column += dims[feature];
     }
     let out = vec![f32::NAN; bags.batch * column];
-    let out = emulator.matrix("out", &out, out_type, [bags.batch, column], column + pad);
+    let out = device.matrix("out", &out, out_type, [bags.batch, column], column + pad);
     let operands = Forward {
-        bags: bags.upload(&mut emulator),
+        bags: bags.upload(&mut device),
         lookups: &lookups,
-        lookups_on_device: emulator.upload("lookups", &lookups),
+        lookups_on_device: device.upload("lookups", &lookups),
         table: table_type,
         out,
-        first_bad: emulator.upload("first_bad", &[u64::MAX]),
+        first_bad: device.upload("first_bad", &[u64::MAX]),
     };
-    emulator.run([forward(&operands).unwrap()]);
-    assert_eq!(emulator.download::<u64>(operands.first_bad), [u64::MAX]);
+    device.run([forward(&operands).unwrap()]);
+    assert_eq!(device.download::<u64>(operands.first_bad), [u64::MAX]);
 
     let mut expected = vec![f32::NAN; bags.batch * column];
     let host: Vec<_> = (lookups.iter().zip(&tables))
@@ -129,7 +128,7 @@ fn check(
     let context = Context::cpu(1, false).unwrap();
     let view = TensorMut::from_f32(&mut expected, &[bags.batch, column]);
     embedding_bag::forward(&context, &bags.view(), &host, view).unwrap();
-    let got = emulator.elements(&out);
+    let got = device.elements(&out);
     for (got, expected) in got.chunks(column).zip(expected.chunks(column)) {
         assert!(
             got[..pad].iter().all(|x| x.is_nan()),
@@ -151,7 +150,7 @@ fn lookup(table: &Matrix, feature: usize, column: usize) -> Lookup {
     }
 }
 
-const TYPES: [(DType, DType); 7] = [
+pub const TYPES: [(DType, DType); 7] = [
     (DType::F32, DType::F32),
     (DType::F32, DType::Bf16),
     (DType::F32, DType::F16),
@@ -177,21 +176,21 @@ fn every_order_of_threads_gives_the_same_bits() {
         let mut random = Random(9);
         let bags = HostBags::random(&mut random, 40, &[11], 6, true);
         let values = random.floats(11 * 24);
-        let mut emulator = Emulator::new(seed);
-        let table = emulator.matrix("table", &values, DType::F32, [11, 24], 24);
+        let mut device = Device::new(seed);
+        let table = device.matrix("table", &values, DType::F32, [11, 24], 24);
         let lookups = [lookup(&table, 0, 0)];
-        let out = emulator.empty("out", 40 * 24 * 4);
+        let out = device.empty("out", 40 * 24 * 4);
         let out = Matrix::new(out, DType::F32, [40, 24]);
         let operands = Forward {
-            bags: bags.upload(&mut emulator),
+            bags: bags.upload(&mut device),
             lookups: &lookups,
-            lookups_on_device: emulator.upload("lookups", &lookups),
+            lookups_on_device: device.upload("lookups", &lookups),
             table: DType::F32,
             out,
-            first_bad: emulator.upload("first_bad", &[u64::MAX]),
+            first_bad: device.upload("first_bad", &[u64::MAX]),
         };
-        emulator.run([forward(&operands).unwrap()]);
-        emulator.elements(&out)
+        device.run([forward(&operands).unwrap()]);
+        device.elements(&out)
     };
     let first = run(SEEDS[0]);
     assert!(SEEDS.iter().all(|&seed| run(seed) == first));
@@ -199,8 +198,8 @@ fn every_order_of_threads_gives_the_same_bits() {
 
 #[test]
 fn an_id_outside_its_table_is_told_and_counts_as_zeros() {
-    let mut emulator = Emulator::new(0);
-    let table = emulator.matrix("table", &[1.0; 12], DType::F32, [3, 4], 4);
+    let mut device = Device::new(0);
+    let table = device.matrix("table", &[1.0; 12], DType::F32, [3, 4], 4);
     let bags = HostBags {
         ids: vec![2, 3, -1, 0],
         offsets: vec![0, 2, 3, 4],
@@ -209,52 +208,30 @@ fn an_id_outside_its_table_is_told_and_counts_as_zeros() {
         features: 1,
     };
     let lookups = [lookup(&table, 0, 0)];
-    let out = emulator.empty("out", 3 * 4 * 4);
+    let out = device.empty("out", 3 * 4 * 4);
     let out = Matrix::new(out, DType::F32, [3, 4]);
     let operands = Forward {
-        bags: bags.upload(&mut emulator),
+        bags: bags.upload(&mut device),
         lookups: &lookups,
-        lookups_on_device: emulator.upload("lookups", &lookups),
+        lookups_on_device: device.upload("lookups", &lookups),
         table: DType::F32,
         out,
-        first_bad: emulator.upload("first_bad", &[u64::MAX]),
+        first_bad: device.upload("first_bad", &[u64::MAX]),
     };
-    emulator.run([forward(&operands).unwrap()]);
-    assert_eq!(emulator.download::<u64>(operands.first_bad), [1]);
+    device.run([forward(&operands).unwrap()]);
+    assert_eq!(device.download::<u64>(operands.first_bad), [1]);
     let expected = [[1.0; 4], [0.0; 4], [1.0; 4]];
-    assert_eq!(emulator.elements(&out), expected.as_flattened());
+    assert_eq!(device.elements(&out), expected.as_flattened());
 }
 
-/// A table of 2^32 + 2^20 elements of which only the last page exists: an offset that wraps around in 32 bits
-/// ends in memory that nobody may touch.
+/// A table of 2^32 + 2^20 elements, of which the emulation has the last row only: an offset that wraps around in 32 bits
+/// ends in memory that nobody may touch, or on a GPU in zeros.
 #[test]
 fn the_last_row_of_a_table_of_more_than_2_32_elements_is_found() {
-    const PAGE: usize = 4096;
     let (dim, rows) = (128usize, (1usize << 25) + (1 << 13));
-    let bytes = rows * dim * 4;
-    // SAFETY: address space without memory, of which the last page becomes accessible.
-    let (table, row) = unsafe {
-        let table = mmap_anonymous(
-            std::ptr::null_mut(),
-            bytes,
-            ProtFlags::empty(),
-            MapFlags::PRIVATE,
-        )
-        .unwrap();
-        let last = table.cast::<u8>().add(bytes - PAGE);
-        mprotect(
-            last.cast(),
-            PAGE,
-            MprotectFlags::READ | MprotectFlags::WRITE,
-        )
-        .unwrap();
-        let row = last.add(PAGE - dim * 4).cast::<f32>();
-        (table, std::slice::from_raw_parts_mut(row, dim))
-    };
-    for (index, x) in row.iter_mut().enumerate() {
-        *x = index as f32;
-    }
-    let mut emulator = Emulator::new(0);
+    let row: Vec<f32> = (1..=dim).map(|x| x as f32).collect();
+    let mut device = Device::large(0);
+    let table = device.ending("table", rows * dim * 4, &row);
     let bags = HostBags {
         ids: vec![rows as i64 - 1],
         offsets: vec![0, 1],
@@ -262,21 +239,18 @@ fn the_last_row_of_a_table_of_more_than_2_32_elements_is_found() {
         batch: 1,
         features: 1,
     };
-    let matrix = Matrix::new(Address(table as u64), DType::F32, [rows, dim]);
+    let matrix = Matrix::new(table, DType::F32, [rows, dim]);
     let lookups = [lookup(&matrix, 0, 0)];
-    let out = emulator.empty("out", dim * 4);
+    let out = device.empty("out", dim * 4);
     let out = Matrix::new(out, DType::F32, [1, dim]);
     let operands = Forward {
-        bags: bags.upload(&mut emulator),
+        bags: bags.upload(&mut device),
         lookups: &lookups,
-        lookups_on_device: emulator.upload("lookups", &lookups),
+        lookups_on_device: device.upload("lookups", &lookups),
         table: DType::F32,
         out,
-        first_bad: emulator.upload("first_bad", &[u64::MAX]),
+        first_bad: device.upload("first_bad", &[u64::MAX]),
     };
-    emulator.run([forward(&operands).unwrap()]);
-    let expected: Vec<f32> = (0..dim).map(|index| index as f32).collect();
-    assert_eq!(emulator.elements(&out), expected);
-    // SAFETY: the mapping made above; its row is not used any more.
-    unsafe { munmap(table, bytes) }.unwrap();
+    device.run([forward(&operands).unwrap()]);
+    assert_eq!(device.elements(&out), row);
 }

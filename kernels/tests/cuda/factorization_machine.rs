@@ -1,11 +1,11 @@
 use streamrec_kernels::cuda::factorization_machine::{backward, forward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef, factorization_machine};
 
+use crate::device::{Device, SEEDS};
 use crate::values::{Random, assert_close, epsilon};
-use streamrec_emulation::{Emulator, SEEDS};
 
 /// Types of vectors and of the sum.
-const TYPES: [(DType, DType); 5] = [
+pub const TYPES: [(DType, DType); 5] = [
     (DType::F32, DType::F32),
     (DType::Bf16, DType::Bf16),
     (DType::F16, DType::F16),
@@ -13,21 +13,21 @@ const TYPES: [(DType, DType); 5] = [
     (DType::F16, DType::F32),
 ];
 
-fn check([batch, features, dim]: [usize; 3], types: (DType, DType), pad: usize, seed: u64) {
+pub fn check([batch, features, dim]: [usize; 3], types: (DType, DType), pad: usize, seed: u64) {
     let mut random = Random((batch + 100 * features + 10_000 * dim) as u64);
     let (wide, narrow) = ([batch, features * dim], [batch, 1]);
     let x = random.floats_of(batch * features * dim, types.0);
     let before = random.floats_of(x.len(), types.0);
     let dy = random.floats_of(batch, types.1);
 
-    let mut emulator = Emulator::new(seed);
-    let x_on = emulator.matrix("x", &x, types.0, wide, wide[1] + pad);
-    let dy_on = emulator.matrix("dy", &dy, types.1, narrow, 1 + pad);
-    let y_on = emulator.matrix("y", &vec![f32::NAN; batch], types.1, narrow, 1 + pad);
+    let mut device = Device::new(seed);
+    let x_on = device.matrix("x", &x, types.0, wide, wide[1] + pad);
+    let dy_on = device.matrix("dy", &dy, types.1, narrow, 1 + pad);
+    let y_on = device.matrix("y", &vec![f32::NAN; batch], types.1, narrow, 1 + pad);
     let empty = vec![f32::NAN; x.len()];
     let [dx_on, sum_on] =
-        [&empty, &before].map(|values| emulator.matrix("dx", values, types.0, wide, wide[1] + pad));
-    emulator.run([
+        [&empty, &before].map(|values| device.matrix("dx", values, types.0, wide, wide[1] + pad));
+    device.run([
         forward(&x_on, features, dim, &y_on).unwrap(),
         backward(&x_on, features, dim, &dy_on, &dx_on, false).unwrap(),
         backward(&x_on, features, dim, &dy_on, &sum_on, true).unwrap(),
@@ -39,7 +39,7 @@ fn check([batch, features, dim]: [usize; 3], types: (DType, DType), pad: usize, 
     let to = TensorMut::from_f32(&mut y, &narrow);
     factorization_machine::forward(&context, view, features, dim, to).unwrap();
     let tolerance = |dtype| epsilon(dtype).max(4e-6);
-    assert_close("y", &emulator.elements(&y_on), &y, tolerance(types.1));
+    assert_close("y", &device.elements(&y_on), &y, tolerance(types.1));
     for (accumulate, matrix) in [(false, dx_on), (true, sum_on)] {
         let mut dx = before.clone();
         let (dy, to) = (
@@ -47,7 +47,7 @@ fn check([batch, features, dim]: [usize; 3], types: (DType, DType), pad: usize, 
             TensorMut::from_f32(&mut dx, &wide),
         );
         factorization_machine::backward(&context, view, features, dim, dy, to, accumulate).unwrap();
-        assert_close("dx", &emulator.elements(&matrix), &dx, tolerance(types.0));
+        assert_close("dx", &device.elements(&matrix), &dx, tolerance(types.0));
     }
 }
 
@@ -67,9 +67,9 @@ fn the_second_order_term_and_its_gradient_are_the_cpus() {
 
 #[test]
 fn a_sum_in_half_precision_of_float32_vectors_is_refused() {
-    let mut emulator = Emulator::new(0);
-    let x = emulator.matrix("x", &[0.0; 4], DType::F32, [2, 2], 2);
-    let y = emulator.matrix("y", &[0.0; 2], DType::Bf16, [2, 1], 1);
+    let mut device = Device::new(0);
+    let x = device.matrix("x", &[0.0; 4], DType::F32, [2, 2], 2);
+    let y = device.matrix("y", &[0.0; 2], DType::Bf16, [2, 1], 1);
     let error = forward(&x, 1, 2, &y).unwrap_err().to_string();
     assert!(error.contains("y holds bf16, expected f32"), "{error}");
 }

@@ -4,17 +4,17 @@ use streamrec_kernels::cuda::groups::{
     Build, ListAsked, Memory, PlaceRows, Rows, Sorted, Source, build, end_rows, list_asked, merge,
     place_rows,
 };
-use streamrec_kernels::cuda::radix_sort::{Pairs, counts_len, sort};
+use streamrec_kernels::cuda::radix_sort::counts_len;
 use streamrec_kernels::cuda::sparse_optimizer::Table;
 use streamrec_kernels::cuda::{Address, Step};
 
+use crate::device::{Device, SEEDS};
 use crate::embedding_bag::HostBags;
 use crate::values::Random;
-use streamrec_emulation::{Emulator, SEEDS};
 
 /// Memory for the groups of up to `capacity` lookups.
-pub fn memory(emulator: &mut Emulator, capacity: usize) -> Memory {
-    let mut of = |name: &str, bytes: usize| emulator.empty(name, bytes);
+pub fn memory(device: &mut Device, capacity: usize) -> Memory {
+    let mut of = |name: &str, bytes: usize| device.empty(name, bytes);
     Memory {
         keys: [of("keys", 8 * capacity), of("other keys", 8 * capacity)],
         positions: [
@@ -29,88 +29,43 @@ pub fn memory(emulator: &mut Emulator, capacity: usize) -> Memory {
     }
 }
 
-pub fn rows(emulator: &mut Emulator, capacity: usize) -> Rows {
+pub fn rows(device: &mut Device, capacity: usize) -> Rows {
     Rows {
-        keys: emulator.empty("row keys", 8 * capacity),
-        row_of: emulator.empty("row_of", 4 * capacity),
-        count: emulator.empty("row count", 4),
-    }
-}
-
-#[test]
-fn pairs_are_sorted_and_stay_in_order() {
-    let mut random = Random(4);
-    for (len, bits) in [
-        (0, 8),
-        (1, 3),
-        (2047, 8),
-        (2049, 17),
-        (9000, 40),
-        (5000, 64),
-    ] {
-        let mask = u64::MAX >> (64 - bits);
-        // Few distinct keys: their order is seen in the values.
-        let keys: Vec<u64> = (0..len)
-            .map(|_| random.bits() & mask & !(random.bits() << 4))
-            .collect();
-        let values: Vec<u32> = (0..len as u32).collect();
-        let mut expected: Vec<(u64, u32)> =
-            keys.iter().copied().zip(values.iter().copied()).collect();
-        expected.sort();
-        for seed in SEEDS {
-            let mut emulator = Emulator::new(seed);
-            let pairs = Pairs {
-                keys: [
-                    emulator.upload("keys", &keys),
-                    emulator.empty("sorted", 8 * len),
-                ],
-                values: [
-                    emulator.upload("values", &values),
-                    emulator.empty("sorted values", 4 * len),
-                ],
-                counts: emulator.empty("counts", 4 * counts_len(len)),
-                totals: emulator.empty("totals", 4 * 256),
-                len,
-            };
-            let (launches, place) = sort(&pairs, bits).unwrap();
-            emulator.run(launches);
-            let keys: Vec<u64> = emulator.download(pairs.keys[place]);
-            let values: Vec<u32> = emulator.download(pairs.values[place]);
-            let got: Vec<(u64, u32)> = keys.into_iter().zip(values).collect();
-            assert!(got == expected, "{len} pairs of {bits} bits");
-        }
+        keys: device.empty("row keys", 8 * capacity),
+        row_of: device.empty("row_of", 4 * capacity),
+        count: device.empty("row count", 4),
     }
 }
 
 struct Grouped {
-    emulator: Emulator,
+    device: Device,
     sorted: Sorted,
     rows: Rows,
     first_bad: Address,
 }
 
 fn group(bags: &HostBags, sources: &[Source], capacity: usize, seed: u64) -> Grouped {
-    let mut emulator = Emulator::new(seed);
-    let memory = memory(&mut emulator, capacity);
-    let rows = rows(&mut emulator, capacity);
+    let mut device = Device::new(seed);
+    let memory = memory(&mut device, capacity);
+    let rows = rows(&mut device, capacity);
     let mut ids = bags.ids.clone();
     ids.resize(capacity, -7);
-    let mut on_device = bags.upload(&mut emulator);
-    on_device.ids = emulator.upload("ids", &ids);
-    let first_bad = emulator.upload("first_bad", &[u64::MAX]);
+    let mut on_device = bags.upload(&mut device);
+    on_device.ids = device.upload("ids", &ids);
+    let first_bad = device.upload("first_bad", &[u64::MAX]);
     let operands = Build {
         bags: on_device,
         sources,
-        sources_on_device: emulator.upload("sources", sources),
+        sources_on_device: device.upload("sources", sources),
         memory,
         rows: Some(rows),
         first_bad,
     };
     let (launches, sorted) = build(&operands).unwrap();
-    emulator.run(launches);
-    assert_eq!(emulator.download::<u32>(memory.list_lengths), [0, 0]);
+    device.run(launches);
+    assert_eq!(device.download::<u32>(memory.list_lengths), [0, 0]);
     Grouped {
-        emulator,
+        device,
         sorted,
         rows,
         first_bad,
@@ -163,7 +118,7 @@ fn lookups_are_grouped_by_table_and_row() {
         let capacity = bags.ids.len() + spare;
         for seed in SEEDS {
             let Grouped {
-                emulator,
+                device,
                 sorted,
                 rows,
                 first_bad,
@@ -172,25 +127,22 @@ fn lookups_are_grouped_by_table_and_row() {
                 (sorted.layout.row_bits, sorted.layout.nothing),
                 (10, 2 << 10)
             );
-            let keys: Vec<u64> = emulator.download(sorted.keys);
-            let positions: Vec<u32> = emulator.download(sorted.positions);
+            let keys: Vec<u64> = device.download(sorted.keys);
+            let positions: Vec<u32> = device.download(sorted.positions);
             let got: Vec<(u64, u32)> = keys.into_iter().zip(positions).collect();
             assert_eq!(got[..expected.len()], expected);
             assert!(got[expected.len()..].iter().all(|pair| pair.0 == 2 << 10));
             assert_eq!(
-                emulator.download::<u64>(first_bad),
+                device.download::<u64>(first_bad),
                 [bad.map_or(u64::MAX, |bad| bad as u64)]
             );
 
             let mut distinct: Vec<u64> = expected.iter().map(|pair| pair.0).collect();
-            let row_of: Vec<u32> = emulator.download(rows.row_of);
+            let row_of: Vec<u32> = device.download(rows.row_of);
             distinct.dedup();
+            assert_eq!(device.download::<u32>(rows.count), [distinct.len() as u32]);
             assert_eq!(
-                emulator.download::<u32>(rows.count),
-                [distinct.len() as u32]
-            );
-            assert_eq!(
-                emulator.download::<u64>(rows.keys)[..distinct.len()],
+                device.download::<u64>(rows.keys)[..distinct.len()],
                 distinct
             );
             for (pair, row) in expected.iter().zip(row_of) {
@@ -210,13 +162,13 @@ fn keys_of_more_than_64_bits_are_refused() {
 }
 
 fn build_error(sources: &[Source]) -> String {
-    let mut emulator = Emulator::new(0);
+    let mut device = Device::new(0);
     let bags = HostBags::random(&mut Random(1), 2, &[4], 1, false);
     let operands = Build {
-        bags: bags.upload(&mut emulator),
+        bags: bags.upload(&mut device),
         sources,
         sources_on_device: Address::NULL,
-        memory: memory(&mut emulator, 8),
+        memory: memory(&mut device, 8),
         rows: None,
         first_bad: Address::NULL,
     };
@@ -249,46 +201,46 @@ fn lists_of_several_ranks_are_merged_in_rank_order() {
     }
     expected.sort();
     for seed in SEEDS {
-        let mut emulator = Emulator::new(seed);
+        let mut device = Device::new(seed);
         let mut gathered = Vec::new();
         for list in &lists {
             let mut keys = list.clone();
             // Unused room holds anything.
             keys.resize(capacity, (1 << 10) | 3);
             let rows = Rows {
-                keys: emulator.upload("row keys", &keys),
+                keys: device.upload("row keys", &keys),
                 row_of: Address::NULL,
-                count: emulator.upload("row count", &[list.len() as u32]),
+                count: device.upload("row count", &[list.len() as u32]),
             };
-            emulator.run([end_rows(&rows, capacity, &sources).unwrap()]);
-            let ended: Vec<u64> = emulator.download(rows.keys);
+            device.run([end_rows(&rows, capacity, &sources).unwrap()]);
+            let ended: Vec<u64> = device.download(rows.keys);
             assert_eq!(ended[..list.len()], list[..]);
             assert!(ended[list.len()..].iter().all(|&key| key == nothing));
             gathered.extend(ended);
         }
         let memory = Memory {
             keys: [
-                emulator.upload("gathered", &gathered),
-                emulator.empty("other keys", 8 * ranks * capacity),
+                device.upload("gathered", &gathered),
+                device.empty("other keys", 8 * ranks * capacity),
             ],
-            ..memory(&mut emulator, ranks * capacity)
+            ..memory(&mut device, ranks * capacity)
         };
-        let listed = rows(&mut emulator, ranks * capacity);
+        let listed = rows(&mut device, ranks * capacity);
         let (launches, sorted) = merge(&memory, &sources, Some(&listed)).unwrap();
-        emulator.run(launches);
-        let keys: Vec<u64> = emulator.download(sorted.keys);
-        let positions: Vec<u32> = emulator.download(sorted.positions);
+        device.run(launches);
+        let keys: Vec<u64> = device.download(sorted.keys);
+        let positions: Vec<u32> = device.download(sorted.positions);
         let got: Vec<(u64, u32)> = keys.into_iter().zip(positions).collect();
         assert_eq!(got[..expected.len()], expected);
         assert!(got[expected.len()..].iter().all(|(key, _)| *key == nothing));
-        let bags: Vec<u32> = emulator.download(sorted.bags);
+        let bags: Vec<u32> = device.download(sorted.bags);
         assert!(bags.into_iter().eq(0..(ranks * capacity) as u32));
         let mut once: Vec<u64> = expected.iter().map(|(key, _)| *key).collect();
         once.dedup();
-        let count = emulator.download::<u32>(listed.count)[0] as usize;
-        let row_keys: Vec<u64> = emulator.download(listed.keys);
+        let count = device.download::<u32>(listed.count)[0] as usize;
+        let row_keys: Vec<u64> = device.download(listed.keys);
         assert_eq!(row_keys[..count], once);
-        assert_eq!(emulator.download::<u32>(memory.list_lengths), [0, 0]);
+        assert_eq!(device.download::<u32>(memory.list_lengths), [0, 0]);
     }
 }
 
@@ -302,30 +254,30 @@ fn listed_rows_come_to_their_places() {
         .map(|(table, row)| table << row_bits | row)
         .collect();
     for seed in SEEDS {
-        let mut emulator = Emulator::new(seed);
+        let mut device = Device::new(seed);
         let own = Rows {
-            keys: emulator.upload("keys", &keys),
+            keys: device.upload("keys", &keys),
             row_of: Address::NULL,
-            count: emulator.upload("count", &[listed.len() as u32]),
+            count: device.upload("count", &[listed.len() as u32]),
         };
         let values: Vec<f32> = (0..listed.len() * stride).map(|x| x as f32).collect();
-        let out = emulator.upload("out", &vec![-1.0f32; 12 * stride]);
+        let out = device.upload("out", &vec![-1.0f32; 12 * stride]);
         let operands = PlaceRows {
             rows: own,
             capacity: 100,
-            gradients: emulator.upload("gradients", &values),
+            gradients: device.upload("gradients", &values),
             stride,
             row_bits,
-            first_rows: emulator.upload("first_rows", &[0u32, 7]),
+            first_rows: device.upload("first_rows", &[0u32, 7]),
             out,
         };
-        emulator.run([place_rows(&operands).unwrap()]);
+        device.run([place_rows(&operands).unwrap()]);
         let mut expected = vec![-1.0f32; 12 * stride];
         for (index, (table, row)) in listed.iter().enumerate() {
             let place = (7 * table + row) as usize * stride;
             expected[place..place + stride].copy_from_slice(&values[index * stride..][..stride]);
         }
-        assert_eq!(emulator.download::<f32>(out), expected);
+        assert_eq!(device.download::<f32>(out), expected);
     }
 }
 
@@ -354,12 +306,12 @@ fn rows_that_ranks_ask_for_are_listed_apart() {
     ];
     let nothing = 2u64 << 4;
     for seed in SEEDS {
-        let mut emulator = Emulator::new(seed);
+        let mut device = Device::new(seed);
         let capacity = sources.len() * rows;
-        let keys = emulator.empty("keys", 8 * 4 * capacity);
-        let gradients = emulator.upload("gradients", &vec![-1.0f32; 4 * capacity * stride]);
+        let keys = device.empty("keys", 8 * 4 * capacity);
+        let gradients = device.upload("gradients", &vec![-1.0f32; 4 * capacity * stride]);
         let step = Step::new(0.1, 1, [0.0; 2]);
-        let step = emulator.upload(
+        let step = device.upload(
             "step",
             &[Step {
                 inverse_scale: 0.5,
@@ -394,17 +346,17 @@ fn rows_that_ranks_ask_for_are_listed_apart() {
             }
             let operands = ListAsked {
                 bags: Bags {
-                    ids: emulator.upload("ids", &ids),
-                    offsets: emulator.upload("offsets", &offsets),
+                    ids: device.upload("ids", &ids),
+                    offsets: device.upload("offsets", &offsets),
                     weights: Address::NULL,
                     batch: ranks * rows,
                     features: sources.len(),
                 },
                 sources: &sources,
-                sources_on_device: emulator.upload("sources", &sources),
+                sources_on_device: device.upload("sources", &sources),
                 tables: &tables,
-                tables_on_device: emulator.upload("tables", &tables),
-                dout: emulator.matrix("dout", &dout, DType::F32, [ranks * rows, width], width),
+                tables_on_device: device.upload("tables", &tables),
+                dout: device.matrix("dout", &dout, DType::F32, [ranks * rows, width], width),
                 ranks,
                 lists: [2, list],
                 keys,
@@ -412,40 +364,40 @@ fn rows_that_ranks_ask_for_are_listed_apart() {
                 stride,
                 step,
             };
-            emulator.run([list_asked(&operands).unwrap()]);
+            device.run([list_asked(&operands).unwrap()]);
         }
-        assert_eq!(emulator.download::<u64>(keys), expected_keys);
-        assert_eq!(emulator.download::<f32>(gradients), expected);
-        assert_eq!(emulator.download::<Step>(step)[0].overflow, 0);
+        assert_eq!(device.download::<u64>(keys), expected_keys);
+        assert_eq!(device.download::<f32>(gradients), expected);
+        assert_eq!(device.download::<Step>(step)[0].overflow, 0);
     }
 }
 
 /// One rank asks for row 2 of a table of 3 columns, of which the last has this gradient.
 fn asked_once<'a>(
-    emulator: &mut Emulator,
+    device: &mut Device,
     (sources, tables): (&'a [Source], &'a [Table]),
     gradient: f32,
 ) -> ListAsked<'a> {
     let dout = [1.0, 2.0, gradient];
     ListAsked {
         bags: Bags {
-            ids: emulator.upload("ids", &[2i64]),
-            offsets: emulator.upload("offsets", &[0i64, 1]),
+            ids: device.upload("ids", &[2i64]),
+            offsets: device.upload("offsets", &[0i64, 1]),
             weights: Address::NULL,
             batch: 1,
             features: 1,
         },
         sources,
-        sources_on_device: emulator.upload("sources", sources),
+        sources_on_device: device.upload("sources", sources),
         tables,
-        tables_on_device: emulator.upload("tables", tables),
-        dout: emulator.matrix("dout", &dout, DType::F32, [1, 3], 3),
+        tables_on_device: device.upload("tables", tables),
+        dout: device.matrix("dout", &dout, DType::F32, [1, 3], 3),
         ranks: 1,
         lists: [1, 0],
-        keys: emulator.empty("keys", 8),
-        gradients: emulator.empty("gradients", 4 * 4),
+        keys: device.empty("keys", 8),
+        gradients: device.empty("gradients", 4 * 4),
         stride: 4,
-        step: emulator.upload("step", &[Step::new(0.1, 1, [0.0; 2])]),
+        step: device.upload("step", &[Step::new(0.1, 1, [0.0; 2])]),
     }
 }
 
@@ -460,10 +412,10 @@ fn three_columns() -> Table {
 fn a_listed_gradient_that_is_not_finite_is_told() {
     let (sources, tables) = ([source(5, 0)], [three_columns()]);
     for (gradient, expected) in [(3.0, 0), (f32::INFINITY, 1), (f32::NAN, 1)] {
-        let mut emulator = Emulator::new(0);
-        let operands = asked_once(&mut emulator, (&sources, &tables), gradient);
-        emulator.run([list_asked(&operands).unwrap()]);
-        let overflow = emulator.download::<Step>(operands.step)[0].overflow;
+        let mut device = Device::new(0);
+        let operands = asked_once(&mut device, (&sources, &tables), gradient);
+        device.run([list_asked(&operands).unwrap()]);
+        let overflow = device.download::<Step>(operands.step)[0].overflow;
         assert_eq!(overflow, expected, "{gradient}");
     }
 }
@@ -471,8 +423,8 @@ fn a_listed_gradient_that_is_not_finite_is_told() {
 #[test]
 fn rows_that_do_not_fit_are_not_listed() {
     let (sources, tables) = ([source(5, 0)], [three_columns()]);
-    let mut emulator = Emulator::new(0);
-    let fits = asked_once(&mut emulator, (&sources, &tables), 1.0);
+    let mut device = Device::new(0);
+    let fits = asked_once(&mut device, (&sources, &tables), 1.0);
     let wide = [Table {
         dim: 4,
         ..tables[0]

@@ -5,53 +5,66 @@ use streamrec_kernels::cuda::linear::{
 use streamrec_kernels::linear::{self, Activation, LinearBackward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
+use crate::device::{Device, SEEDS};
 use crate::values::{FLOATS, Random, assert_close, epsilon};
-use streamrec_emulation::{Emulator, SEEDS};
 
 /// The last ones are several panels of a batch, and several blocks of columns.
 const SHAPES: [[usize; 2]; 5] = [[1, 1], [70, 3], [129, 40], [200, 300], [17, 1000]];
 
+/// Types of the bias and of the result.
+pub const TYPES: [(DType, DType); 5] = [
+    (DType::F32, DType::F32),
+    (DType::Bf16, DType::Bf16),
+    (DType::F16, DType::F16),
+    (DType::Bf16, DType::F32),
+    (DType::F16, DType::F32),
+];
+
+/// `index` chooses the numbers, the padding and the order of threads.
+pub fn check_finish(
+    shape: [usize; 2],
+    (bias_type, out_type): (DType, DType),
+    (activation, with_bias): (Activation, bool),
+    index: usize,
+) {
+    let context = Context::cpu(1, false).unwrap();
+    let (mut random, pad) = (Random(index as u64), [0, 3, 8][index % 3]);
+    let sums = random.floats(shape[0] * shape[1]);
+    let bias = random.floats_of(shape[1], bias_type);
+    let mut device = Device::new(SEEDS[index % 3]);
+    let own = device.matrix("sums", &sums, DType::F32, shape, shape[1] + pad);
+    let empty = vec![f32::NAN; sums.len()];
+    let y = device.matrix("y", &empty, out_type, shape, shape[1] + pad);
+    let place = match with_bias {
+        true => {
+            let width = shape[1];
+            device
+                .matrix("bias", &bias, bias_type, [1, width], width)
+                .address
+        }
+        false => Address::NULL,
+    };
+    device.run([finish(&own, (place, bias_type), activation, &y).unwrap()]);
+    let mut expected = vec![0.0; sums.len()];
+    let bias = with_bias.then(|| TensorRef::from_f32(&bias, &[shape[1]]));
+    let (sums, to) = (
+        TensorRef::from_f32(&sums, &shape),
+        TensorMut::from_f32(&mut expected, &shape),
+    );
+    linear::finish(&context, sums, bias, activation, to).unwrap();
+    assert_close("y", &device.elements(&y), &expected, epsilon(out_type));
+}
+
 #[test]
 fn bias_and_activation_are_the_cpus() {
-    let context = Context::cpu(1, false).unwrap();
-    for (bias_type, out_type) in [
-        (DType::F32, DType::F32),
-        (DType::Bf16, DType::Bf16),
-        (DType::F16, DType::F16),
-        (DType::Bf16, DType::F32),
-        (DType::F16, DType::F32),
-    ] {
+    for types in TYPES {
         for (index, shape) in SHAPES.into_iter().enumerate() {
-            for (activation, with_bias) in [
+            for how in [
                 (Activation::Relu, true),
                 (Activation::None, true),
                 (Activation::Relu, false),
             ] {
-                let (mut random, pad) = (Random(index as u64), [0, 3, 8][index % 3]);
-                let sums = random.floats(shape[0] * shape[1]);
-                let bias = random.floats_of(shape[1], bias_type);
-                let mut emulator = Emulator::new(SEEDS[index % 3]);
-                let own = emulator.matrix("sums", &sums, DType::F32, shape, shape[1] + pad);
-                let empty = vec![f32::NAN; sums.len()];
-                let y = emulator.matrix("y", &empty, out_type, shape, shape[1] + pad);
-                let place = match with_bias {
-                    true => {
-                        let width = shape[1];
-                        emulator
-                            .matrix("bias", &bias, bias_type, [1, width], width)
-                            .address
-                    }
-                    false => Address::NULL,
-                };
-                emulator.run([finish(&own, (place, bias_type), activation, &y).unwrap()]);
-                let mut expected = vec![0.0; sums.len()];
-                let bias = with_bias.then(|| TensorRef::from_f32(&bias, &[shape[1]]));
-                let (sums, to) = (
-                    TensorRef::from_f32(&sums, &shape),
-                    TensorMut::from_f32(&mut expected, &shape),
-                );
-                linear::finish(&context, sums, bias, activation, to).unwrap();
-                assert_close("y", &emulator.elements(&y), &expected, epsilon(out_type));
+                check_finish(shape, types, how, index);
             }
         }
     }
@@ -92,47 +105,57 @@ fn on_cpu(
     [dz, db]
 }
 
+/// `index` as for `check_finish`.
+pub fn check_gradients(
+    shape: [usize; 2],
+    dtype: DType,
+    [relu, accumulate]: [bool; 2],
+    index: usize,
+) {
+    let (mut random, pad) = (Random(index as u64), [0, 3, 8][index % 3]);
+    let len = shape[0] * shape[1];
+    let y: Vec<f32> = random
+        .floats_of(len, dtype)
+        .iter()
+        .map(|y| y.max(0.0))
+        .collect();
+    let dy = random.floats_of(len, dtype);
+    let before = random.floats(shape[1]);
+    let run = |seed: u64| {
+        let mut device = Device::new(seed);
+        let own = device.matrix("y", &y, dtype, shape, shape[1] + pad);
+        let d = device.matrix("dy", &dy, dtype, shape, shape[1] + pad);
+        let db = match accumulate {
+            true => device.upload("db", &before),
+            false => device.empty("db", 4 * shape[1]),
+        };
+        let partial = device.empty("partial", 4 * partial_len(shape));
+        let operands = MaskAndSum {
+            y: relu.then_some(own),
+            dy: d,
+            bias: Some(BiasGradient {
+                db,
+                accumulate,
+                partial,
+            }),
+        };
+        device.run(mask_and_sum(&operands).unwrap());
+        [device.elements(&d), device.download(db)]
+    };
+    let got = run(0);
+    assert_eq!(run(77), got, "another order of threads");
+    let kept = accumulate.then_some(before.as_slice());
+    let [dz, db] = on_cpu(shape, &y, &dy, relu, kept);
+    assert_eq!(got[0], dz);
+    assert_close("db", &got[1], &db, 4e-6);
+}
+
 #[test]
 fn gradients_of_relu_and_bias_are_the_cpus() {
     for dtype in FLOATS {
         for (index, shape) in SHAPES.into_iter().enumerate() {
-            for (relu, accumulate) in [(true, false), (false, true), (true, true), (false, false)] {
-                let (mut random, pad) = (Random(index as u64), [0, 3, 8][index % 3]);
-                let len = shape[0] * shape[1];
-                let y: Vec<f32> = random
-                    .floats_of(len, dtype)
-                    .iter()
-                    .map(|y| y.max(0.0))
-                    .collect();
-                let dy = random.floats_of(len, dtype);
-                let before = random.floats(shape[1]);
-                let run = |seed: u64| {
-                    let mut emulator = Emulator::new(seed);
-                    let own = emulator.matrix("y", &y, dtype, shape, shape[1] + pad);
-                    let d = emulator.matrix("dy", &dy, dtype, shape, shape[1] + pad);
-                    let db = match accumulate {
-                        true => emulator.upload("db", &before),
-                        false => emulator.empty("db", 4 * shape[1]),
-                    };
-                    let partial = emulator.empty("partial", 4 * partial_len(shape));
-                    let operands = MaskAndSum {
-                        y: relu.then_some(own),
-                        dy: d,
-                        bias: Some(BiasGradient {
-                            db,
-                            accumulate,
-                            partial,
-                        }),
-                    };
-                    emulator.run(mask_and_sum(&operands).unwrap());
-                    [emulator.elements(&d), emulator.download(db)]
-                };
-                let got = run(0);
-                assert_eq!(run(77), got, "another order of threads");
-                let kept = accumulate.then_some(before.as_slice());
-                let [dz, db] = on_cpu(shape, &y, &dy, relu, kept);
-                assert_eq!(got[0], dz);
-                assert_close("db", &got[1], &db, 4e-6);
+            for how in [[true, false], [false, true], [true, true], [false, false]] {
+                check_gradients(shape, dtype, how, index);
             }
         }
     }
@@ -140,17 +163,17 @@ fn gradients_of_relu_and_bias_are_the_cpus() {
 
 #[test]
 fn a_value_that_is_not_a_number_lets_its_gradient_pass() {
-    let mut emulator = Emulator::new(0);
+    let mut device = Device::new(0);
     let shape = [1, 3];
-    let y = emulator.matrix("y", &[f32::NAN, 0.0, 2.0], DType::F32, shape, 3);
-    let dy = emulator.matrix("dy", &[1.0, 2.0, 3.0], DType::F32, shape, 3);
+    let y = device.matrix("y", &[f32::NAN, 0.0, 2.0], DType::F32, shape, 3);
+    let dy = device.matrix("dy", &[1.0, 2.0, 3.0], DType::F32, shape, 3);
     let operands = MaskAndSum {
         y: Some(y),
         dy,
         bias: None,
     };
-    emulator.run(mask_and_sum(&operands).unwrap());
-    assert_eq!(emulator.elements(&dy), [1.0, 0.0, 3.0]);
+    device.run(mask_and_sum(&operands).unwrap());
+    assert_eq!(device.elements(&dy), [1.0, 0.0, 3.0]);
     assert!(
         mask_and_sum(&MaskAndSum {
             y: None,

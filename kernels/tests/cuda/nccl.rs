@@ -7,6 +7,7 @@ use std::process::Command;
 use streamrec_kernels::cuda::CudaLibrary;
 use streamrec_kernels::cuda::gpu::{NCCL_DECLARATIONS, Nccl};
 
+use crate::device::asks_for_a_gpu;
 use crate::python_packages::point_loader_to;
 
 /// Points the loader to NCCL of the tests' Python, if it has it. Returns the library's path, or nothing, said loudly.
@@ -17,6 +18,24 @@ fn find_nccl() -> Option<PathBuf> {
         eprintln!("NOT TESTED: NCCL is not installed; scripts/test installs it");
     }
     found.map(|found| found.path)
+}
+
+#[test]
+fn without_the_library_it_is_told_what_to_install() {
+    if CudaLibrary::Nccl.find().is_some() {
+        eprintln!("NOT TESTED: this system has NCCL in its usual folders");
+        return;
+    }
+    let said = Nccl::probe().unwrap_err().to_string();
+    for words in [
+        "NCCL is not found",
+        "install libnccl2",
+        "`pip install nvidia-nccl-cu13`",
+        "STREAMREC_CUDA_LIBRARIES",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(said, Nccl::unique_id().unwrap_err().to_string());
 }
 
 #[test]
@@ -90,6 +109,10 @@ fn checks() -> String {
 
 #[test]
 fn the_header_declares_every_function_as_it_is_called() {
+    if asks_for_a_gpu() {
+        eprintln!("NOT TESTED on a GPU: whose machine may have no C++ compiler");
+        return;
+    }
     let Some(header) = find_nccl().and_then(|library| {
         let header = library.parent()?.parent()?.join("include/nccl.h");
         header.is_file().then_some(header)

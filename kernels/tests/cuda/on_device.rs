@@ -1,4 +1,4 @@
-//! A batch's updates of embedding tables, on the CPU and in the emulator's memory.
+//! A batch's updates of embedding tables, on the CPU and in a device's memory.
 
 use std::ops::Range;
 
@@ -11,10 +11,10 @@ use streamrec_kernels::embedding_bag::{BagSource, Groups, Pooling};
 use streamrec_kernels::sparse_optimizer::{self, SparseGradient, SparseRule, SparseState};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
+use crate::device::Device;
 use crate::embedding_bag::HostBags;
 use crate::groups;
-use crate::values::{Random, assert_close, epsilon};
-use streamrec_emulation::Emulator;
+use crate::values::{Random, assert_close, epsilon, narrow, widen};
 
 /// A batch with its gradient, and tables in host memory.
 pub struct Case {
@@ -30,6 +30,8 @@ pub struct Case {
     pub step: Step,
     /// Columns of whole rows of each table, where these are some of them.
     pub whole: Option<[usize; 2]>,
+    /// Rows of the first table before those that it holds, which nobody looks up.
+    pub before: usize,
 }
 
 impl Case {
@@ -70,6 +72,74 @@ impl Case {
             weights,
             step,
             whole: None,
+            before: 0,
+        }
+    }
+
+    /// The same, in which the first table's rows are the last ones of a table that is so much longer.
+    pub fn behind(&self, before: usize) -> Self {
+        let mut bags = self.bags.clone();
+        for (place, id) in bags.ids.iter_mut().enumerate() {
+            let bag = bags.offsets.partition_point(|&end| end <= place as i64) - 1;
+            if self.sources[bag / bags.batch].table == 0 {
+                *id += before as i64;
+            }
+        }
+        let mut sources = self.sources.clone();
+        for source in sources.iter_mut().filter(|source| source.table == 0) {
+            source.rows += before as i64;
+        }
+        Self {
+            bags,
+            sources,
+            before,
+            tables: self.tables.clone(),
+            shapes: self.shapes.clone(),
+            dout: self.dout.clone(),
+            ..*self
+        }
+    }
+
+    /// One table of so many rows a feature, one id a sample; all samples look up the same row of the first one.
+    pub fn of_tables(
+        batch: usize,
+        [features, rows, dim]: [usize; 3],
+        types: (DType, DType),
+    ) -> Self {
+        let (gradient, weights) = types;
+        let mut random = Random(batch as u64);
+        let mut bags = HostBags {
+            ids: (0..batch * features)
+                .map(|_| random.below(rows) as i64)
+                .collect(),
+            offsets: (0..=(batch * features) as i64).collect(),
+            weights: None,
+            batch,
+            features,
+        };
+        bags.ids[..batch].fill(rows as i64 / 2);
+        let source = |feature: usize| Source {
+            rows: rows as i64,
+            table: feature as u32,
+            column: (feature * dim) as u32,
+            mean: 0,
+            reserved: 0,
+        };
+        let columns = features * dim;
+        Self {
+            dout: random.floats_of(batch * columns, gradient),
+            tables: (0..features)
+                .map(|_| random.floats_of(rows * dim, weights))
+                .collect(),
+            bags,
+            shapes: vec![[rows, dim]; features],
+            sources: (0..features).map(source).collect(),
+            columns,
+            gradient,
+            weights,
+            step: Step::new(0.1, 3, [0.9, 0.99]),
+            whole: None,
+            before: 0,
         }
     }
 
@@ -177,19 +247,36 @@ impl Case {
     }
 
     pub fn upload(&self, rule: &SparseRule, seed: u64) -> OnDevice {
-        let mut emulator = Emulator::new(seed);
+        let mut device = match self.before {
+            0 => Device::new(seed),
+            _ => Device::large(seed),
+        };
         let context = Context::cpu(1, false).unwrap();
         let (mut tables, mut matrices, mut states, mut first_row) = (vec![], vec![], vec![], 0);
         for (values, &[rows, dim]) in self.tables.iter().zip(&self.shapes) {
-            let matrix = emulator.matrix("table", values, self.weights, [rows, dim], dim);
+            let before = if matrices.is_empty() { self.before } else { 0 };
+            // Where memory begins, and where the rows begin that it holds.
+            let place = |device: &mut Device, name: &str, values: &[u8], row: usize| {
+                let at = match before {
+                    0 => device.upload(name, values),
+                    _ => device.ending(name, (before + rows) * row, values),
+                };
+                (at, Address(at.0 + (before * row) as u64))
+            };
+            let stored = narrow(values, self.weights);
+            let row = dim * self.weights.bytes();
+            let (weights, held) = place(&mut device, "table", &stored, row);
             let state = SparseState::new(&context, rule, rows, dim);
-            let mut own: Vec<Address> = (state.tensors())
-                .map(|(name, tensor)| emulator.upload(name, tensor.f32()))
-                .collect();
-            states.extend(own.iter().copied());
+            let mut own = vec![];
+            for (name, tensor) in state.tensors() {
+                let values = bytemuck::cast_slice(tensor.f32());
+                let (at, held) = place(&mut device, name, values, values.len() / rows);
+                own.push(at);
+                states.push((held, tensor.f32().len()));
+            }
             own.resize(2, Address::NULL);
             tables.push(Table {
-                weights: matrix.address.0,
+                weights: weights.0,
                 first: own[0].0,
                 second: own[1].0,
                 row_stride: dim as i64,
@@ -200,18 +287,19 @@ impl Case {
                 columns: self.whole.map_or(dim, |whole| whole[matrices.len()]) as u32,
             });
             first_row += rows as u64;
-            matrices.push(matrix);
+            matrices.push(Matrix::new(held, self.weights, [rows, dim]));
         }
-        OnDevice::new(self, emulator, tables, matrices, states)
+        OnDevice::new(self, device, tables, matrices, states)
     }
 }
 
-/// A case in the emulator's memory.
+/// A case in the device's memory.
 pub struct OnDevice {
-    pub emulator: Emulator,
+    pub device: Device,
     pub tables: Vec<Table>,
     pub matrices: Vec<Matrix>,
-    pub states: Vec<Address>,
+    /// Addresses and numbers of elements.
+    pub states: Vec<(Address, usize)>,
     pub tables_on_device: Address,
     pub sources_on_device: Address,
     pub dout: Matrix,
@@ -224,21 +312,21 @@ pub struct OnDevice {
 impl OnDevice {
     pub fn new(
         case: &Case,
-        mut emulator: Emulator,
+        mut device: Device,
         tables: Vec<Table>,
         matrices: Vec<Matrix>,
-        states: Vec<Address>,
+        states: Vec<(Address, usize)>,
     ) -> Self {
         let capacity = case.bags.ids.len() + 10;
         let shape = [case.bags.batch, case.columns];
         Self {
-            tables_on_device: emulator.upload("tables", &tables),
-            sources_on_device: emulator.upload("sources", &case.sources),
-            dout: emulator.matrix("dout", &case.dout, case.gradient, shape, case.columns),
-            step: emulator.upload("step", &[case.step]),
-            rows: groups::rows(&mut emulator, capacity),
-            not_finite: emulator.upload("not_finite", &[u64::MAX]),
-            emulator,
+            tables_on_device: device.upload("tables", &tables),
+            sources_on_device: device.upload("sources", &case.sources),
+            dout: device.matrix("dout", &case.dout, case.gradient, shape, case.columns),
+            step: device.upload("step", &[case.step]),
+            rows: groups::rows(&mut device, capacity),
+            not_finite: device.upload("not_finite", &[u64::MAX]),
+            device,
             tables,
             matrices,
             states,
@@ -248,12 +336,12 @@ impl OnDevice {
 
     /// Sorts the lookups; what is left to do takes the result.
     pub fn gradients<'a>(&'a mut self, case: &'a Case) -> Gradients<'a> {
-        let mut bags = case.bags.upload(&mut self.emulator);
+        let mut bags = case.bags.upload(&mut self.device);
         let mut ids = case.bags.ids.clone();
         ids.resize(self.capacity, 0);
-        bags.ids = self.emulator.upload("ids", &ids);
-        let memory = groups::memory(&mut self.emulator, self.capacity);
-        let first_bad = self.emulator.upload("first_bad", &[u64::MAX]);
+        bags.ids = self.device.upload("ids", &ids);
+        let memory = groups::memory(&mut self.device, self.capacity);
+        let first_bad = self.device.upload("first_bad", &[u64::MAX]);
         let operands = Build {
             bags,
             sources: &case.sources,
@@ -263,12 +351,12 @@ impl OnDevice {
             first_bad,
         };
         let (launches, sorted) = build(&operands).unwrap();
-        self.emulator.run(launches);
+        self.device.run(launches);
         let floats = 4 * tiles(self.capacity) * row_stride(case.dim_max());
         let partial = Partial {
-            heads: self.emulator.empty("heads", floats),
-            tails: self.emulator.empty("tails", floats),
-            lists: self.emulator.empty("lists", 8 * tiles(self.capacity)),
+            heads: self.device.empty("heads", floats),
+            tails: self.device.empty("tails", floats),
+            lists: self.device.empty("lists", 8 * tiles(self.capacity)),
             list_lengths: memory.list_lengths,
         };
         Gradients {
@@ -289,14 +377,14 @@ impl OnDevice {
     pub fn tables(&self) -> Vec<Vec<f32>> {
         self.matrices
             .iter()
-            .map(|matrix| self.emulator.elements(matrix))
+            .map(|matrix| self.device.elements(matrix))
             .collect()
     }
 
     pub fn states(&self) -> Vec<Vec<f32>> {
         self.states
             .iter()
-            .map(|&state| self.emulator.download(state))
+            .map(|&(state, len)| widen(&self.device.part(state, 4 * len), DType::F32))
             .collect()
     }
 }
@@ -307,11 +395,11 @@ impl Case {
     }
 
     pub fn fused(&self, rule: &SparseRule, seed: u64) -> OnDevice {
-        let mut device = self.upload(rule, seed);
-        let (weights, not_finite) = (self.weights, device.not_finite);
-        let launches = update(&device.gradients(self), rule, weights, not_finite).unwrap();
-        device.emulator.run(launches);
-        device
+        let mut on = self.upload(rule, seed);
+        let (weights, not_finite) = (self.weights, on.not_finite);
+        let launches = update(&on.gradients(self), rule, weights, not_finite).unwrap();
+        on.device.run(launches);
+        on
     }
 
     /// Sums, then updates; the step's overflow flag.
@@ -327,47 +415,44 @@ impl Case {
         seed: u64,
         products: impl FnOnce(&mut OnDevice, UpdateRows<'_>) -> Address,
     ) -> (OnDevice, u32) {
-        let mut device = self.upload(rule, seed);
-        let rows = device.rows;
-        let floats = 4 * device.capacity * row_stride(self.dim_max());
-        let out = device.emulator.empty("gradients", floats);
-        let gradients = device.gradients(self);
+        let mut on = self.upload(rule, seed);
+        let rows = on.rows;
+        let floats = 4 * on.capacity * row_stride(self.dim_max());
+        let out = on.device.empty("gradients", floats);
+        let gradients = on.gradients(self);
         let row_bits = gradients.sorted.layout.row_bits;
         let launches = sum(&gradients, &rows, out).unwrap();
-        device.emulator.run(launches);
-        let tables = device.tables.clone();
+        on.device.run(launches);
+        let tables = on.tables.clone();
         let mut operands = UpdateRows {
             tables: &tables,
-            tables_on_device: device.tables_on_device,
+            tables_on_device: on.tables_on_device,
             weights: self.weights,
             row_bits,
             rows,
-            capacity: device.capacity,
+            capacity: on.capacity,
             gradients: out,
             products: Address::NULL,
-            step: device.step,
-            not_finite: device.not_finite,
+            step: on.step,
+            not_finite: on.not_finite,
         };
-        operands.products = products(&mut device, operands);
-        device.emulator.run([update_rows(&operands, rule).unwrap()]);
-        let overflow = device.emulator.download::<Step>(device.step)[0].overflow;
-        (device, overflow)
+        operands.products = products(&mut on, operands);
+        on.device.run([update_rows(&operands, rule).unwrap()]);
+        let overflow = on.device.download::<Step>(on.step)[0].overflow;
+        (on, overflow)
     }
 
     #[track_caller]
-    pub fn check(&self, rule: &SparseRule, device: &OnDevice) {
+    pub fn check(&self, rule: &SparseRule, on: &OnDevice) {
         let (tables, states) = self.on_cpu(rule);
         // A table in half precision is rounded to one of two neighbours.
         let tolerance = (2.0 * epsilon(self.weights)).max(4e-6);
-        for (got, expected) in device.tables().iter().zip(&tables) {
+        for (got, expected) in on.tables().iter().zip(&tables) {
             assert_close("table", got, expected, tolerance);
         }
-        for (got, expected) in device.states().iter().zip(&states) {
+        for (got, expected) in on.states().iter().zip(&states) {
             assert_close("state", got, expected, 4e-6);
         }
-        assert_eq!(
-            device.emulator.download::<u64>(device.not_finite),
-            [u64::MAX]
-        );
+        assert_eq!(on.device.download::<u64>(on.not_finite), [u64::MAX]);
     }
 }

@@ -1,10 +1,11 @@
-//! Products: how they are described to cuBLASLt, done on a CPU as its manual tells, held against linear layers.
+//! Products: how they are described to cuBLASLt, done on a CPU as its manual tells or on a GPU by the library, held
+//! against linear layers.
 
-use streamrec_emulation::Emulator;
+use crate::device::Device;
 use streamrec_kernels::cuda::product::{
     Finish, Mask, Vector, forward, input_gradient, weight_gradient,
 };
-use streamrec_kernels::cuda::{Address, Executor, Matrix};
+use streamrec_kernels::cuda::{Address, Matrix};
 use streamrec_kernels::linear::{self, Activation, LinearBackward};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
@@ -43,12 +44,12 @@ impl Layers {
         }
     }
 
-    fn emulated(&self, pad: usize) -> Results {
-        let mut emulator = Emulator::new(0);
+    fn on_device(&self, pad: usize) -> Results {
+        let mut device = Device::new(0);
         let (dtype, [inputs, inner, outputs]) = (self.dtype, self.widths);
         let mut of = |name: &str, values: &[f32], columns: usize, dtype: DType, pad: usize| {
             let shape = [values.len() / columns, columns];
-            emulator.matrix(name, values, dtype, shape, columns + pad)
+            device.matrix(name, values, dtype, shape, columns + pad)
         };
         let empty = |len: usize| vec![f32::NAN; len];
         let x = of("x", &self.x, inputs, dtype, pad);
@@ -67,7 +68,7 @@ impl Layers {
         });
         let db = [inner, outputs].map(|width| of("db", &empty(width), width, DType::F32, 0));
         let bytes = Mask::bytes([self.batch, inner]);
-        let mask = Mask::new(emulator.empty("mask", bytes), inner);
+        let mask = Mask::new(device.empty("mask", bytes), inner);
         let vector = |matrix: &Matrix| Vector {
             address: matrix.address,
             dtype: matrix.dtype,
@@ -91,9 +92,9 @@ impl Layers {
             weight_gradient(&d_inner, &x, &dw[0], false, None),
             input_gradient(&d_inner, &w[0], &dx, true, None),
         ] {
-            emulator.multiply(&product.unwrap()).unwrap();
+            device.multiply(&product.unwrap());
         }
-        [y[0], y[1], dw[0], dw[1], db[0], db[1], dx].map(|matrix| emulator.elements(&matrix))
+        [y[0], y[1], dw[0], dw[1], db[0], db[1], dx].map(|matrix| device.elements(&matrix))
     }
 
     fn on_cpu(&self) -> Results {
@@ -168,7 +169,7 @@ fn products_with_their_epilogues_are_linear_layers() {
         for (batch, widths) in [(1, [1, 1, 1]), (7, [5, 3, 2]), (20, [13, 130, 4])] {
             let layers = Layers::new(batch, widths, dtype);
             for pad in [0, 3] {
-                let got = layers.emulated(pad);
+                let got = layers.on_device(pad);
                 for ((name, got), expected) in names.iter().zip(&got).zip(&layers.on_cpu()) {
                     assert_close(name, got, expected, (4.0 * epsilon(dtype)).max(4e-6));
                 }

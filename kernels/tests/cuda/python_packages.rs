@@ -1,15 +1,13 @@
 //! CUDA's libraries as packages of the tests' Python bring them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use streamrec_kernels::cuda::LIBRARIES_VARIABLE;
 
-/// Points the loader to the library at `pattern` below the packages of the tests' Python, if it is there.
-pub fn point_loader_to(pattern: &str) {
-    let Ok(python) = std::env::var("STREAMREC_TEST_PYTHON") else {
-        return;
-    };
+/// The file at `pattern` below the packages of the tests' Python, if it is there.
+pub fn find_file(pattern: &str) -> Option<PathBuf> {
+    let python = std::env::var("STREAMREC_TEST_PYTHON").ok()?;
     let script = format!(
         "import glob, sysconfig; print(*glob.glob(sysconfig.get_path('purelib') + '/{pattern}')[:1])"
     );
@@ -18,7 +16,13 @@ pub fn point_loader_to(pattern: &str) {
         .output()
         .expect("the tests' Python");
     let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    if let Some(folder) = path.parent().filter(|folder| folder.is_dir()) {
+    path.is_file().then_some(path)
+}
+
+/// Points the loader to the library at `pattern` below the packages of the tests' Python, if it is there.
+pub fn point_loader_to(pattern: &str) {
+    let path = find_file(pattern);
+    if let Some(folder) = path.as_deref().and_then(Path::parent) {
         // SAFETY: nextest runs each test in a process of its own, which has no other thread yet that reads the environment.
         unsafe { std::env::set_var(LIBRARIES_VARIABLE, folder) };
     }

@@ -6,28 +6,28 @@ use streamrec_kernels::cuda::sparse_optimizer::{UpdateRows, fuses, sum, update};
 use streamrec_kernels::cuda::whole_rows::{Columns, of_columns, pack, packed_width, row_products};
 use streamrec_kernels::sparse_optimizer::SparseRule;
 
+use crate::device::SEEDS;
 use crate::embedding_bag::HostBags;
 use crate::on_device::{Case, OnDevice};
 use crate::values::assert_close;
-use streamrec_emulation::SEEDS;
 
-const SGD: SparseRule = SparseRule::Sgd {
+pub const SGD: SparseRule = SparseRule::Sgd {
     weight_decay: 0.0,
     max_row_norm: None,
 };
-const ROW_WISE: SparseRule = SparseRule::RowWiseAdagrad {
+pub const ROW_WISE: SparseRule = SparseRule::RowWiseAdagrad {
     eps: 1e-8,
     initial_accumulator: 0.1,
     weight_decay: 0.02,
     max_row_norm: Some(0.5),
 };
-const ADAGRAD: SparseRule = SparseRule::Adagrad {
+pub const ADAGRAD: SparseRule = SparseRule::Adagrad {
     eps: 0.0,
     initial_accumulator: 0.2,
     weight_decay: 0.0,
     max_row_norm: Some(1.0),
 };
-const ADAM: SparseRule = SparseRule::LazyAdam {
+pub const ADAM: SparseRule = SparseRule::LazyAdam {
     beta1: 0.9,
     beta2: 0.99,
     eps: 1e-8,
@@ -36,7 +36,7 @@ const ADAM: SparseRule = SparseRule::LazyAdam {
 };
 const RULES: [SparseRule; 4] = [SGD, ROW_WISE, ADAGRAD, ADAM];
 
-const TYPES: [(DType, DType); 5] = [
+pub const TYPES: [(DType, DType); 5] = [
     (DType::F32, DType::F32),
     (DType::Bf16, DType::F32),
     (DType::Bf16, DType::Bf16),
@@ -72,8 +72,8 @@ fn every_order_of_threads_gives_the_same_bits() {
     for types in [TYPES[0], TYPES[2]] {
         let case = Case::hot([20, 64], types, 1000);
         let run = |seed| {
-            let device = case.fused(&ROW_WISE, seed);
-            (device.tables(), device.states())
+            let on = case.fused(&ROW_WISE, seed);
+            (on.tables(), on.states())
         };
         let first = run(SEEDS[0]);
         assert!(SEEDS.iter().all(|&seed| run(seed) == first));
@@ -86,15 +86,15 @@ fn sums_then_updates_are_the_cpus_also_for_long_rows() {
         for types in TYPES {
             for dims in [[12, 40], [300, 64]] {
                 let case = Case::random(dims, types);
-                let (device, overflow) = case.in_two_phases(&rule, 0);
+                let (on, overflow) = case.in_two_phases(&rule, 0);
                 assert_eq!(overflow, 0);
-                case.check(&rule, &device);
+                case.check(&rule, &on);
             }
         }
     }
     let case = Case::hot([1024, 1], TYPES[0], 700);
-    let (device, _) = case.in_two_phases(&ROW_WISE, 2);
-    case.check(&ROW_WISE, &device);
+    let (on, _) = case.in_two_phases(&ROW_WISE, 2);
+    case.check(&ROW_WISE, &on);
 }
 
 /// Two devices hold the columns of each row, and add up what its update needs of all of them.
@@ -112,11 +112,11 @@ fn rows_whose_columns_are_apart_are_updated_as_whole_ones() {
             let cases = parts.map(|part| whole.columns(part));
             let mut sums = vec![0.0f64; 3 * (whole.bags.ids.len() + 10)];
             for case in &cases {
-                case.apart(&rule, 1, |device, rows| {
-                    let products = device.emulator.empty("products", 24 * device.capacity);
+                case.apart(&rule, 1, |on, rows| {
+                    let products = on.device.empty("products", 24 * on.capacity);
                     let rows = UpdateRows { products, ..rows };
-                    device.emulator.run([row_products(&rows).unwrap()]);
-                    let own = device.emulator.download::<f64>(products);
+                    on.device.run([row_products(&rows).unwrap()]);
+                    let own = on.device.download::<f64>(products);
                     sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
                     Address::NULL
                 });
@@ -124,17 +124,16 @@ fn rows_whose_columns_are_apart_are_updated_as_whole_ones() {
             let touched = sums.chunks(3).filter(|row| row[2] > 0.0).count();
             assert!(touched > 10 && sums[3 * touched..].iter().all(|&x| x == 0.0));
             for (case, part) in cases.iter().zip(parts) {
-                let upload = |device: &mut OnDevice, _: UpdateRows<'_>| {
-                    device.emulator.upload("products", &sums)
-                };
-                let (device, _) = case.apart(&rule, 2, upload);
-                for (table, got) in device.tables().iter().enumerate() {
+                let upload =
+                    |on: &mut OnDevice, _: UpdateRows<'_>| on.device.upload("products", &sums);
+                let (on, _) = case.apart(&rule, 2, upload);
+                for (table, got) in on.tables().iter().enumerate() {
                     let rows = tables[table].chunks(whole.shapes[table][1]);
                     let expected: Vec<f32> =
                         rows.flat_map(|row| row[part(row.len())].to_vec()).collect();
                     assert_close("table", got, &expected, 4e-6);
                 }
-                for (got, expected) in device.states().iter().zip(&states) {
+                for (got, expected) in on.states().iter().zip(&states) {
                     assert_close("state", got, expected, 4e-6);
                 }
             }
@@ -169,28 +168,28 @@ fn columns_that_are_brought_together_are_updated_to_the_bit() {
         };
         let mut all: Vec<f32> = Vec::new();
         for case in &cases {
-            case.apart(&rule, 1, |device, rows| {
-                let own = device
-                    .emulator
-                    .upload("own", &vec![f32::NAN; device.capacity * 2 * width]);
+            case.apart(&rule, 1, |on, rows| {
+                let own = on
+                    .device
+                    .upload("own", &vec![f32::NAN; on.capacity * 2 * width]);
                 let launch = pack(&rows, &columns(own, Address::NULL)).unwrap();
-                device.emulator.run([launch]);
-                all.extend(device.emulator.download::<f32>(own));
+                on.device.run([launch]);
+                all.extend(on.device.download::<f32>(own));
                 Address::NULL
             });
         }
         for (rank, case) in cases.iter().enumerate() {
-            let gathered = |device: &mut OnDevice, rows: UpdateRows<'_>| {
-                let all = device.emulator.upload("all", &all);
-                let products = device.emulator.empty("products", 24 * device.capacity);
+            let gathered = |on: &mut OnDevice, rows: UpdateRows<'_>| {
+                let all = on.device.upload("all", &all);
+                let products = on.device.empty("products", 24 * on.capacity);
                 let rows = UpdateRows { products, ..rows };
                 let launch = of_columns(&rows, &rule, &columns(Address::NULL, all)).unwrap();
-                device.emulator.run([launch]);
+                on.device.run([launch]);
                 products
             };
-            let (device, _) = case.apart(&rule, 2, gathered);
-            assert_eq!(device.states(), one.states());
-            for (table, (got, expected)) in device.tables().iter().zip(one.tables()).enumerate() {
+            let (on, _) = case.apart(&rule, 2, gathered);
+            assert_eq!(on.states(), one.states());
+            for (table, (got, expected)) in on.tables().iter().zip(one.tables()).enumerate() {
                 let rows = expected.chunks(whole.shapes[table][1]);
                 let expected: Vec<f32> = rows
                     .flat_map(|row| row[part(rank)(row.len())].to_vec())
@@ -220,8 +219,8 @@ fn a_rows_sum_does_not_depend_on_where_it_lies() {
                     bags
                 });
                 let own = case.with_gradients(before, lookups);
-                let (device, _) = own.in_two_phases(&SGD, 1);
-                let row = device.tables()[0][5 * 6..6 * 6].to_vec();
+                let (on, _) = own.in_two_phases(&SGD, 1);
+                let row = on.tables()[0][5 * 6..6 * 6].to_vec();
                 if fuses(wide, gradient) {
                     let fused = own.fused(&SGD, 2).tables()[0][5 * 6..6 * 6].to_vec();
                     assert_eq!(row, fused, "{lookups} lookups, {before} before");
@@ -239,8 +238,8 @@ fn a_rows_sum_does_not_depend_on_where_it_lies() {
 fn both_ways_give_the_same_bits() {
     for types in TYPES {
         let case = Case::hot([64, 9], types, 600);
-        let (device, _) = case.in_two_phases(&SGD, 0);
-        assert_eq!(device.tables(), case.fused(&SGD, 0).tables());
+        let (on, _) = case.in_two_phases(&SGD, 0);
+        assert_eq!(on.tables(), case.fused(&SGD, 0).tables());
     }
 }
 
@@ -253,8 +252,8 @@ fn gradients_are_unscaled_first() {
     for (got, expected) in case.fused(&ADAM, 0).tables().iter().zip(&expected) {
         assert_close("table", got, expected, 1e-5);
     }
-    let (device, _) = case.in_two_phases(&ADAM, 0);
-    for (got, expected) in device.tables().iter().zip(&expected) {
+    let (on, _) = case.in_two_phases(&ADAM, 0);
+    for (got, expected) in on.tables().iter().zip(&expected) {
         assert_close("table", got, expected, 1e-5);
     }
 }
@@ -273,10 +272,10 @@ fn a_gradient_that_is_not_finite_is_told_and_changes_no_row() {
         // A weight of 1: 0 * infinity would be another story.
         case.bags.weights.as_mut().unwrap().fill(1.0);
         let id = case.bags.ids[case.bags.offsets[sample] as usize];
-        let device = case.fused(&SGD, 0);
+        let on = case.fused(&SGD, 0);
         let row = id as usize * 16..id as usize * 16 + 16;
-        assert_eq!(device.tables()[0][row.clone()], case.tables[0][row]);
-        let told = device.emulator.download::<u64>(device.not_finite)[0];
+        assert_eq!(on.tables()[0][row.clone()], case.tables[0][row]);
+        let told = on.device.download::<u64>(on.not_finite)[0];
         assert!(told <= id as u64);
         let (_, overflow) = case.in_two_phases(&SGD, 0);
         assert_eq!(overflow, 1);
@@ -287,9 +286,9 @@ fn a_gradient_that_is_not_finite_is_told_and_changes_no_row() {
 fn a_skipped_step_changes_nothing() {
     let mut case = Case::random([16, 16], TYPES[4]);
     case.step.skip = 1;
-    let (device, _) = case.in_two_phases(&ADAM, 0);
-    assert_eq!(device.tables(), case.tables);
-    assert!(device.states().iter().flatten().all(|&x| x == 0.0));
+    let (on, _) = case.in_two_phases(&ADAM, 0);
+    assert_eq!(on.tables(), case.tables);
+    assert!(on.states().iter().flatten().all(|&x| x == 0.0));
 }
 
 /// The mean over many steps of a table in half precision follows float32, though each step is smaller than half
@@ -326,9 +325,9 @@ fn small_updates_of_half_tables_are_not_lost() {
 fn rows_that_are_too_long_for_a_kernel_are_refused() {
     assert!(fuses(128, DType::F32) && !fuses(129, DType::F32) && fuses(256, DType::Bf16));
     let case = Case::random([129, 4], TYPES[0]);
-    let mut device = case.upload(&SGD, 0);
-    let not_finite = device.not_finite;
-    let error = update(&device.gradients(&case), &SGD, DType::F32, not_finite).unwrap_err();
+    let mut on = case.upload(&SGD, 0);
+    let not_finite = on.not_finite;
+    let error = update(&on.gradients(&case), &SGD, DType::F32, not_finite).unwrap_err();
     assert!(
         error
             .to_string()
@@ -336,9 +335,9 @@ fn rows_that_are_too_long_for_a_kernel_are_refused() {
         "{error}"
     );
     let case = Case::random([1025, 4], TYPES[0]);
-    let mut device = case.upload(&SGD, 0);
-    let rows = device.rows;
-    let error = sum(&device.gradients(&case), &rows, Address::NULL).unwrap_err();
+    let mut on = case.upload(&SGD, 0);
+    let rows = on.rows;
+    let error = sum(&on.gradients(&case), &rows, Address::NULL).unwrap_err();
     assert!(
         error
             .to_string()

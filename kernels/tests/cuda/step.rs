@@ -1,13 +1,13 @@
 use streamrec_kernels::cuda::step::{Scaler, StepInput, Verdict, begin, judge};
 use streamrec_kernels::cuda::{Address, Step};
 
-use streamrec_emulation::Emulator;
+use crate::device::Device;
 
 const BETAS: [[f32; 2]; 2] = [[0.9, 0.999], [0.8, 0.99]];
 
 /// The device's side of many steps.
 struct Steps {
-    emulator: Emulator,
+    device: Device,
     scaler: Address,
     step: Address,
     loss: f64,
@@ -15,7 +15,7 @@ struct Steps {
 
 impl Steps {
     fn new(scale: f64, scale_max: f64, growth_steps: u64) -> Self {
-        let mut emulator = Emulator::new(0);
+        let mut device = Device::new(0);
         let scaler = Scaler {
             scale,
             scale_max,
@@ -24,9 +24,9 @@ impl Steps {
             skipped_steps: 0,
         };
         Self {
-            scaler: emulator.upload("scaler", &[scaler]),
-            step: emulator.empty("step", size_of::<Step>()),
-            emulator,
+            scaler: device.upload("scaler", &[scaler]),
+            step: device.empty("step", size_of::<Step>()),
+            device,
             loss: 0.5,
         }
     }
@@ -44,28 +44,28 @@ impl Steps {
             number,
             seed: 7,
         };
-        let input = self.emulator.upload("input", &[input]);
-        self.emulator
+        let input = self.device.upload("input", &[input]);
+        self.device
             .run([begin(input, self.scaler, BETAS, self.step)]);
         if overflow {
             let mut step = self.step();
             step.overflow = 1;
-            self.step = self.emulator.upload("step", &[step]);
+            self.step = self.device.upload("step", &[step]);
         }
-        let squares = self.emulator.upload("squares", &squares);
-        let loss = self.emulator.upload("loss", &[self.loss]);
-        let verdict = self.emulator.empty("verdict", size_of::<Verdict>());
-        self.emulator
+        let squares = self.device.upload("squares", &squares);
+        let loss = self.device.upload("loss", &[self.loss]);
+        let verdict = self.device.empty("verdict", size_of::<Verdict>());
+        self.device
             .run([judge(squares, loss, clip, self.scaler, self.step, verdict)]);
-        (self.step(), self.emulator.download(verdict)[0])
+        (self.step(), self.device.download(verdict)[0])
     }
 
     fn step(&self) -> Step {
-        self.emulator.download(self.step)[0]
+        self.device.download(self.step)[0]
     }
 
     fn scaler(&self) -> Scaler {
-        self.emulator.download(self.scaler)[0]
+        self.device.download(self.scaler)[0]
     }
 }
 
@@ -145,8 +145,8 @@ fn the_norm_is_clipped_after_it_was_unscaled() {
 
 #[test]
 fn a_number_is_noted() {
-    let mut emulator = Emulator::new(0);
-    let at = emulator.upload("noted", &[7u32, 8]);
-    emulator.run([streamrec_kernels::cuda::step::note(at, 42)]);
-    assert_eq!(emulator.download::<u32>(at), [42, 8]);
+    let mut device = Device::new(0);
+    let at = device.upload("noted", &[7u32, 8]);
+    device.run([streamrec_kernels::cuda::step::note(at, 42)]);
+    assert_eq!(device.download::<u32>(at), [42, 8]);
 }

@@ -189,3 +189,14 @@ impl Drop for Member {
         self.0.closed.notify_all();
     }
 }
+
+/// What the library of MPI calls itself.
+pub fn mpi_version() -> String {
+    let told = mpi::environment::library_version().unwrap_or_default();
+    let name = told.split([',', '\n']).next().unwrap_or_default();
+    let words: Vec<&str> = name.split_whitespace().collect();
+    match words.is_empty() {
+        true => "unknown version".to_owned(),
+        false => words.join(" "),
+    }
+}

@@ -24,7 +24,7 @@ mod wait;
 use std::fmt;
 use std::sync::Arc;
 
-pub use job::MpiJob;
+pub use job::{MpiJob, mpi_version};
 
 use super::stream::Stream;
 use super::{CommBuffer, CommError, Communicator, Event, Message, ReduceOp, Settings, SingleRank};

@@ -118,9 +118,14 @@ impl InputLayout {
         }
         for (feature, &limit) in self.id_limits.iter().enumerate() {
             let [start, end] = [feature, feature + 1].map(|at| input.offsets[at * rows] as usize);
-            // Negative ids are huge ones.
-            let outside = |id: &&i64| **id as u64 >= limit as u64;
-            if let Some(id) = input.ids[start..end].iter().find(outside) {
+            // Negative ids are huge ones. A search that may end anywhere is slower than the largest of all.
+            let (ids, outside) = (&input.ids[start..end], |id: &&i64| {
+                **id as u64 >= limit as u64
+            });
+            let largest = ids.iter().fold(0, |most, &id| (id as u64).max(most));
+            if largest >= limit as u64
+                && let Some(id) = ids.iter().find(outside)
+            {
                 let expected = format!("below {limit}, for categorical feature {feature}");
                 return refuse("an id", expected, id.to_string());
             }
@@ -220,14 +225,26 @@ impl<F: Send> InputSlot<F> {
         let address = executor.allocate(layout.bytes())?;
         // Ids behind the last one are looked at, and count for nothing.
         executor.zero(address, layout.bytes())?;
+        let mut feed = executor.feed(layout.bytes())?;
+        executor.vacate(&mut feed)?;
         Ok(Self {
             layout: layout.clone(),
             address,
-            feed: executor.feed(layout.bytes())?,
+            feed,
         })
     }
 
-    /// Starts the copy of an input that [`InputLayout::check`] let pass.
+    /// Lets the next input come as soon as all that was asked for so far is done: nothing that is asked for from now on
+    /// reads the one before.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn vacate<E: Executor<Feed = F>>(&mut self, executor: &mut E) -> Result<(), DeviceError> {
+        executor.vacate(&mut self.feed)
+    }
+
+    /// Starts the copy of an input that [`InputLayout::check`] let pass, behind all that was asked for before the place
+    /// was [vacated](Self::vacate).
     ///
     /// # Errors
     /// When the device fails.

@@ -2,11 +2,12 @@ use streamrec_kernels::DType;
 use streamrec_kernels::cuda::{
     Address, Executor, Matrix, add,
     linear::{BiasGradient, MaskAndSum, finish, mask_and_sum},
-    product::{Finish, Mask, Vector, forward, input_gradient, weight_gradient},
+    product::{Epilogue, Finish, Mask, Product, Vector, forward, input_gradient, weight_gradient},
 };
 use streamrec_kernels::linear::Activation;
 
 use super::{
+    layer::DeviceLayer,
     memory::columns,
     pass::{InputGradient, Pass},
 };
@@ -15,9 +16,8 @@ use crate::model::{ParamId, layers::PassError};
 /// `y = activation(x W^T + b)`.
 ///
 /// cuBLASLt adds the bias, applies the ReLU and keeps which elements it let pass, where result and
-/// factors have one type. Gradients of biases are float32 whatever the factors are, which no epilogue
-/// gives for factors in half precision: they are summed by a kernel of our own. A tensor-parallel group shares the layer
-/// as on the CPU.
+/// factors have one type, and sums the gradient of the bias beside that of the weights. It is asked about each product; what
+/// it does not have kernels of our own do (ADR 55). A tensor-parallel group shares the layer as on the CPU.
 #[derive(Debug, Clone)]
 pub(super) struct Linear {
     /// Weight `[outputs, inputs]`, then perhaps bias `[outputs]`.
@@ -26,10 +26,10 @@ pub(super) struct Linear {
     pub(super) share: Share,
     /// Which elements of the last value the ReLU let pass, where cuBLASLt applies it.
     pub(super) mask: Option<Mask>,
-    /// The layer that writes this one's gradient applies the mask.
-    pub(super) masked_by_reader: bool,
-    /// The mask of the layer before, to be applied to the gradient of the input.
-    pub(super) input_mask: Option<Mask>,
+    /// The node that alone writes this one's gradient, and applies the mask where the library can.
+    pub(super) masked_by: Option<usize>,
+    /// The node before that this one does so for, and its mask.
+    pub(super) input_mask: Option<(usize, Mask)>,
 }
 
 /// How a tensor-parallel group shares a linear layer.
@@ -69,12 +69,7 @@ impl Linear {
         pass: &mut Pass<'_, E>,
         node: usize,
     ) -> Result<(), PassError> {
-        let product = LinearProduct {
-            weight: self.parameters[0],
-            bias: self.parameters.get(1).copied(),
-            relu: self.relu,
-            mask: self.mask,
-        };
+        let product = self.product();
         let (x, y) = (pass.input(node, 0), pass.value(node));
         match self.share {
             Share::Whole | Share::Outputs { gathered: false } => product.forward(pass, &x, &y),
@@ -89,6 +84,41 @@ impl Linear {
                 product.forward_summed(pass, &own, &y)
             }
         }
+    }
+
+    fn product(&self) -> LinearProduct {
+        LinearProduct {
+            weight: self.parameters[0],
+            bias: self.parameters.get(1).copied(),
+            relu: self.relu,
+            mask: self.mask,
+        }
+    }
+
+    /// Whether the layer behind `node`, which this is the layer of, undoes its ReLU: it is to, and the library keeps the
+    /// mask in this pass and applies it.
+    fn is_undone_by_reader<E: Executor>(
+        &self,
+        pass: &mut Pass<'_, E>,
+        node: usize,
+    ) -> Result<bool, PassError> {
+        let (Some(mask), Some(reader)) = (self.mask, self.masked_by) else {
+            return Ok(false);
+        };
+        let DeviceLayer::Linear(of_reader) = &pass.network.layers[reader] else {
+            return Ok(false);
+        };
+        let (x, y) = (pass.input(node, 0), pass.value(node));
+        let fused = self.product().fused(pass, &x, &y)?;
+        let dy = pass.gradient(reader);
+        let (Some(fused), Some(dy), Some(dx)) = (fused, dy, pass.place_of_input_gradient(reader))
+        else {
+            return Ok(false);
+        };
+        let w = pass.weights.weight(of_reader.parameters[0]);
+        let dz = factor(pass, &dy, w.dtype);
+        let product = input_gradient(&dz, &w, &dx.view, dx.accumulate, Some((mask, None)))?;
+        Ok(pass.supports(&fused)? && pass.supports(&product)?)
     }
 
     /// The columns of the input that are this rank's.
@@ -110,6 +140,14 @@ impl Linear {
         let (x, y) = (pass.input(node, 0), pass.value(node));
         let dx = pass.input_gradient(node, 0)?;
         let (mut y, mut dy) = (y, dy);
+        let undone = self.is_undone_by_reader(pass, node)?;
+        let mut input_mask = None;
+        if let Some((before, mask)) = self.input_mask
+            && let DeviceLayer::Linear(layer) = &pass.network.layers[before]
+        {
+            let undoes = layer.is_undone_by_reader(pass, before)?;
+            input_mask = undoes.then_some(mask);
+        }
         if let (Share::Outputs { gathered: true }, width) = (self.share, y.shape[1]) {
             let own = pass.network.group().own_columns(width);
             (y, dy) = (columns(&y, &own), columns(&dy, &own));
@@ -119,10 +157,10 @@ impl Linear {
             bias: self.parameters.get(1).copied(),
             x: self.own_inputs(pass, x),
             exchange: self.share.exchange(),
-            y: (self.relu && !self.masked_by_reader).then_some(y),
+            y: (self.relu && !undone).then_some(y),
             dy,
             dx,
-            input_mask: self.input_mask,
+            input_mask,
         };
         gradient.run(pass)
     }
@@ -153,28 +191,39 @@ impl LinearProduct {
         x: &Matrix,
         y: &Matrix,
     ) -> Result<(), PassError> {
+        if let Some(product) = self.fused(pass, x, y)?
+            && (product.epilogue == Epilogue::None || pass.supports(&product)?)
+        {
+            return pass.multiply(Ok(product));
+        }
         let w = pass.weights.weight(self.weight);
-        let bias = self.bias.map(|bias| pass.weights.weight(bias));
+        let sums = pass.sums(w.shape[0]);
+        pass.multiply(forward(x, &w, &sums, Finish::default()))?;
+        self.finish(pass, &sums, y)
+    }
+
+    /// All of it as one product, for the types that the library takes; it need not have it.
+    fn fused<E>(
+        &self,
+        pass: &Pass<'_, E>,
+        x: &Matrix,
+        y: &Matrix,
+    ) -> Result<Option<Product>, PassError> {
+        let w = pass.weights.weight(self.weight);
+        let bias = self.bias.map(|bias| vector(&pass.weights.weight(bias)));
         let fused = match (y.dtype == w.dtype, self.relu) {
             (true, true) => self.mask.is_some(),
             (true, false) => true,
             (false, relu) => bias.is_none() && !relu,
         };
-        if fused {
-            let vector = bias.map(|bias| Vector {
-                address: bias.address,
-                dtype: bias.dtype,
-                len: bias.shape[1],
-            });
-            let finish = Finish {
-                bias: vector,
-                relu: self.mask,
-            };
-            return pass.multiply(forward(x, &w, y, finish));
-        }
-        let sums = pass.sums(w.shape[0]);
-        pass.multiply(forward(x, &w, &sums, Finish::default()))?;
-        self.finish(pass, &sums, y)
+        let finish = Finish {
+            bias,
+            relu: self.mask,
+        };
+        Ok(match fused {
+            true => Some(forward(x, &w, y, finish)?),
+            false => None,
+        })
     }
 
     /// Where each rank of a group has its own inputs `x`: the product is a sum over them.
@@ -228,7 +277,14 @@ pub(super) struct LinearGradient {
 
 impl LinearGradient {
     pub(super) fn run<E: Executor>(&self, pass: &mut Pass<'_, E>) -> Result<(), PassError> {
-        let bias = self.bias.map(|bias| BiasGradient {
+        let (w, dw) = (
+            pass.weights.weight(self.weight),
+            pass.weights.gradient(self.weight),
+        );
+        let dz = factor(pass, &self.dy, w.dtype);
+        let with_sums = self.with_sums(pass, &dz, &dw)?;
+        let bias = self.bias.filter(|_| with_sums.is_none());
+        let bias = bias.map(|bias| BiasGradient {
             db: pass.weights.gradient(bias).address,
             accumulate: false,
             partial: pass.partial().address,
@@ -240,12 +296,13 @@ impl LinearGradient {
         })? {
             pass.executor.launch(&launch)?;
         }
-        let (w, dw) = (
-            pass.weights.weight(self.weight),
-            pass.weights.gradient(self.weight),
-        );
-        let dz = self.factor(pass, w.dtype)?;
-        let weights = weight_gradient(&dz, &self.x, &dw, false, None);
+        if dz.dtype != self.dy.dtype {
+            pass.launch(add::copy(&self.dy, &dz, false))?;
+        }
+        let weights = match with_sums {
+            Some(product) => Ok(product),
+            None => weight_gradient(&dz, &self.x, &dw, false, None),
+        };
         match (self.dx, self.exchange) {
             (None, _) => pass.multiply(weights),
             (Some(InputGradient { view, accumulate }), None) => {
@@ -275,17 +332,39 @@ impl LinearGradient {
         }
     }
 
-    /// The gradient of the sums, rounded to the type of the factors: that of logits is float32.
-    fn factor<E: Executor>(
+    /// The gradient of the weights with that of the bias, where the library has both in one. A kernel that undoes a ReLU
+    /// sums what it reads anyway, and sums of logits are of what was not rounded.
+    fn with_sums<E: Executor>(
         &self,
         pass: &mut Pass<'_, E>,
-        dtype: DType,
-    ) -> Result<Matrix, PassError> {
-        if self.dy.dtype == dtype {
-            return Ok(self.dy);
+        dz: &Matrix,
+        dw: &Matrix,
+    ) -> Result<Option<Product>, PassError> {
+        let Some(bias) = self.bias else {
+            return Ok(None);
+        };
+        if self.y.is_some() || dz.dtype != self.dy.dtype {
+            return Ok(None);
         }
-        let rounded = pass.workspace(0, self.dy.shape[1]);
-        pass.launch(add::copy(&self.dy, &rounded, false))?;
-        Ok(rounded)
+        let db = vector(&pass.weights.gradient(bias));
+        let product = weight_gradient(dz, &self.x, dw, false, Some(db))?;
+        let supported = !product.is_empty() && pass.supports(&product)?;
+        Ok(supported.then_some(product))
+    }
+}
+
+/// Where the gradient of the sums lies in the type of the factors: that of logits is float32, and is rounded.
+fn factor<E: Executor>(pass: &Pass<'_, E>, dy: &Matrix, dtype: DType) -> Matrix {
+    match dy.dtype == dtype {
+        true => *dy,
+        false => pass.workspace(0, dy.shape[1]),
+    }
+}
+
+fn vector(row: &Matrix) -> Vector {
+    Vector {
+        address: row.address,
+        dtype: row.dtype,
+        len: row.shape[1],
     }
 }

@@ -10,7 +10,7 @@ use super::{
     group::DeviceGroup,
     layer::DeviceLayer,
     linear::Linear,
-    memory::{DeviceBuffer, columns, download_floats},
+    memory::{DeviceBuffer, columns},
     pass::{Pass, WORKSPACE_ALIGNMENT},
     requested_rows::{DeviceRows, RowShards},
     shards::{DeviceShards, Shards},
@@ -27,7 +27,7 @@ use crate::model::{
 pub struct DeviceNetwork {
     names: Vec<String>,
     pub(super) nodes: Vec<PlannedNode>,
-    layers: Vec<DeviceLayer>,
+    pub(super) layers: Vec<DeviceLayer>,
     pub(super) places: Places,
     pub(super) plan: GradientPlan,
     /// `[batch, width]` each.
@@ -256,21 +256,16 @@ impl DeviceNetwork {
         Ok(())
     }
 
-    /// The probabilities of each label, `[rows, heads]`, from logits on the device. Waits.
+    /// The probabilities of each label, `[rows, heads]`, from a copy of the logits.
     ///
-    /// # Errors
-    /// When the device fails.
-    pub fn download_scores<E: Executor>(
-        &self,
-        executor: &mut E,
-        logits: &Matrix,
-        probabilities: &mut [f32],
-    ) -> Result<(), ModelError> {
-        download_floats(executor, logits.address, probabilities)?;
+    /// # Panics
+    /// When these are no whole numbers of float32.
+    pub fn scores(&self, logits: &[u8], probabilities: &mut Vec<f32>) {
+        probabilities.resize(logits.len() / size_of::<f32>(), 0.0);
+        bytemuck::cast_slice_mut(probabilities).copy_from_slice(logits);
         for probability in probabilities {
             *probability = crate::model::loss::sigmoid(*probability);
         }
-        Ok(())
     }
 
     fn pass<'a, E>(
@@ -328,7 +323,7 @@ fn buffers<E: Executor>(
 }
 
 /// Lets a layer apply the mask of the ReLU before it to the gradient that it writes, where nobody
-/// else writes to that.
+/// else writes to that, as far as the matrix library can.
 fn mask_by_readers(
     layers: &mut [DeviceLayer],
     nodes: &[PlannedNode],
@@ -355,15 +350,15 @@ fn mask_by_readers(
                 .filter(|(input, write)| write.is_some() && places.nodes[**input].buffer == own)
                 .map(move |_| reader)
         });
-        let (Some(reader), None, false) = (writers.next(), writers.next(), shares) else {
+        let (Some(index), None, false) = (writers.next(), writers.next(), shares) else {
             continue;
         };
-        if let DeviceLayer::Linear(reader) = &mut layers[reader]
+        if let DeviceLayer::Linear(reader) = &mut layers[index]
             && reader.share.exchange().is_none()
         {
-            reader.input_mask = Some(mask);
+            reader.input_mask = Some((node, mask));
             if let DeviceLayer::Linear(own) = &mut layers[node] {
-                own.masked_by_reader = true;
+                own.masked_by = Some(index);
             }
         }
     }

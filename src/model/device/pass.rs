@@ -1,6 +1,9 @@
 //! What a layer is given for one pass over a batch on a device.
 
-use streamrec_kernels::cuda::{Executor, Launch, Matrix, add, product::Product};
+use streamrec_kernels::cuda::{
+    Executor, Launch, Matrix, add, linear,
+    product::{Epilogue, Product},
+};
 
 use super::{
     DeviceInput, DeviceNetwork, DeviceWeights,
@@ -39,16 +42,26 @@ impl<E: Executor> Pass<'_, E> {
         Ok(self.executor.launch(&launch?)?)
     }
 
-    /// Runs a product, unless there is nothing to compute.
+    /// Whether the matrix library has a product, with what follows it.
+    pub(super) fn supports(&mut self, product: &Product) -> Result<bool, PassError> {
+        Ok(self.executor.supports(product)?)
+    }
+
+    /// Runs a product, unless there is nothing to compute. A kernel of our own does one without epilogue that the matrix
+    /// library does not have.
     pub(super) fn multiply(
         &mut self,
         product: streamrec_kernels::Result<Product>,
     ) -> Result<(), PassError> {
         let product = product?;
-        match product.is_empty() {
-            true => Ok(()),
-            false => Ok(self.executor.multiply(&product)?),
+        if product.is_empty() {
+            return Ok(());
         }
+        if product.epilogue == Epilogue::None && !self.supports(&product)? {
+            tracing::debug!(%product, "cuBLASLt has no such product: a slower kernel computes it");
+            return self.launch(linear::multiply(&product));
+        }
+        Ok(self.executor.multiply(&product)?)
     }
 
     /// The value of a node, `[rows, width]`.
@@ -118,7 +131,7 @@ impl<E: Executor> Pass<'_, E> {
 
     /// Where a write goes, after zeroing what nobody has written.
     fn destination(&mut self, write: &GradientWrite) -> Result<InputGradient, PassError> {
-        let whole = self.network.slots[write.slot].view(self.rows, write.width);
+        let whole = self.whole_slot(write);
         for range in &write.zero {
             // One row of zeros, read for every sample.
             let zeros = Matrix {
@@ -131,10 +144,25 @@ impl<E: Executor> Pass<'_, E> {
             };
             self.launch(add::copy(&zeros, &columns(&whole, range), false))?;
         }
-        Ok(InputGradient {
-            view: columns(&whole, &write.columns),
+        Ok(self.place(write))
+    }
+
+    /// Where a write goes.
+    fn place(&self, write: &GradientWrite) -> InputGradient {
+        InputGradient {
+            view: columns(&self.whole_slot(write), &write.columns),
             accumulate: write.accumulate,
-        })
+        }
+    }
+
+    fn whole_slot(&self, write: &GradientWrite) -> Matrix {
+        self.network.slots[write.slot].view(self.rows, write.width)
+    }
+
+    /// Where the gradient of the only input of a node goes, without asking for anything.
+    pub(super) fn place_of_input_gradient(&self, node: usize) -> Option<InputGradient> {
+        let write = self.network.plan.writes[node].first()?.as_ref()?;
+        Some(self.place(write))
     }
 
     /// Working memory in the compute type, `[rows, columns]`, from a column's place on.

@@ -66,7 +66,7 @@ pub(super) fn build<E: Executor>(
                 relu,
                 share,
                 mask: mask.map(|address| Mask::new(address, width)),
-                masked_by_reader: false,
+                masked_by: None,
                 input_mask: None,
             })
         }

@@ -1,5 +1,5 @@
 use streamrec_kernels::cuda::{
-    Address, DeviceError, Executor, Step,
+    Address, Step,
     step::{Scaler, Verdict},
 };
 
@@ -41,7 +41,7 @@ impl Control {
     pub(super) fn scaler(self) -> Address {
         self.at(64)
     }
-    pub(super) fn verdict(self) -> Address {
+    pub(super) fn verdict_at(self) -> Address {
         self.at(112)
     }
     pub(super) fn loss(self) -> Address {
@@ -61,32 +61,24 @@ impl Control {
         self.at(176)
     }
 
-    /// What became of the last step. Waits for it.
-    ///
-    /// # Errors
-    /// When something of the step failed.
-    pub(super) fn verdict_of_step<E: Executor>(
-        self,
-        executor: &mut E,
-    ) -> Result<DeviceVerdict, DeviceError> {
-        let mut bytes = [0; Control::BYTES];
-        executor.download(self.0, &mut bytes)?;
+    /// What became of a step, from a copy of these numbers behind it.
+    pub(super) fn verdict(self, bytes: &[u8]) -> DeviceVerdict {
         let offset = |at: Address| (at.0 - self.0.0) as usize;
         fn read<T: bytemuck::AnyBitPattern>(bytes: &[u8], at: usize) -> T {
             bytemuck::pod_read_unaligned(&bytes[at..at + size_of::<T>()])
         }
-        let verdict: Verdict = read(&bytes, offset(self.verdict()));
-        let scaler: Scaler = read(&bytes, offset(self.scaler()));
-        Ok(DeviceVerdict {
-            loss: read(&bytes, offset(self.loss())),
+        let verdict: Verdict = read(bytes, offset(self.verdict_at()));
+        let scaler: Scaler = read(bytes, offset(self.scaler()));
+        DeviceVerdict {
+            loss: read(bytes, offset(self.loss())),
             norm: verdict.norm,
             skipped: verdict.skipped != 0,
-            row_not_finite: read::<u64>(&bytes, offset(self.not_finite())) != u64::MAX,
+            row_not_finite: read::<u64>(bytes, offset(self.not_finite())) != u64::MAX,
             scaler: LossScalerState {
                 scale: scaler.scale,
                 clean_steps: scaler.clean_steps,
                 skipped_steps: scaler.skipped_steps,
             },
-        })
+        }
     }
 }

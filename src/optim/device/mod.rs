@@ -373,7 +373,7 @@ impl DeviceOptimizer {
         self.add_up_norm(executor)?;
         let (squares, loss, clip) = (control.squares(), control.loss(), self.clip_norm);
         let (scaler, step) = (control.scaler(), control.step());
-        let judge = step::judge(squares, loss, clip, scaler, step, control.verdict());
+        let judge = step::judge(squares, loss, clip, scaler, step, control.verdict_at());
         launch_all(executor, "the verdict", Ok([judge]))?;
         let arenas = Arenas {
             weights: weights.masters(),
@@ -402,12 +402,17 @@ impl DeviceOptimizer {
         Ok(executor.finish(begun).map_err(ModelError::from)?)
     }
 
-    /// What became of the last step. Waits for it.
+    /// Where it is told what became of a step, and in how many bytes.
+    pub fn told(&self) -> (Address, usize) {
+        (self.control.0, Control::BYTES)
+    }
+
+    /// What became of a step, from a copy of what is [told](Self::told) behind it.
     ///
-    /// # Errors
-    /// When something of the step failed.
-    pub fn verdict<E: Executor>(&self, executor: &mut E) -> Result<DeviceVerdict, DeviceError> {
-        self.control.verdict_of_step(executor)
+    /// # Panics
+    /// When there are fewer bytes.
+    pub fn verdict(&self, told: &[u8]) -> DeviceVerdict {
+        self.control.verdict(told)
     }
 }
 

@@ -5,7 +5,9 @@ use streamrec_artifact::{FeatureSchema, Graph};
 use streamrec_kernels::Context;
 use streamrec_kernels::cuda::{Executor, Group};
 
+use super::outcomes::Outcomes;
 use super::owned_lookups::OwnedLookups;
+use super::predictions::Predictions;
 use super::roll_call::RollCall;
 use super::slots::{Cut, Slots};
 use super::step::{DeviceLoss, DeviceStep};
@@ -76,19 +78,21 @@ impl<E: Executor> DeviceTrainer<E> {
             features,
             labels: layout.labels,
         };
+        let (outcomes, predictions) = replies(&mut executor, &step, &layout)?;
         // What ranks tell one another is not mixed with what else they exchange.
         let ranks = mesh.world.split(0, mesh.world.rank())?;
         Ok(Self {
             newer: Newer::Host,
             step,
-            slots: Slots::new(layout.clone(), cut),
+            slots: Slots::new(layout, cut),
             owned,
             features,
-            layout,
-            predicting: None,
+            predictions,
             loss_scale: settings.loss_scale,
             scaler: scaler(settings),
             seed: settings.seed,
+            last_step: 0,
+            outcomes,
             probabilities: Vec::new(),
             predicted: 0..0,
             ranks: RollCall::new(ranks),
@@ -127,6 +131,17 @@ fn parameters(
         .shard_tables(plan.extents(mesh.world.rank()))
         .build(context, mesh.dp.as_ref(), settings.buckets)?;
     Ok((shared, plan, parameters))
+}
+
+/// Where what became of steps comes to, and logits of predictions.
+fn replies<E: Executor>(
+    executor: &mut E,
+    step: &DeviceStep,
+    layout: &InputLayout,
+) -> Result<(Outcomes<E>, Predictions<E>), ModelError> {
+    let probabilities = layout.rows * layout.labels * size_of::<f32>();
+    let outcomes = Outcomes::new(executor, step.optimizer.told().1 + probabilities)?;
+    Ok((outcomes, Predictions::new(executor, layout.clone())?))
 }
 
 /// Where the scaling of the loss begins, with fp16.

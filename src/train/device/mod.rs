@@ -1,8 +1,8 @@
 //! The step on a device: a GPU, or the emulation in tests.
 //!
 //! ```text
-//! host     batch n ─┐           batch n + 1 ─┐                 loss, verdict, probabilities
-//! copies            └─► slot 0               └─► slot 1                ▲
+//! host     batch n ─┐     ask for n, batch n + 1 ─┐        loss, verdict, probabilities of n - 1
+//! copies            └─► slot 0                    └─► slot 1            ▲
 //! work              begin ▸ forward ▸ loss ▸ backward ▸ verdict ▸ updates   (recorded, replayed)
 //! ```
 //!
@@ -11,12 +11,14 @@
 //! the batch, the learning rates, the loss scale, the verdict. An overflow is part of the same work: updates
 //! look at the verdict, and nobody asks the host.
 //!
+//! The host asks for a step before it packs the next batch, and reads what became of the step before (ADR 54).
+//!
 //! With several ranks, each of which has a device, the same step holds what they exchange:
 //!
 //! ```text
 //! work         loss ▸ backward, to the embeddings ▸ sums of rows ▸ backward, the rest ▸ merged rows ▸ verdict ▸ updates
 //! collectives    └► loss       └► buckets ...                  └► rows, overflow  └► buckets ...
-//! host         arrive (step, stop, ids) ............................................................ leave
+//! host         arrive (step, stop, ids) ▸ ask for all of it ▸ leave
 //! ```
 //!
 //! With `parallel.reduction = "invariant"` its micro-batches are micro-shards, the same ones on any number of ranks, and sums
@@ -28,7 +30,9 @@
 //! rank that is gone, which the others' devices would wait for.
 
 mod build;
+mod outcomes;
 mod owned_lookups;
+mod predictions;
 mod roll_call;
 mod slots;
 mod step;

@@ -126,7 +126,26 @@ impl<E: Executor> OwnedLookups<E> {
         Ok(())
     }
 
-    /// Sends what was announced to the device, into a slot that it does not work on.
+    /// Whether the lookups of the batch that comes next are in its slot, so that [`take`](Self::take) needs no room.
+    pub(super) fn is_sent(&self, slot: usize) -> bool {
+        matches!(self.next, Next::Sent(sent, _) if sent == slot)
+    }
+
+    /// Lets lookups come to a slot as soon as all that was asked for so far is done.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(super) fn vacate(&mut self, executor: &mut E, slot: usize) -> Result<(), ModelError> {
+        for place in self.slots.get_mut(slot).into_iter().flatten() {
+            place.owned.vacate(executor)?;
+            for rows in place.rows.iter_mut().flatten() {
+                rows.vacate(executor)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what was announced to the device, into a slot that was [vacated](Self::vacate).
     ///
     /// # Errors
     /// When ranks cannot communicate, or the device fails.
@@ -178,6 +197,7 @@ impl<E: Executor> OwnedLookups<E> {
         if self.slots.is_empty() || needed.join(self.room) != self.room {
             room = Some(self.reserve(executor, needed)?);
         }
+        self.vacate(executor, slot)?;
         self.copy(executor, &owned, slot)?;
         self.give_back(owned);
         Ok((self.receive(executor, rows, slot)?, room))

@@ -15,15 +15,15 @@ const GRACE: Duration = Duration::from_secs(3);
 ///
 /// ```text
 /// arrive   step, stop, ids of this batch and the next ─► every rank      before a step's work is asked for
-/// leave                                               ─► every rank      when the device is done, or takes long
+/// leave                                               ─► every rank      when all of it was asked for
 /// ```
 ///
-/// Each rank does both in each step, so that a rank that ends meanwhile is missed by one of the two. One that ends after
-/// both, while the devices of others still wait for its own, is found by asking whether processes live: those that ended
+/// Each rank does both in each step, and for each batch that devices predict together, so that a rank that ends meanwhile is
+/// missed by one of the two. One that ends after both, while the devices of others still wait for its own, is found by asking whether processes live: those that ended
 /// well end so when the others' devices are about to be done, and are given a moment.
 pub(super) struct RollCall {
     comm: Arc<dyn Communicator>,
-    arriving: Option<Event<Vec<Vec<u8>>>>,
+    arriving: Option<Arriving>,
     leaving: Option<Event<()>>,
     left: bool,
     /// Which ranks have ended, and since when it is known that some have.
@@ -34,6 +34,16 @@ pub(super) struct RollCall {
     told: Option<Told>,
     /// The last step that each rank reported.
     steps: Vec<u64>,
+}
+
+/// What all ranks are about to tell.
+struct Arriving {
+    event: Event<Vec<Vec<u8>>>,
+    /// That the ranks left the work before. One that ended meanwhile is missed by this, and by all that follows it only
+    /// because of this.
+    left_before: Option<Event<()>>,
+    /// Before predictions, which say nothing of the next step.
+    predicts: bool,
 }
 
 /// What one rank tells.
@@ -85,11 +95,8 @@ impl RollCall {
 
     /// Comes to a step. Returns the most ids of its batch on any rank, which every rank learns at the same time.
     pub(super) fn arrive(&mut self, report: Report) -> Result<usize, CommError> {
-        let message = bytemuck::bytes_of(&report).to_vec();
         let before = self.told.filter(|told| told.ahead);
-        self.arriving = Some(self.comm.all_gather_bytes(message));
-        self.left = false;
-        (self.asked, self.gone_since) = (None, None);
+        self.tell(report, false);
         match before {
             // All knew in the step before what comes: nobody needs to wait.
             Some(told) => Ok(told.ids),
@@ -97,7 +104,31 @@ impl RollCall {
         }
     }
 
-    /// Has done a step, or is still waiting for the device. Once a step.
+    /// Comes to predictions for a batch of so many ids, after `step`. Returns the most ids on any rank; waits for all.
+    pub(super) fn arrive_to_predict(&mut self, step: u64, ids: usize) -> Result<usize, CommError> {
+        let report = Report {
+            step,
+            ids: ids as u64,
+            stop: 0,
+            ahead: 0,
+        };
+        self.tell(report, true);
+        Ok(self.hear()?.ids)
+    }
+
+    fn tell(&mut self, report: Report, predicts: bool) {
+        let message = bytemuck::bytes_of(&report).to_vec();
+        let (left_before, event) = (self.leaving.take(), self.comm.all_gather_bytes(message));
+        self.arriving = Some(Arriving {
+            event,
+            left_before,
+            predicts,
+        });
+        self.left = false;
+        (self.asked, self.gone_since) = (None, None);
+    }
+
+    /// Has asked for all the work of a step. Once a step.
     pub(super) fn leave(&mut self) {
         if !std::mem::replace(&mut self.left, true) {
             self.leaving = Some(self.comm.barrier());
@@ -113,7 +144,8 @@ impl RollCall {
     pub(super) fn look(&mut self) -> Result<(), CommError> {
         // Asked first: then what was sent before it is there too, and tells which rank is gone.
         let leaving = self.leaving.take_if(|event| event.is_ready());
-        if self.arriving.as_ref().is_some_and(Event::is_ready) {
+        let arriving = self.arriving.as_ref();
+        if arriving.is_some_and(|arriving| arriving.event.is_ready()) {
             self.hear()?;
         }
         leaving.map_or(Ok(()), Event::wait)?;
@@ -164,8 +196,11 @@ impl RollCall {
     }
 
     fn hear(&mut self) -> Result<Told, CommError> {
-        if let Some(event) = self.arriving.take() {
-            let reports = event.wait()?;
+        if let Some(arriving) = self.arriving.take() {
+            let reports = arriving.event.wait().map_err(|error| {
+                let earlier = arriving.left_before.and_then(|event| event.wait().err());
+                earlier.unwrap_or(error)
+            })?;
             let mut told = Told {
                 ids: 0,
                 stop: false,
@@ -186,6 +221,9 @@ impl RollCall {
                 told.ids = told.ids.max(report.ids as usize);
                 told.stop |= report.stop != 0;
                 told.ahead &= report.ahead != 0;
+            }
+            if arriving.predicts {
+                return Ok(told);
             }
             self.told = Some(told);
         }
@@ -220,6 +258,9 @@ mod tests {
                     assert_eq!(calls.arrive(report(1, 10 + rank, 1)).unwrap(), 11);
                     assert!(!calls.stops().unwrap());
                     calls.leave();
+                    // Predictions between steps have a roll call of their own.
+                    assert_eq!(calls.arrive_to_predict(1, 50 + rank as usize).unwrap(), 51);
+                    calls.leave();
                     // What the step before told is of this batch already.
                     let stop = u32::from(rank == 1);
                     let second = Report {
@@ -234,6 +275,28 @@ mod tests {
                     assert_eq!(calls.steps(), [3, 3]);
                 });
             }
+        });
+    }
+
+    /// It arrives and never leaves: that is known before the next arrival fails, and is what is told.
+    #[test]
+    fn a_rank_that_ends_between_two_steps_is_named_in_the_second() {
+        let mut ranks = SharedMemory::connect_threads(2, &Settings::default()).unwrap();
+        let (gone, stays) = (ranks.pop().unwrap(), ranks.pop().unwrap());
+        std::thread::scope(|scope| {
+            let ends = scope.spawn(move || {
+                let mut calls = RollCall::new(Arc::new(gone));
+                calls.arrive(report(1, 1, 0)).unwrap();
+            });
+            let mut calls = RollCall::new(Arc::new(stays));
+            calls.arrive(report(1, 1, 0)).unwrap();
+            ends.join().unwrap();
+            calls.leave();
+            let missing = calls.arrive(report(2, 1, 0)).unwrap_err();
+            assert!(
+                matches!(missing, CommError::Lost { ref ranks, .. } if *ranks == [1]),
+                "{missing}"
+            );
         });
     }
 

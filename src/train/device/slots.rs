@@ -6,7 +6,7 @@ use super::step::DeviceStep;
 use crate::data::{Batch, Position};
 use crate::model::{
     BatchInput, MicroBatch, ModelError,
-    device::{DeviceInput, HostInput, InputLayout, InputSlot},
+    device::{DeviceInput, HostInput, InputLayout, InputSlot, RemoteInput},
 };
 use crate::parallel::MicroShards;
 use crate::train::TrainError;
@@ -115,6 +115,8 @@ pub(super) struct Slots<E: Executor> {
     layout: InputLayout,
     cut: Cut,
     buffer: MicroBatch,
+    /// The micro-batches that were taken last.
+    inputs: Vec<DeviceInput>,
     /// Of each place, those of the micro-batches.
     slots: Vec<Vec<InputSlot<E::Feed>>>,
     /// The step on each slot, with the rows of its batch.
@@ -136,6 +138,7 @@ impl<E: Executor> Slots<E> {
             layout,
             cut,
             buffer: MicroBatch::default(),
+            inputs: Vec::new(),
             slots: Vec::new(),
             graphs: [None, None],
             ahead: None,
@@ -143,6 +146,11 @@ impl<E: Executor> Slots<E> {
             warm: false,
             piece_by_piece: false,
         }
+    }
+
+    /// Whether there is no room for micro-batches of so many ids yet.
+    pub(super) fn needs_room(&self, ids: usize) -> bool {
+        self.slots.is_empty() || ids > self.layout.ids
     }
 
     /// Makes room for micro-batches of so many ids. Returns for how many there is, where that is new.
@@ -154,7 +162,7 @@ impl<E: Executor> Slots<E> {
         executor: &mut E,
         ids: usize,
     ) -> Result<Option<usize>, DeviceError> {
-        if !self.slots.is_empty() && ids <= self.layout.ids {
+        if !self.needs_room(ids) {
             return Ok(None);
         }
         // Bags of other batches may be longer; memory that is given back is not used again.
@@ -183,12 +191,16 @@ impl<E: Executor> Slots<E> {
         1 - self.last
     }
 
-    /// Checks a batch.
+    /// Checks a batch that is to be taken, unless it was sent ahead, before which it was checked.
     ///
     /// # Errors
     /// When it does not fit.
     pub(super) fn check(&self, batch: &Batch, step: StepInput) -> Result<(), ModelError> {
-        self.layout.check(&host_input(batch, step))
+        let sent = Sent::new(batch, step.number);
+        match self.ahead {
+            Some((_, known)) if known == sent => Ok(()),
+            _ => self.layout.check(&host_input(batch, step)),
+        }
     }
 
     /// The most ids of a micro-batch.
@@ -201,7 +213,8 @@ impl<E: Executor> Slots<E> {
         self.cut.rows(self.cut.pieces.count() - 1, batch.rows)
     }
 
-    /// Lets the device have a batch, and begins to send the one after it. Returns its micro-batches.
+    /// Lets the device have a batch that was [checked](Self::check), with what concerns sharded tables of each
+    /// micro-batch.
     ///
     /// # Errors
     /// When the device fails.
@@ -209,13 +222,14 @@ impl<E: Executor> Slots<E> {
         &mut self,
         executor: &mut E,
         (batch, step): (&Batch, StepInput),
-        next: Option<(&Batch, StepInput)>,
-    ) -> Result<Vec<DeviceInput>, ModelError> {
+        remote: Vec<RemoteInput>,
+    ) -> Result<(), ModelError> {
         let sent = Sent::new(batch, step.number);
         let slot = match self.ahead.take() {
             Some((slot, known)) if known == sent => slot,
             _ => {
                 let slot = 1 - self.last;
+                self.vacate(executor, slot)?;
                 self.send(executor, slot, (batch, step))?;
                 slot
             }
@@ -224,15 +238,52 @@ impl<E: Executor> Slots<E> {
             micro_batch.receive(executor)?;
         }
         self.last = slot;
-        // One for which there is no room yet is sent when its step comes.
-        let fits = |next: &Batch| self.cut.ids(next) <= self.layout.ids;
-        if let Some((next, step)) = next.filter(|(next, _)| fits(next)) {
-            self.send(executor, 1 - slot, (next, step))?;
-            self.ahead = Some((1 - slot, Sent::new(next, step.number)));
+        self.inputs.clear();
+        let mut remote = remote.into_iter();
+        for (index, own) in self.slots[slot].iter().enumerate() {
+            let input = own.input(self.cut.rows(index, batch.rows).len());
+            self.inputs.push(DeviceInput {
+                remote: remote.next(),
+                ..input
+            });
         }
-        let inputs = self.slots[slot].iter().enumerate();
-        let inputs = inputs.map(|(index, own)| own.input(self.cut.rows(index, batch.rows).len()));
-        Ok(inputs.collect())
+        Ok(())
+    }
+
+    /// Lets the next batch come as soon as the steps before this one are done, which is asked for next.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(super) fn vacate_next(&mut self, executor: &mut E) -> Result<(), ModelError> {
+        self.vacate(executor, self.next())
+    }
+
+    /// Whether a batch that comes next fits. One that does not is left to its own step, whose error it is.
+    pub(super) fn fits(&self, (next, step): (&Batch, StepInput)) -> bool {
+        self.layout.check(&host_input(next, step)).is_ok()
+    }
+
+    /// Begins to send the batch that comes next and [fits](Self::fits), after its place was
+    /// [vacated](Self::vacate_next). One for which there is no room yet is left to its own step.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(super) fn send_ahead(
+        &mut self,
+        executor: &mut E,
+        (next, step): (&Batch, StepInput),
+    ) -> Result<(), ModelError> {
+        if self.cut.ids(next) <= self.layout.ids {
+            let slot = self.next();
+            self.send(executor, slot, (next, step))?;
+            self.ahead = Some((slot, Sent::new(next, step.number)));
+        }
+        Ok(())
+    }
+
+    fn vacate(&mut self, executor: &mut E, slot: usize) -> Result<(), ModelError> {
+        let mut slots = self.slots[slot].iter_mut();
+        Ok(slots.try_for_each(|own| own.vacate(executor))?)
     }
 
     fn send(
@@ -251,12 +302,8 @@ impl<E: Executor> Slots<E> {
     ///
     /// # Errors
     /// When the device fails.
-    pub(super) fn run(
-        &mut self,
-        executor: &mut E,
-        step: &DeviceStep,
-        inputs: &[DeviceInput],
-    ) -> Result<(), TrainError> {
+    pub(super) fn run(&mut self, executor: &mut E, step: &DeviceStep) -> Result<(), TrainError> {
+        let inputs = self.inputs.as_slice();
         if !self.warm || self.piece_by_piece {
             step.run(executor, inputs)?;
             self.warm = true;
@@ -265,7 +312,8 @@ impl<E: Executor> Slots<E> {
         let rows = inputs.iter().map(|input| input.bags.batch).sum();
         let slot = &mut self.graphs[self.last];
         if slot.as_ref().is_none_or(|(of, _)| *of != rows) {
-            *slot = Some((rows, record(executor, step, inputs)?));
+            let graph = record(executor, |executor| step.run(executor, inputs))?;
+            *slot = Some((rows, graph));
         }
         match slot {
             Some((_, graph)) => Ok(executor.replay(graph).map_err(ModelError::from)?),
@@ -280,17 +328,17 @@ impl<E: Executor> Slots<E> {
     }
 }
 
-fn record<E: Executor>(
+/// Records what `work` asks for.
+pub(super) fn record<E: Executor>(
     executor: &mut E,
-    step: &DeviceStep,
-    inputs: &[DeviceInput],
+    mut work: impl FnMut(&mut E) -> Result<(), TrainError>,
 ) -> Result<E::Graph, TrainError> {
     let mut failure = None;
-    let graph = executor.record(&mut |executor| match step.run(executor, inputs) {
+    let graph = executor.record(&mut |executor| match work(executor) {
         Ok(()) => Ok(()),
         Err(error) => {
             failure = Some(error);
-            Err(DeviceError::Recording { call: "this step" })
+            Err(DeviceError::Recording { call: "this work" })
         }
     });
     match (graph, failure) {

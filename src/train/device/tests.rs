@@ -1,10 +1,12 @@
 //! Steps on the emulated device, held against the CPU's trainer; with `STREAMREC_TEST_DEVICE=cuda` on the GPU of this
 //! machine instead.
 
+mod ahead;
 mod case;
 mod invariant;
 mod micro_batches;
 mod ranks;
+mod refused_products;
 mod sharded;
 mod tensor_parallel;
 

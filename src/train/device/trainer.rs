@@ -3,18 +3,18 @@ use std::time::Duration;
 
 use streamrec_kernels::cuda::{Executor, Measured, step::StepInput};
 
+use super::outcomes::Outcomes;
 use super::owned_lookups::OwnedLookups;
+use super::predictions::Predictions;
 use super::roll_call::{Report, RollCall};
-use super::slots::{Slots, host_input};
+use super::slots::Slots;
 use super::step::DeviceStep;
 use crate::config::LossScaleConfig;
 use crate::data::Batch;
-use crate::model::device::{
-    DeviceInput, HostInput, InputLayout, InputSlot, RemoteInput, RemoteRoom, download_floats,
-};
+use crate::model::device::{RemoteInput, RemoteRoom};
 use crate::model::{BatchInput, ModelError, NamedSlice, NamedSliceMut, ParameterStore};
 use crate::optim::{LossScalerState, OptimError, Optimizer};
-use crate::train::{Predict, StepOutcome, TrainError, Trainee};
+use crate::train::{Ahead, DeviceWork, StepOutcome, TrainError, Trainee};
 
 /// Which side has the weights and the state of the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,14 +36,16 @@ pub struct DeviceTrainer<E: Executor> {
     /// Of sharded tables.
     pub(super) owned: Option<OwnedLookups<E>>,
     pub(super) features: [usize; 2],
-    /// To predict.
-    pub(super) layout: InputLayout,
-    pub(super) predicting: Option<(usize, InputSlot<E::Feed>)>,
+    pub(super) predictions: Predictions<E>,
     pub(super) loss_scale: LossScaleConfig,
     pub(super) scaler: Option<LossScalerState>,
     pub(super) seed: u64,
+    /// That was asked for.
+    pub(super) last_step: u64,
+    pub(super) outcomes: Outcomes<E>,
+    /// Of the step that was told of last.
     pub(super) probabilities: Vec<f32>,
-    /// The rows of the last batch that they are of.
+    /// The rows of its batch that they are of.
     pub(super) predicted: Range<usize>,
     pub(super) ranks: RollCall,
     /// How long devices may wait for one another.
@@ -54,7 +56,7 @@ pub struct DeviceTrainer<E: Executor> {
 
 impl<E: Executor> DeviceTrainer<E> {
     /// Brings what the host has newer to the device.
-    fn refresh_device(&mut self) -> Result<(), TrainError> {
+    pub(super) fn refresh_device(&mut self) -> Result<(), TrainError> {
         if self.newer == Newer::Host {
             let (executor, step) = (&mut self.executor, &self.step);
             step.weights.upload(executor, &self.parameters)?;
@@ -67,6 +69,7 @@ impl<E: Executor> DeviceTrainer<E> {
 
     /// Brings what the device has newer to the host.
     fn refresh_host(&mut self) -> Result<(), TrainError> {
+        self.quiet()?;
         if self.newer == Newer::Device {
             let (executor, step) = (&mut self.executor, &self.step);
             step.weights.download(executor, &mut self.parameters)?;
@@ -76,7 +79,7 @@ impl<E: Executor> DeviceTrainer<E> {
         Ok(())
     }
 
-    fn step_input(&self, number: u64) -> StepInput {
+    pub(super) fn step_input(&self, number: u64) -> StepInput {
         let [dense, sparse] = self.optimizer.learning_rates(number);
         StepInput {
             learning_rate: dense as f32,
@@ -86,19 +89,19 @@ impl<E: Executor> DeviceTrainer<E> {
         }
     }
 
-    fn take_step(
+    /// Asks for a step, and gets the next batch on its way while the device works. Returns whether any rank was asked to
+    /// stop.
+    fn begin_step(
         &mut self,
         batch: &Batch,
         next: Option<&Batch>,
         step: u64,
         stop: bool,
-    ) -> Result<StepOutcome, TrainError> {
+    ) -> Result<bool, TrainError> {
         self.refresh_device()?;
         let own = (batch, self.step_input(step));
         let next = next.map(|next| (next, self.step_input(step + 1)));
-        for (batch, input) in [Some(own), next].into_iter().flatten() {
-            self.slots.check(batch, input)?;
-        }
+        self.slots.check(batch, own.1)?;
         let own_ids = self.slots.ids(batch);
         let most = own_ids.max(next.map_or(0, |(next, _)| self.slots.ids(next)));
         let of_ranks = self.ranks.arrive(Report {
@@ -108,48 +111,73 @@ impl<E: Executor> DeviceTrainer<E> {
             ahead: u32::from(next.is_some()),
         })?;
         self.reserve(own_ids, of_ranks)?;
-        let owned = self.take_owned(batch, next.map(|(next, _)| next))?;
+        let owned = self.take_owned(batch)?;
         let executor = &mut self.executor;
-        let mut inputs = self.slots.take(executor, own, next)?;
-        for (input, owned) in inputs.iter_mut().zip(owned) {
-            input.remote = Some(owned);
-        }
+        self.slots.take(executor, own, owned)?;
         self.newer = Newer::Device;
-        // Predictions are kept of the last micro-batch.
-        self.predicted = self.slots.last_rows(batch);
-        self.slots.run(executor, &self.step, &inputs)?;
+        let slot = self.slots.next();
+        self.slots.vacate_next(executor)?;
         if let Some(owned) = &mut self.owned {
-            owned.send_ahead(&mut self.executor, self.slots.next())?;
+            owned.vacate(executor, slot)?;
         }
-        self.wait(step)?;
+        self.slots.run(executor, &self.step)?;
+        self.ask(step, batch)?;
+        if let Some(next) = next.filter(|next| self.slots.fits(*next)) {
+            self.send_ahead(next)?;
+        }
         self.ranks.leave();
         let stop = self.ranks.stops()?;
-        self.outcome(step, stop)
+        self.outcomes.note_stop(stop);
+        Ok(stop)
     }
 
-    /// Lets the device have the lookups of all ranks in the tables that it holds, and announces the next batch's. Returns
-    /// those of each micro-batch; none where no table is sharded.
-    fn take_owned(
-        &mut self,
-        batch: &Batch,
-        next: Option<&Batch>,
-    ) -> Result<Vec<RemoteInput>, TrainError> {
+    /// Lets the device tell of the step that was asked for last.
+    fn ask(&mut self, step: u64, batch: &Batch) -> Result<(), TrainError> {
+        // Predictions are kept of the last micro-batch.
+        let predicted = self.slots.last_rows(batch);
+        let floats = predicted.len() * self.step.network.heads();
+        let probabilities = (self.step.loss.probabilities, floats * size_of::<f32>());
+        let parts = [self.step.optimizer.told(), probabilities];
+        let asked = self
+            .outcomes
+            .ask(&mut self.executor, (step, predicted), &parts);
+        Ok(asked.map_err(ModelError::from)?)
+    }
+
+    /// Begins to send the next batch to the device, and its ids of sharded tables through the other ranks.
+    fn send_ahead(&mut self, next: (&Batch, StepInput)) -> Result<(), TrainError> {
+        if let Some(owned) = &mut self.owned {
+            owned.announce(&BatchInput::of(&next.0.encoded, self.features))?;
+        }
+        let executor = &mut self.executor;
+        self.slots.send_ahead(executor, next)?;
+        if let Some(owned) = &mut self.owned {
+            owned.send_ahead(executor, self.slots.next())?;
+        }
+        Ok(())
+    }
+
+    /// Lets the device have the lookups of all ranks in the tables that it holds. Returns those of each micro-batch; none
+    /// where no table is sharded.
+    fn take_owned(&mut self, batch: &Batch) -> Result<Vec<RemoteInput>, TrainError> {
+        let slot = self.slots.next();
+        if self.owned.as_ref().is_some_and(|own| !own.is_sent(slot)) {
+            // There may be no room for them yet.
+            self.quiet()?;
+        }
         let Some(owned) = &mut self.owned else {
             return Ok(Vec::new());
         };
-        let of = |batch| BatchInput::of(batch, self.features);
-        let slot = self.slots.next();
-        let (inputs, room) = owned.take(&mut self.executor, &of(&batch.encoded), slot)?;
-        if let Some(next) = next {
-            owned.announce(&of(&next.encoded))?;
-        }
+        let batch = BatchInput::of(&batch.encoded, self.features);
+        let (inputs, room) = owned.take(&mut self.executor, &batch, slot)?;
         self.reserve_owned(room)?;
         Ok(inputs)
     }
 
-    fn reserve_owned(&mut self, room: Option<RemoteRoom>) -> Result<(), TrainError> {
+    pub(super) fn reserve_owned(&mut self, room: Option<RemoteRoom>) -> Result<(), TrainError> {
         if let Some(room) = room {
             self.slots.forget_recorded();
+            self.predictions.forget_recorded();
             let (executor, step) = (&mut self.executor, &mut self.step);
             let store = (&self.parameters, &step.weights);
             let reserved = step.network.reserve_rows(executor, store, room.rows);
@@ -174,6 +202,9 @@ impl<E: Executor> DeviceTrainer<E> {
             }
             _ => of_ranks,
         };
+        if self.slots.needs_room(ids) {
+            self.quiet()?;
+        }
         let room = self.slots.reserve(&mut self.executor, ids);
         if let Some(room) = room.map_err(ModelError::from)? {
             let optimizer = &mut self.step.optimizer;
@@ -184,15 +215,41 @@ impl<E: Executor> DeviceTrainer<E> {
         Ok(())
     }
 
-    /// What became of the step that was asked for. Waits for it.
-    fn outcome(&mut self, number: u64, stop: bool) -> Result<StepOutcome, TrainError> {
-        let (executor, step) = (&mut self.executor, &self.step);
-        let verdict = step.optimizer.verdict(executor).map_err(ModelError::from)?;
-        let heads = step.network.heads();
-        self.probabilities.resize(self.predicted.len() * heads, 0.0);
-        let (from, to) = (step.loss.probabilities, &mut self.probabilities);
-        download_floats(executor, from, to).map_err(ModelError::from)?;
-        let loss = verdict.loss;
+    /// What became of the first step under way. Waits for it.
+    fn tell(&mut self) -> Result<Option<StepOutcome>, TrainError> {
+        let Some([step, _]) = self.outcomes.steps() else {
+            return Ok(None);
+        };
+        let here = |own: &mut Self| own.outcomes.are_here(&mut own.executor, false);
+        let told = self.wait(DeviceWork::Step(step), here);
+        let told = told.and_then(|()| self.outcome());
+        told.map_err(|error| {
+            let error = self.explain(error, DeviceWork::Step(step));
+            // A step that was asked for since is waited for, where that can end; the failure before it is what is told.
+            let ends = !matches!(
+                error,
+                TrainError::Collective { .. } | TrainError::Stuck { .. }
+            );
+            if ends {
+                let _ = self.quiet();
+            }
+            error
+        })
+    }
+
+    fn outcome(&mut self) -> Result<Option<StepOutcome>, TrainError> {
+        let executor = &mut self.executor;
+        let taken = self.outcomes.take(executor).map_err(ModelError::from)?;
+        let Some((asked, told)) = taken else {
+            return Ok(None);
+        };
+        let (verdict, probabilities) = told.split_at(self.step.optimizer.told().1);
+        let verdict = self.step.optimizer.verdict(verdict);
+        self.predicted = asked.predicted;
+        self.probabilities
+            .resize(probabilities.len() / size_of::<f32>(), 0.0);
+        bytemuck::cast_slice_mut(&mut self.probabilities).copy_from_slice(probabilities);
+        let (number, stop, loss) = (asked.step, asked.stop, verdict.loss);
         if let Some(scaler) = &mut self.scaler {
             *scaler = verdict.scaler;
             if verdict.skipped && scaler.scale < 1.0 {
@@ -209,7 +266,7 @@ impl<E: Executor> DeviceTrainer<E> {
                 (true, true) => OptimError::RowNotFinite { step: number }.into(),
             });
         }
-        Ok(StepOutcome {
+        Ok(Some(StepOutcome {
             loss,
             stop,
             gradient_norm: if verdict.skipped {
@@ -219,7 +276,7 @@ impl<E: Executor> DeviceTrainer<E> {
             },
             skipped: verdict.skipped,
             waited: Duration::ZERO,
-        })
+        }))
     }
 
     /// How many steps have been recorded.
@@ -227,52 +284,11 @@ impl<E: Executor> DeviceTrainer<E> {
     pub(super) fn recorded(&self) -> usize {
         self.slots.recorded()
     }
-}
 
-impl<E: Executor> Predict for DeviceTrainer<E> {
-    fn heads(&self) -> usize {
-        self.step.network.heads()
-    }
-
-    fn predict(&mut self, batch: &Batch, probabilities: &mut Vec<f32>) -> Result<(), TrainError> {
-        self.refresh_device()?;
-        let input = HostInput {
-            labels: &[],
-            weights: &[],
-            ..host_input(batch, self.step_input(1))
-        };
-        self.layout.check(&input)?;
-        let mut remote = None;
-        if let Some(lookups) = &mut self.owned {
-            let batch = BatchInput::of(&batch.encoded, self.features);
-            let (asked, room) = lookups.take_to_predict(&mut self.executor, &batch)?;
-            remote = asked;
-            self.reserve_owned(room)?;
-        }
-        let (executor, ids) = (&mut self.executor, input.ids.len());
-        if self.predicting.as_ref().is_none_or(|(room, _)| *room < ids) {
-            let layout = InputLayout {
-                ids: ids + ids / 4,
-                ..self.layout.clone()
-            };
-            let slot = InputSlot::new(executor, &layout).map_err(ModelError::from)?;
-            self.predicting = Some((layout.ids, slot));
-        }
-        let Some((_, slot)) = &mut self.predicting else {
-            return Ok(());
-        };
-        slot.send(executor, &input).map_err(ModelError::from)?;
-        slot.receive(executor).map_err(ModelError::from)?;
-        let step = &self.step;
-        let input = DeviceInput {
-            remote,
-            ..slot.input(batch.rows)
-        };
-        let logits = step.network.forward(executor, &step.weights, &input)?;
-        probabilities.resize(batch.rows * step.network.heads(), 0.0);
-        Ok(step
-            .network
-            .download_scores(executor, &logits, probabilities)?)
+    /// Whether the forward pass of predictions for so many samples has been.
+    #[cfg(test)]
+    pub(super) fn predictions_are_recorded(&self, rows: usize) -> bool {
+        self.predictions.is_recorded(rows)
     }
 }
 
@@ -321,8 +337,33 @@ impl<E: Executor> Trainee for DeviceTrainer<E> {
         step: u64,
         stop: bool,
     ) -> Result<StepOutcome, TrainError> {
-        self.take_step(batch, next, step, stop)
-            .map_err(|error| self.explain(error, step))
+        self.step_ahead(batch, next, step, stop)?;
+        let mut outcome = None;
+        while let Some(told) = self.settle()? {
+            outcome = Some(told);
+        }
+        Ok(outcome.expect("the step was asked for"))
+    }
+
+    fn step_ahead(
+        &mut self,
+        batch: &Batch,
+        next: Option<&Batch>,
+        step: u64,
+        stop: bool,
+    ) -> Result<Ahead, TrainError> {
+        self.last_step = step;
+        let begun = self.begin_step(batch, next, step, stop);
+        let stop = begun.map_err(|error| self.explain(error, DeviceWork::Step(step)))?;
+        let outcome = match self.outcomes.is_ahead() {
+            true => self.tell()?,
+            false => None,
+        };
+        Ok(Ahead { stop, outcome })
+    }
+
+    fn settle(&mut self) -> Result<Option<StepOutcome>, TrainError> {
+        self.tell()
     }
 
     fn last_probabilities(&self) -> (Range<usize>, &[f32]) {
@@ -330,11 +371,13 @@ impl<E: Executor> Trainee for DeviceTrainer<E> {
     }
 
     fn measure_device(&mut self, on: bool) -> Result<(), TrainError> {
+        self.quiet()?;
         self.slots.piece_by_piece = on;
         Ok(self.executor.measure(on).map_err(ModelError::from)?)
     }
 
     fn measured_on_device(&mut self) -> Result<Vec<Measured>, TrainError> {
+        self.quiet()?;
         Ok(self.executor.measured().map_err(ModelError::from)?)
     }
 }

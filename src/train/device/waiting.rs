@@ -5,19 +5,24 @@ use streamrec_kernels::cuda::{DeviceError, Executor};
 
 use super::trainer::DeviceTrainer;
 use crate::model::ModelError;
-use crate::train::TrainError;
+use crate::train::{DeviceWork, TrainError};
 
-/// How long a device may work on a step before its rank looks after the others.
+/// How long a device may work before its rank looks after the others.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 impl<E: Executor> DeviceTrainer<E> {
-    /// Waits for the device, and looks after the other ranks meanwhile: it would wait for one that is gone for ever.
-    pub(super) fn wait(&mut self, step: u64) -> Result<(), TrainError> {
+    /// Waits for the device to be done with what it was asked for, which `is_here` tells, and looks after the other ranks
+    /// meanwhile: it would wait for one that is gone for ever.
+    pub(super) fn wait(
+        &mut self,
+        work: DeviceWork,
+        mut is_here: impl FnMut(&mut Self) -> Result<bool, DeviceError>,
+    ) -> Result<(), TrainError> {
         if self.ranks.ranks() == 1 {
             return Ok(());
         }
         let began = Instant::now();
-        while !self.executor.is_done().map_err(ModelError::from)? {
+        while !is_here(self).map_err(ModelError::from)? {
             let waited = began.elapsed();
             if waited < PATIENCE {
                 std::thread::yield_now();
@@ -30,7 +35,7 @@ impl<E: Executor> DeviceTrainer<E> {
                 self.executor.abandon();
                 return Err(TrainError::Stuck {
                     what: what.unwrap_or("the work"),
-                    step,
+                    work,
                     steps: self.ranks.steps().to_vec(),
                     waited_s: waited.as_secs_f64(),
                 });
@@ -40,9 +45,20 @@ impl<E: Executor> DeviceTrainer<E> {
         Ok(())
     }
 
+    /// Waits until no step is under way; what became of them is told later.
+    pub(super) fn quiet(&mut self) -> Result<(), TrainError> {
+        let Some([_, last]) = self.outcomes.steps() else {
+            return Ok(());
+        };
+        let all = |own: &mut Self| own.outcomes.are_here(&mut own.executor, true);
+        self.wait(DeviceWork::Step(last), all)
+            .map_err(|error| self.explain(error, DeviceWork::Step(last)))
+    }
+
     /// Says which ranks are missing, where a failure is that of a collective; and lets nothing wait any more.
-    pub(super) fn explain(&mut self, error: TrainError, step: u64) -> TrainError {
-        if self.ranks.ranks() == 1 || !is_of_collectives(&error) {
+    pub(super) fn explain(&mut self, error: TrainError, work: DeviceWork) -> TrainError {
+        let explained = matches!(error, TrainError::Collective { .. });
+        if explained || self.ranks.ranks() == 1 || !is_of_collectives(&error) {
             return error;
         }
         let what = self.executor.last_begun();
@@ -56,7 +72,7 @@ impl<E: Executor> DeviceTrainer<E> {
         };
         TrainError::Collective {
             what: what.unwrap_or("the first collective"),
-            step,
+            work,
             steps: self.ranks.steps().to_vec(),
             source: Box::new(missing),
         }

@@ -7,10 +7,11 @@ use cudarc::driver::{result, sys};
 
 use super::{failed, modules::Modules};
 use crate::cuda::{
+    NotKept,
     executor::DeviceError,
     launch::Kernel,
     library::{CudaLibrary, load_driver},
-    source::SOURCES,
+    source::{SOURCES, Source},
 };
 
 /// A GPU of this host, with its context and the kernels compiled for it. Clones share them.
@@ -95,17 +96,48 @@ impl Gpu {
     }
 
     /// Compiles all kernels now, instead of each source when it is first used, which must not be while a step
-    /// is recorded.
+    /// is recorded. Tells why kernels could not be kept for the next start, if so.
     ///
     /// # Errors
     /// When there is no compiler, or the driver refuses what it made.
-    pub fn compile(&self) -> Result<(), DeviceError> {
+    pub fn compile(&self) -> Result<Option<NotKept>, DeviceError> {
         self.bind()?;
         for source in SOURCES {
             let name = source.kernels[0];
             self.function(Kernel::new(source.name, name), 0)?;
         }
-        Ok(())
+        let modules = self.shared.modules.lock();
+        let mut modules = modules.unwrap_or_else(PoisonError::into_inner);
+        Ok(modules.not_kept.take())
+    }
+
+    /// Lets threads sleep where they wait for this GPU. Else they ask over and over, which takes a core and is some ten
+    /// microseconds faster a wait.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn sleep_while_waiting(&self) -> Result<(), DeviceError> {
+        let flags = sys::CUctx_flags::CU_CTX_SCHED_BLOCKING_SYNC as u32;
+        // SAFETY: the driver has given the device.
+        unsafe { sys::cuDevicePrimaryCtxSetFlags_v2(self.shared.device, flags) }
+            .result()
+            .map_err(failed("choosing how to wait"))
+    }
+
+    /// Compiles and loads kernels of a source that is not this crate's, for [custom](crate::cuda::Launch::custom) launches.
+    ///
+    /// # Errors
+    /// As for [`compile`](Self::compile).
+    pub fn load(&self, source: &Source) -> Result<(), DeviceError> {
+        self.bind()?;
+        let Shared {
+            architecture,
+            cache,
+            ..
+        } = self.shared.as_ref();
+        let modules = self.shared.modules.lock();
+        let mut modules = modules.unwrap_or_else(PoisonError::into_inner);
+        modules.load(source, architecture, cache)
     }
 
     /// Makes the context that of the calling thread.

@@ -1,7 +1,27 @@
+use std::sync::OnceLock;
+
 use cudarc::driver::{result, sys};
 
 use super::{Gpu, Stream, failed};
 use crate::cuda::executor::DeviceError;
+
+/// `cuEventElapsedTime`. Drivers have it under a second name since CUDA 12.8, the only one that the bindings know, which
+/// end the thread with a panic where it is missing.
+type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+
+fn elapsed() -> Option<Elapsed> {
+    static ELAPSED: OnceLock<Option<Elapsed>> = OnceLock::new();
+    *ELAPSED.get_or_init(|| {
+        // SAFETY: there are events, so the driver is loaded; both names have this signature.
+        unsafe {
+            let names: [&[u8]; 2] = [b"cuEventElapsedTime_v2\0", b"cuEventElapsedTime\0"];
+            let mut found = names
+                .into_iter()
+                .filter_map(|name| sys::culib().get::<Elapsed>(name).ok());
+            found.next().map(|symbol| *symbol)
+        }
+    })
+}
 
 /// A mark in a stream.
 #[derive(Debug)]
@@ -40,9 +60,17 @@ impl Event {
 
     /// The time from this mark to another, of which both were timed and come to.
     pub(super) fn microseconds_to(&self, other: &Self) -> Result<f64, DeviceError> {
-        // SAFETY: both live.
-        let milliseconds = unsafe { result::event::elapsed(self.handle, other.handle) };
-        let milliseconds = milliseconds.map_err(failed("measuring"))?;
+        let Some(elapsed) = elapsed() else {
+            return Err(DeviceError::Driver {
+                call: "measuring",
+                message: "the driver does not tell the time between events".to_owned(),
+            });
+        };
+        let mut milliseconds = 0.0f32;
+        // SAFETY: both live, and the driver writes one number.
+        unsafe { elapsed(&mut milliseconds, self.handle, other.handle) }
+            .result()
+            .map_err(failed("measuring"))?;
         Ok(f64::from(milliseconds) * 1e3)
     }
 

@@ -1,12 +1,12 @@
 use cudarc::driver::result;
 
 use super::{
-    Feed, Gpu, Graph, Nccl, Stream, failed, memory::Arena, products::Products, ranks::Ranks,
+    Feed, Gpu, Graph, Nccl, Reply, Stream, failed, memory::Arena, products::Products, ranks::Ranks,
     times::Times,
 };
 use crate::cuda::{
     collective::{Begun, Collective, Group},
-    executor::{DeviceError, Executor},
+    executor::{BEGUN_BEFORE, DeviceError, Executor, NOT_FINISHED},
     launch::{Address, Launch},
     measured::Measured,
     product::Product,
@@ -65,6 +65,17 @@ impl GpuExecutor {
         &self.stream
     }
 
+    /// Copies `bytes` bytes of this executor's memory to other ones of it, after all that was asked for before.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn copy(&mut self, from: Address, to: Address, bytes: usize) -> Result<(), DeviceError> {
+        self.stream.gpu().bind()?;
+        // SAFETY: `bytes` bytes at two addresses of this executor's.
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.handle()) }
+            .map_err(failed("copying on the GPU"))
+    }
+
     /// Marks the beginning of work that is measured.
     fn timed(&mut self, name: &dyn Fn() -> String) -> Result<(), DeviceError> {
         match &mut self.times {
@@ -81,6 +92,14 @@ impl GpuExecutor {
         }
     }
 
+    /// Refuses recordings that collectives cross, which CUDA does with fewer words.
+    fn nothing_begun(&self, call: &'static str) -> Result<(), DeviceError> {
+        match self.ranks.as_ref().is_some_and(Ranks::is_under_way) {
+            true => Err(DeviceError::Recording { call }),
+            false => Ok(()),
+        }
+    }
+
     fn outside_of_recordings(&self, call: &'static str) -> Result<(), DeviceError> {
         match self.recording {
             true => Err(DeviceError::Recording { call }),
@@ -92,6 +111,7 @@ impl GpuExecutor {
 impl Executor for GpuExecutor {
     type Graph = Graph;
     type Feed = Feed;
+    type Reply = Reply;
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError> {
         self.outside_of_recordings("allocating memory")?;
@@ -104,8 +124,16 @@ impl Executor for GpuExecutor {
         self.ended()
     }
 
+    fn supports(&mut self, product: &Product) -> Result<bool, DeviceError> {
+        self.stream.gpu().bind()?;
+        self.products.supports(product)
+    }
+
     fn multiply(&mut self, product: &Product) -> Result<(), DeviceError> {
         self.stream.gpu().bind()?;
+        if product.has_no_depth() {
+            return self.stream.multiply_nothing(product);
+        }
         self.timed(&|| product.to_string())?;
         self.products.multiply(product, self.stream.handle())?;
         self.ended()
@@ -139,6 +167,11 @@ impl Executor for GpuExecutor {
         Feed::new(self.stream.gpu(), bytes)
     }
 
+    fn vacate(&mut self, feed: &mut Feed) -> Result<(), DeviceError> {
+        self.outside_of_recordings("making room for a batch")?;
+        feed.vacate(&self.stream)
+    }
+
     fn send(
         &mut self,
         feed: &mut Feed,
@@ -146,12 +179,35 @@ impl Executor for GpuExecutor {
         write: &mut dyn FnMut(&mut [u8]) -> usize,
     ) -> Result<(), DeviceError> {
         self.outside_of_recordings("copying a batch")?;
-        feed.send(&self.stream, to, write)
+        feed.send(to, write)
     }
 
     fn receive(&mut self, feed: &mut Feed) -> Result<(), DeviceError> {
         self.outside_of_recordings("waiting for a batch")?;
         feed.receive(&self.stream)
+    }
+
+    fn reply(&mut self, bytes: usize) -> Result<Reply, DeviceError> {
+        self.outside_of_recordings("allocating memory")?;
+        Reply::new(self.stream.gpu(), bytes)
+    }
+
+    fn ask(&mut self, reply: &mut Reply, parts: &[(Address, usize)]) -> Result<(), DeviceError> {
+        self.outside_of_recordings("asking what a step found")?;
+        reply.ask(&self.stream, parts)
+    }
+
+    fn has_come(&mut self, reply: &Reply) -> Result<bool, DeviceError> {
+        self.outside_of_recordings("asking whether work is done")?;
+        if let Some(ranks) = &self.ranks {
+            ranks.look()?;
+        }
+        reply.has_come()
+    }
+
+    fn read<'a>(&mut self, reply: &'a mut Reply) -> Result<&'a [u8], DeviceError> {
+        self.outside_of_recordings("waiting")?;
+        reply.read()
     }
 
     fn rank(&self, group: Group) -> [usize; 2] {
@@ -219,10 +275,16 @@ impl Executor for GpuExecutor {
         work: &mut dyn FnMut(&mut Self) -> Result<(), DeviceError>,
     ) -> Result<Graph, DeviceError> {
         self.outside_of_recordings("recording")?;
+        self.nothing_begun(BEGUN_BEFORE)?;
         let stream = self.stream.clone();
         self.recording = true;
-        let graph = Graph::record(&stream, || work(self));
+        let graph = Graph::record(&stream, || {
+            work(self).and_then(|()| self.nothing_begun(NOT_FINISHED))
+        });
         self.recording = false;
+        if let (Err(_), Some(ranks)) = (&graph, &mut self.ranks) {
+            ranks.forget_begun();
+        }
         graph
     }
 

@@ -30,10 +30,14 @@ impl Feed {
         })
     }
 
-    /// As [`Executor::send`](crate::cuda::Executor::send), beside the work of `stream`.
+    /// As [`Executor::vacate`](crate::cuda::Executor::vacate), for the work of `stream`.
+    pub(super) fn vacate(&self, stream: &Stream) -> Result<(), DeviceError> {
+        self.before.record(stream)
+    }
+
+    /// As [`Executor::send`](crate::cuda::Executor::send), beside the work that is queued since the place was vacated.
     pub(super) fn send(
         &mut self,
-        stream: &Stream,
         to: Address,
         write: &mut dyn FnMut(&mut [u8]) -> usize,
     ) -> Result<(), DeviceError> {
@@ -48,7 +52,6 @@ impl Feed {
             }
         };
         let bytes = write(&mut pinned);
-        self.before.record(stream)?;
         self.stream.wait_for(&self.before)?;
         self.memory = Memory::Copying(self.stream.upload_first(pinned, bytes, to)?);
         self.sent.record(&self.stream)

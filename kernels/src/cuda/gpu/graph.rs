@@ -36,6 +36,10 @@ impl Graph {
         let outcome = work();
         // SAFETY: the stream lives, and records since the call above.
         let recorded = unsafe { result::stream::end_capture(stream.handle()) };
+        if let (Err(_), Ok(graph)) = (&outcome, &recorded) {
+            // SAFETY: the graph is whole, and destroyed once. A failure leaks it.
+            let _ = unsafe { result::graph::destroy(*graph) };
+        }
         outcome?;
         let graph = recorded.map_err(failed("recording a step"))?;
         let flags = sys::CUgraphInstantiate_flags(0);

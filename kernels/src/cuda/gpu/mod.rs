@@ -6,6 +6,7 @@
 //! Graph        a step recorded on a stream
 //! Pinned       host memory that copies run from and to beside other work; in a Copying meanwhile
 //! Feed         pinned memory with a stream of its own, for the batch ahead
+//! Reply        pinned memory that what a step found comes to
 //! Nccl         the GPUs of all ranks: collectives on a stream of their own
 //! Event        a mark in a stream that another stream, or the host, waits for
 //! ```
@@ -23,6 +24,7 @@ mod nccl;
 mod pinned;
 mod products;
 mod ranks;
+mod reply;
 mod stream;
 mod times;
 
@@ -35,6 +37,7 @@ pub use graph::Graph;
 pub use nccl::DECLARATIONS as NCCL_DECLARATIONS;
 pub use nccl::Nccl;
 pub use pinned::{Copying, Pinned};
+pub use reply::Reply;
 pub use stream::Stream;
 
 use super::executor::DeviceError;

@@ -8,7 +8,10 @@ use cudarc::driver::{result, sys};
 
 use super::failed;
 use crate::cuda::{
-    compiler::compile_cached, executor::DeviceError, launch::Kernel, source::SOURCES,
+    compiler::{Compiled, NotKept, compile_cached, compile_portable},
+    executor::DeviceError,
+    launch::Kernel,
+    source::{SOURCES, Source},
 };
 
 /// Shared memory that every kernel may use without being told.
@@ -20,6 +23,8 @@ const SHARED_BYTES: u32 = 48 << 10;
 pub(super) struct Modules {
     loaded: Vec<sys::CUmodule>,
     functions: HashMap<Kernel, Function>,
+    /// Why kernels that were compiled were not kept.
+    pub(super) not_kept: Option<NotKept>,
 }
 
 struct Function {
@@ -37,7 +42,10 @@ impl Modules {
         cache: &Path,
     ) -> Result<sys::CUfunction, DeviceError> {
         if !self.functions.contains_key(&kernel) {
-            self.load(kernel.source, architecture, cache)?;
+            let mut sources = SOURCES.iter();
+            if let Some(source) = sources.find(|source| source.name == kernel.source) {
+                self.load(source, architecture, cache)?;
+            }
         }
         let Some(function) = self.functions.get_mut(&kernel) else {
             return Err(DeviceError::Driver {
@@ -62,19 +70,27 @@ impl Modules {
         Ok(function.handle)
     }
 
-    fn load(
+    /// Loads a source's kernels, unless they are there.
+    pub(super) fn load(
         &mut self,
-        name: &'static str,
+        source: &Source,
         architecture: &str,
         cache: &Path,
     ) -> Result<(), DeviceError> {
-        let Some(source) = SOURCES.iter().find(|source| source.name == name) else {
+        let first = Kernel::new(source.name, source.kernels[0]);
+        if self.functions.contains_key(&first) {
             return Ok(());
-        };
-        let compiled = compile_cached(source, source.kernels, architecture, cache)?;
-        // SAFETY: the image is a whole ELF file, or a text that ends with 0, which the driver copies.
-        let module = unsafe { result::module::load_data(compiled.image.as_ptr().cast::<c_void>()) }
-            .map_err(failed("loading kernels"))?;
+        }
+        let (mut compiled, not_kept) = compile_cached(source, source.kernels, architecture, cache)?;
+        self.not_kept = not_kept.or(self.not_kept.take());
+        let module = match load(&compiled) {
+            // The driver may be older than the compiler whose machine code it refuses, and yet take PTX.
+            Err(error) if compiled.is_machine_code() => {
+                compiled = compile_portable(source, architecture, cache).map_err(|_| error)?;
+                load(&compiled)
+            }
+            outcome => outcome,
+        }?;
         self.loaded.push(module);
         for (kernel, symbol) in source.kernels.iter().zip(&compiled.symbols) {
             let symbol = CString::new(symbol.as_str()).unwrap_or_default();
@@ -85,7 +101,8 @@ impl Modules {
                 handle,
                 shared_bytes: SHARED_BYTES,
             };
-            self.functions.insert(Kernel::new(name, kernel), function);
+            self.functions
+                .insert(Kernel::new(source.name, kernel), function);
         }
         Ok(())
     }
@@ -99,4 +116,10 @@ impl Modules {
             let _ = unsafe { result::module::unload(module) };
         }
     }
+}
+
+fn load(compiled: &Compiled) -> Result<sys::CUmodule, DeviceError> {
+    // SAFETY: the image is a whole ELF file, or a text that ends with 0, which the driver copies.
+    unsafe { result::module::load_data(compiled.image.as_ptr().cast::<c_void>()) }
+        .map_err(failed("loading kernels"))
 }

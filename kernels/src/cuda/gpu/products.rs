@@ -27,7 +27,8 @@ const TRANSPOSED: i32 = 1;
 pub(super) struct Products {
     handle: sys::cublasLtHandle_t,
     workspace: Address,
-    plans: HashMap<Key, Plan>,
+    /// Nothing where the library has no algorithm.
+    plans: HashMap<Key, Option<Plan>>,
 }
 
 // SAFETY: the library may be called from any thread; handles and descriptors are its objects, used through an
@@ -47,7 +48,8 @@ impl Drop for Products {
 struct Key {
     factors: [FactorKey; 3],
     accumulate: bool,
-    epilogue: (sys::cublasLtEpilogue_t, Option<DType>, usize),
+    /// With the type of its vector, the stride of its mask, and the alignment of both.
+    epilogue: (sys::cublasLtEpilogue_t, Option<DType>, usize, [u32; 2]),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -120,14 +122,13 @@ impl Products {
         })
     }
 
-    pub(super) fn multiply(
-        &mut self,
-        product: &Product,
-        stream: CUstream,
-    ) -> Result<(), DeviceError> {
-        if product.is_empty() {
-            return Ok(());
-        }
+    pub(super) fn supports(&mut self, product: &Product) -> Result<bool, DeviceError> {
+        let [.., depth] = product.sizes();
+        Ok(product.is_empty() || (depth > 0 && self.plan(product)?.is_some()))
+    }
+
+    /// How a product is computed; nothing where the library cannot.
+    fn plan(&mut self, product: &Product) -> Result<Option<&mut Plan>, DeviceError> {
         let (epilogue, vector, mask) = parts(&product.epilogue);
         let key = Key {
             factors: [&product.left, &product.right, &product.out].map(FactorKey::new),
@@ -136,6 +137,10 @@ impl Products {
                 epilogue,
                 vector.map(|vector| vector.dtype),
                 mask.map_or(0, |(_, stride)| stride),
+                [
+                    vector.map_or(0, |vector| alignment(vector.address)),
+                    mask.map_or(0, |(address, _)| alignment(address)),
+                ],
             ),
         };
         let plan = match self.plans.entry(key) {
@@ -144,7 +149,24 @@ impl Products {
                 entry.insert(Plan::new(self.handle, product)?)
             }
         };
-        plan.point_to(product)?;
+        Ok(plan.as_mut())
+    }
+
+    pub(super) fn multiply(
+        &mut self,
+        product: &Product,
+        stream: CUstream,
+    ) -> Result<(), DeviceError> {
+        if product.is_empty() {
+            return Ok(());
+        }
+        let (handle, workspace) = (self.handle, self.workspace);
+        let Some(plan) = self.plan(product)? else {
+            let status = result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
+            return Err(refused(product, "choosing an algorithm")(status));
+        };
+        plan.point_to(product)
+            .map_err(refused(product, "preparing an epilogue"))?;
         let (alpha, beta) = (1.0f32, if product.accumulate { 1.0f32 } else { 0.0 });
         let at = |factor: &Factor| factor.address.0 as *mut c_void;
         let out = at(&product.out);
@@ -152,7 +174,7 @@ impl Products {
         // of this stream's; the scalars are read before the call returns.
         unsafe {
             result::matmul(
-                self.handle,
+                handle,
                 plan.product.0,
                 ptr::from_ref(&alpha).cast(),
                 ptr::from_ref(&beta).cast(),
@@ -165,7 +187,7 @@ impl Products {
                 out,
                 plan.layouts[2].0,
                 &plan.algorithm,
-                self.workspace.0 as *mut c_void,
+                workspace.0 as *mut c_void,
                 WORKSPACE_BYTES,
                 stream.cast(),
             )
@@ -268,8 +290,18 @@ impl Preference {
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, product: &Product) -> Result<Self, DeviceError> {
-        Self::build(handle, product).map_err(refused(product, "choosing an algorithm"))
+    fn new(handle: sys::cublasLtHandle_t, product: &Product) -> Result<Option<Self>, DeviceError> {
+        use sys::cublasStatus_t as S;
+        match Self::build(handle, product) {
+            Ok(plan) => Ok(Some(plan)),
+            // What the library says of combinations that it does not have, and where the heuristic found nothing.
+            Err(result::CublasError(
+                S::CUBLAS_STATUS_NOT_SUPPORTED
+                | S::CUBLAS_STATUS_INVALID_VALUE
+                | S::CUBLAS_STATUS_ARCH_MISMATCH,
+            )) => Ok(None),
+            Err(error) => Err(refused(product, "choosing an algorithm")(error)),
+        }
     }
 
     fn build(
@@ -300,6 +332,8 @@ impl Plan {
         if let Some((_, stride)) = mask {
             descriptor.set(D::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, stride as i64)?;
         }
+        // Before the library chooses: it looks at what the pointers are aligned to.
+        point_to(&descriptor, product)?;
         let layout = |factor: &Factor| -> Result<Layout, result::CublasError> {
             let (rows, columns) = (factor.rows as u64, factor.columns as u64);
             let stride = factor.stride as i64;
@@ -333,23 +367,22 @@ impl Plan {
         })
     }
 
-    /// Gives the descriptor the addresses of the epilogue.
-    fn point_to(&self, product: &Product) -> Result<(), DeviceError> {
-        use sys::cublasLtMatmulDescAttributes_t as D;
-        let (_, vector, mask) = parts(&product.epilogue);
-        let set = |attribute, address: Address| {
-            self.product
-                .set(attribute, address.0)
-                .map_err(refused(product, "preparing an epilogue"))
-        };
-        if let Some(vector) = vector {
-            set(D::CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector.address)?;
-        }
-        if let Some((address, _)) = mask {
-            set(D::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, address)?;
-        }
-        Ok(())
+    fn point_to(&self, product: &Product) -> Result<(), result::CublasError> {
+        point_to(&self.product, product)
     }
+}
+
+/// Gives a descriptor the addresses of the epilogue.
+fn point_to(descriptor: &Descriptor, product: &Product) -> Result<(), result::CublasError> {
+    use sys::cublasLtMatmulDescAttributes_t as D;
+    let (_, vector, mask) = parts(&product.epilogue);
+    if let Some(vector) = vector {
+        descriptor.set(D::CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector.address.0)?;
+    }
+    if let Some((address, _)) = mask {
+        descriptor.set(D::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, address.0)?;
+    }
+    Ok(())
 }
 
 fn data_type(dtype: DType) -> sys::cudaDataType {

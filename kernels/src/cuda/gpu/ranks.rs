@@ -89,6 +89,16 @@ impl Ranks {
         Ok(Begun(begun))
     }
 
+    /// Whether collectives were begun and are not finished.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.taken.contains(&true)
+    }
+
+    /// After a recording that failed, whose collectives never begin.
+    pub(super) fn forget_begun(&mut self) {
+        self.taken.fill(false);
+    }
+
     /// As [`Executor::finish`](crate::cuda::Executor::finish), for the work of `stream`.
     pub(super) fn finish(&mut self, stream: &Stream, begun: Begun) -> Result<(), DeviceError> {
         self.taken[begun.0] = false;

@@ -3,7 +3,11 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 use super::{Event, Gpu, failed};
-use crate::cuda::{executor::DeviceError, launch::Launch};
+use crate::cuda::{
+    executor::DeviceError,
+    launch::{Address, Launch},
+    product::{Epilogue, Product},
+};
 
 /// A queue of work on a GPU. Clones are the same queue.
 #[derive(Debug, Clone)]
@@ -87,6 +91,35 @@ impl Stream {
             )
         }
         .map_err(failed(launch.kernel.name))
+    }
+
+    /// Queues what a product of depth 0 comes to: a result of zeros, unless it is added to. cuBLASLt refuses such products.
+    pub(super) fn multiply_nothing(&self, product: &Product) -> Result<(), DeviceError> {
+        let (out, [rows, columns, depth]) = (&product.out, product.sizes());
+        let (Epilogue::None | Epilogue::RightSums(_)) = product.epilogue else {
+            return Err(DeviceError::Product {
+                call: "fusing something after a product of nothing",
+                status: "no algorithm".to_owned(),
+                rows,
+                columns,
+                depth,
+            });
+        };
+        let bytes = out.dtype.bytes();
+        let zero = |address: Address, pitch: usize, width: usize, height: usize| {
+            // SAFETY: rows of the result, or its sums, which are memory of this stream's by contract.
+            unsafe { sys::cuMemsetD2D8Async(address.0, pitch, 0, width, height, self.handle()) }
+                .result()
+                .map_err(failed("clearing memory"))
+        };
+        if let Epilogue::RightSums(sums) = product.epilogue {
+            let width = sums.len * sums.dtype.bytes();
+            zero(sums.address, width, width, 1)?;
+        }
+        match product.accumulate {
+            true => Ok(()),
+            false => zero(out.address, out.stride * bytes, rows * bytes, columns),
+        }
     }
 
     /// Whether all that is queued is done.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use streamrec_artifact::{Encoded, FeatureSchema, Graph};
 use streamrec_emulation::Emulator;
 use streamrec_kernels::Context;
-use streamrec_kernels::cuda::Executor;
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor};
+use streamrec_kernels::cuda::{Executor, cache_folder};
 
 use crate::config::{LossScaleConfig, OptimizerConfig, Precision, Reduction};
 use crate::data::{Batch, Position};
@@ -182,8 +182,7 @@ impl Case {
     pub(super) fn on_device(&self) -> Box<dyn OnDevice> {
         match std::env::var("STREAMREC_TEST_DEVICE").as_deref() {
             Ok("cuda") => {
-                let cache = std::env::temp_dir().join("streamrec-test-kernels");
-                let gpu = Gpu::new(0, &cache).expect("a GPU");
+                let gpu = Gpu::new(0, &cache_folder()).expect("a GPU");
                 Box::new(self.on(GpuExecutor::new(&gpu).expect("cuBLASLt")).unwrap())
             }
             Ok(other) => panic!("STREAMREC_TEST_DEVICE={other}: expected `cuda`"),

@@ -16,7 +16,7 @@ use crate::comm::{
 };
 use crate::data::Batch;
 use streamrec_emulation::{Arriving, Peers};
-use streamrec_kernels::cuda::gpu::Nccl;
+use streamrec_kernels::cuda::{cache_folder, gpu::Nccl};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -123,8 +123,7 @@ impl Case {
         if std::env::var("STREAMREC_TEST_DEVICE").is_err() {
             return Box::new(self.on_device_of(comm));
         }
-        let cache = std::env::temp_dir().join("streamrec-test-kernels");
-        let gpu = Gpu::new(0, &cache).expect("a GPU");
+        let gpu = Gpu::new(0, &cache_folder()).expect("a GPU");
         let connect = |comm: &Arc<dyn Communicator>| {
             let id = match comm.rank() {
                 0 => Nccl::unique_id().expect("NCCL"),

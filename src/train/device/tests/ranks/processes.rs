@@ -7,7 +7,7 @@ use streamrec_launcher::{RankEnvironment, Store, free_port};
 
 use super::*;
 
-/// What a child process is: `rank ranks tp port last_step`.
+/// What a child process is: `rank ranks tp port last_step predictions`.
 const VARIABLE: &str = "STREAMREC_TEST_DEVICE_RANK";
 
 /// A rank in a process of its own; killed when dropped.
@@ -24,7 +24,15 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start([rank, ranks, tp]: [usize; 3], port: u16, last_step: u64) -> Self {
+    fn start(place: [usize; 3], port: u16, last_step: u64) -> Self {
+        Self::start_to_predict(place, port, [last_step, 0])
+    }
+
+    fn start_to_predict(
+        [rank, ranks, tp]: [usize; 3],
+        port: u16,
+        [last_step, predictions]: [u64; 2],
+    ) -> Self {
         let module = module_path!().split_once("::").unwrap().1;
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
@@ -33,7 +41,10 @@ impl Process {
                 "--ignored",
                 "--nocapture",
             ])
-            .env(VARIABLE, format!("{rank} {ranks} {tp} {port} {last_step}"))
+            .env(
+                VARIABLE,
+                format!("{rank} {ranks} {tp} {port} {last_step} {predictions}"),
+            )
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -57,7 +68,7 @@ fn case(tp: usize) -> Case {
     }
 }
 
-/// A child: trains its part, says each loss, and waits for ever after its last step.
+/// A child: trains its part, says each loss, predicts, and waits for ever after its last step.
 #[test]
 #[ignore = "started by the tests of processes"]
 fn one_process() {
@@ -67,7 +78,7 @@ fn one_process() {
     let mut numbers = variable.split(' ').map(|number| number.parse().unwrap());
     let mut number = || -> u64 { numbers.next().unwrap() };
     let [rank, ranks, tp] = [(); 3].map(|()| number() as usize);
-    let (port, last_step) = (number() as u16, number());
+    let (port, last_step, predictions) = (number() as u16, number(), number());
     let environment = RankEnvironment {
         rank,
         world_size: ranks,
@@ -84,6 +95,18 @@ fn one_process() {
         let parts = [step, step + 1].map(|step| case.part(&case.batch(step), comm.as_ref()));
         match trainer.step(&parts[0], Some(&parts[1]), step, false) {
             Ok(outcome) => println!("\n>{}", outcome.loss),
+            Err(error) => {
+                let cause = error.comm().map(ToString::to_string);
+                println!("\n>{error}: {}", cause.unwrap_or_default());
+                return;
+            }
+        }
+    }
+    for _ in 0..predictions {
+        let part = case.part(&case.batch(last_step), comm.as_ref());
+        let mut probabilities = Vec::new();
+        match trainer.predict(&part, &mut probabilities) {
+            Ok(()) => println!("\n>predicted {}", probabilities.len()),
             Err(error) => {
                 let cause = error.comm().map(ToString::to_string);
                 println!("\n>{error}: {}", cause.unwrap_or_default());
@@ -111,6 +134,32 @@ fn processes_with_devices_equal_one_cpu() {
             assert!(error < 0.02, "{losses:?} {expected:?}");
         }
     }
+}
+
+/// Rank 0 waits for the second predictions of a shared layer when rank 1, which never comes to them, is killed.
+#[test]
+fn a_process_that_is_killed_in_an_evaluation_ends_the_others_in_words() {
+    let port = free_port().unwrap();
+    let start = |[rank, predictions]: [u64; 2]| {
+        Process::start_to_predict([rank as usize, 2, 2], port, [2, predictions])
+    };
+    let [mut stays, mut killed] = [[0, 9], [1, 1]].map(start);
+    for _ in 0..3 {
+        assert_eq!(stays.says(), killed.says());
+    }
+    assert_eq!(killed.says(), "done");
+    let began = Instant::now();
+    killed.child.kill().unwrap();
+    let said = stays.says();
+    assert!(
+        said.contains("cannot be completed in the evaluation after step 2 on the devices"),
+        "{said}"
+    );
+    assert!(said.contains("ranks [1] have ended"), "{said}");
+    assert!(
+        began.elapsed() < LONG / 2,
+        "the time-out was not waited for"
+    );
 }
 
 /// Rank 0 waits in a collective of step 4 when rank 1, which never comes to it, is killed.

@@ -1,0 +1,139 @@
+//! Shapes that nobody chose, others in each run: kernels are the CPU's there too.
+
+use std::time::SystemTime;
+
+use streamrec_kernels::linear::Activation;
+use streamrec_kernels::sparse_optimizer::SparseRule;
+
+use crate::device::SEEDS;
+use crate::on_device::Case;
+use crate::sparse_optimizer::{ADAGRAD, ROW_WISE, SGD};
+use crate::values::{FLOATS, Random};
+use crate::{
+    add, bce, cast, cross, dot_interaction, embedding_bag, factorization_machine, linear,
+    radix_sort, sparse_optimizer,
+};
+
+const VARIABLE: &str = "STREAMREC_TEST_SEED";
+const ROUNDS: usize = 12;
+
+/// A failure tells how to draw the same shapes again.
+fn rounds(mut check: impl FnMut(&mut Random)) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let seed = match std::env::var(VARIABLE) {
+        Ok(seed) => seed.parse().expect("a number"),
+        Err(_) => now.unwrap().as_nanos() as u64 % 1_000_000,
+    };
+    println!("{VARIABLE}={seed} draws these shapes again");
+    let mut random = Random(seed);
+    for _ in 0..ROUNDS {
+        check(&mut random);
+    }
+}
+
+/// From 1 to `most`, small ones more often.
+fn size(random: &mut Random, most: usize) -> usize {
+    let bound = 1 + random.below(most);
+    1 + random.below(bound)
+}
+
+/// Likewise, from 16 on: one sum that cancels out is no measure of its own rounding.
+fn many(random: &mut Random, most: usize) -> usize {
+    15 + size(random, most)
+}
+
+fn flag(random: &mut Random) -> bool {
+    random.below(2) == 1
+}
+
+fn one_of<T: Copy>(random: &mut Random, all: &[T]) -> T {
+    all[random.below(all.len())]
+}
+
+#[test]
+fn additions() {
+    rounds(|random| {
+        let shape = [many(random, 300), size(random, 300)];
+        add::check_copies(shape, one_of(random, &add::TYPES));
+        add::check_broadcasts(shape, one_of(random, &add::TYPES));
+        let features = [size(random, 30), size(random, 80)];
+        let types = one_of(random, &add::TYPES);
+        add::check_features(many(random, 100), features, types);
+    });
+}
+
+#[test]
+fn losses_and_casts() {
+    rounds(|random| {
+        let (batch, heads) = (size(random, 2000), size(random, 5));
+        bce::check(batch, heads, one_of(random, &FLOATS));
+        cast::check(size(random, 10_000));
+    });
+}
+
+#[test]
+fn interactions() {
+    rounds(|random| {
+        let (pad, seed) = (random.below(17), one_of(random, &SEEDS));
+        let shape = [many(random, 25), size(random, 40), size(random, 140)];
+        dot_interaction::check(shape, one_of(random, &FLOATS), pad, seed);
+        let types = one_of(random, &factorization_machine::TYPES);
+        factorization_machine::check(shape, types, pad, seed);
+        let shape = [size(random, 100), size(random, 600)];
+        let accumulate = [flag(random), flag(random)];
+        cross::check(shape, one_of(random, &FLOATS), accumulate, pad, seed);
+    });
+}
+
+#[test]
+fn layers() {
+    rounds(|random| {
+        let shape = [size(random, 400), size(random, 300)];
+        let index = random.below(1000);
+        let activation = one_of(random, &[Activation::Relu, Activation::None]);
+        let how = (activation, flag(random));
+        linear::check_finish(shape, one_of(random, &linear::TYPES), how, index);
+        let how = [flag(random), flag(random)];
+        let shape = [size(random, 400), many(random, 300)];
+        linear::check_gradients(shape, one_of(random, &FLOATS), how, index);
+    });
+}
+
+#[test]
+fn lookups() {
+    rounds(|random| {
+        let dims: Vec<usize> = (0..size(random, 5)).map(|_| size(random, 300)).collect();
+        let types = one_of(random, &embedding_bag::TYPES);
+        let (hotness, weighted) = (random.below(12), flag(random));
+        let (pad, seed) = (random.below(9), one_of(random, &SEEDS));
+        embedding_bag::check(&dims, types, hotness, weighted, pad, seed);
+        let bits = size(random, 64) as u32;
+        let len = size(random, 9000);
+        radix_sort::check(random, len, bits);
+    });
+}
+
+/// Adam with an epsilon beside which the rounding of a gradient that almost cancels out is small: it divides by the
+/// gradient's own size.
+const ADAM: SparseRule = SparseRule::LazyAdam {
+    beta1: 0.9,
+    beta2: 0.99,
+    eps: 0.01,
+    weight_decay: 0.01,
+    max_row_norm: None,
+};
+
+#[test]
+fn updates() {
+    rounds(|random| {
+        let types = one_of(random, &sparse_optimizer::TYPES);
+        let rule = one_of(random, &[SGD, ROW_WISE, ADAGRAD, ADAM]);
+        println!("{rule:?}, {types:?}");
+        let case = Case::random([size(random, 128), size(random, 128)], types);
+        case.check(&rule, &case.fused(&rule, one_of(random, &SEEDS)));
+        let case = Case::random([size(random, 1024), size(random, 64)], types);
+        let (on, overflow) = case.in_two_phases(&rule, one_of(random, &SEEDS));
+        assert_eq!(overflow, 0);
+        case.check(&rule, &on);
+    });
+}
