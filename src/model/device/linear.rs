@@ -17,7 +17,7 @@ use crate::model::{ParamId, layers::PassError};
 ///
 /// cuBLASLt adds the bias, applies the ReLU and keeps which elements it let pass, where result and
 /// factors have one type, and sums the gradient of the bias beside that of the weights. It is asked about each product; what
-/// it does not have kernels of our own do (ADR 55). A tensor-parallel group shares the layer as on the CPU.
+/// it does not have kernels of our own do (ADR 53). A tensor-parallel group shares the layer as on the CPU.
 #[derive(Debug, Clone)]
 pub(super) struct Linear {
     /// Weight `[outputs, inputs]`, then perhaps bias `[outputs]`.
