@@ -12,7 +12,8 @@ use operations::{Memory, Operation, Shapes, Work, parts};
 use report::{Line, Report};
 use timing::Times;
 
-#[allow(dead_code)] // The benchmark has large shapes too.
+// What the benchmark alone uses: its large shapes, its tables of figures, its clock.
+#[allow(dead_code)]
 #[path = "../../benches/device/operations/mod.rs"]
 mod operations;
 #[allow(dead_code)]
