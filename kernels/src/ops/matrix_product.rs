@@ -8,7 +8,7 @@ use gemm::Parallelism;
 
 use super::wide::{Wide, WideMut};
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{Level, product};
+use crate::simd::product;
 use crate::{
     device::{Context, Scratch},
     simd::multiversion,
@@ -259,14 +259,9 @@ pub(super) fn multiply_transposed(
     let [left, right] = [left, right].map(|view| Wide::rounded(context, view, dtype));
     let (left, right) = (left.view(), right.view());
     #[cfg(target_arch = "x86_64")]
-    if Level::detect() == Level::Avx512 {
-        let mut scratch = context.scratch(product::transposed_scratch_len(
-            out.shape()[0],
-            out.shape()[1],
-        ));
-        // SAFETY: AVX-512 has been detected.
-        unsafe { product::multiply_transposed(left, right, out, accumulate, &mut scratch) };
-        return;
+    if let Some(unit) = product::Unit::detect() {
+        let mut scratch = context.scratch(unit.transposed_scratch_len(left, right));
+        return unit.multiply_transposed(left, right, out, accumulate, &mut scratch);
     }
     multiply(
         out,
@@ -280,7 +275,7 @@ pub(super) fn multiply_transposed(
 /// of the result a call computes.
 pub(super) fn sums_in_order() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return Level::detect() == Level::Avx512;
+    return product::Unit::detect().is_some();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }

@@ -191,9 +191,10 @@ fn the_number_of_threads_does_not_change_a_bit() {
         (8200, 20, 100),
         (8200, 70, 100),
         (8200, 70, 17),
-        // Threads share the rows of the gradient, or its columns.
+        // Threads share halves of the batch, columns of the gradient, or its rows.
         (1500, 130, 150),
         (1500, 330, 60),
+        (1500, 60, 330),
     ] {
         let one = gradients(1, batch, inputs, outputs);
         for threads in [2, 3, 20] {

@@ -19,11 +19,14 @@ use crate::{
 const PIECES: usize = 8;
 /// The fewest samples of a piece.
 const PIECE_ROWS: usize = 128;
-/// Weights from which on threads share the rows of the gradient instead of the batch, where that
-/// changes no sum: it needs neither memory for pieces nor a pass over them.
+/// Weights from which on the gradient is one sum over the batch, or one for each half, where parts of it are summed in
+/// the same order: pieces need memory and a pass over it.
 const WHOLE_BATCH_WEIGHTS: usize = 1 << 14;
-/// The most outputs whose gradient is computed together: with a strip of inputs they fit a second cache.
-const BAND_OUTPUTS: usize = 256;
+/// The most rows, or columns, of the gradient that are computed together: packed, or with their sums, they almost fit a
+/// second cache.
+const PART: usize = 512;
+/// Half a batch is a multiple of so many samples: blocks of products are whole.
+const HALF_ROWS: usize = 256;
 
 /// The operands of [`backward`].
 pub struct LinearBackward<'a> {
@@ -230,6 +233,40 @@ impl Pieces {
     }
 }
 
+/// How the weights of a layer are cut for threads. A band of rows needs all of `x`, one of columns all of `dz`: the longer
+/// side is cut.
+struct Parts {
+    shape: [usize; 2],
+    count: usize,
+    each: usize,
+    by_inputs: bool,
+}
+
+impl Parts {
+    fn new([outputs, inputs]: [usize; 2], threads: usize) -> Self {
+        let by_inputs = inputs > 2 * outputs;
+        let len = if by_inputs { inputs } else { outputs };
+        let count = len.div_ceil(PART).next_multiple_of(threads);
+        let each = len.div_ceil(count).next_multiple_of(LANES);
+        Self {
+            shape: [outputs, inputs],
+            count: len.div_ceil(each),
+            each,
+            by_inputs,
+        }
+    }
+
+    /// The outputs and inputs of a part.
+    fn get(&self, part: usize) -> [Range<usize>; 2] {
+        let [outputs, inputs] = self.shape;
+        let of = |len: usize| part * self.each..len.min((part + 1) * self.each);
+        match self.by_inputs {
+            true => [0..outputs, of(inputs)],
+            false => [of(outputs), 0..inputs],
+        }
+    }
+}
+
 /// What panels and pieces of a backward pass share.
 struct Pass<'a> {
     context: &'a Context,
@@ -352,28 +389,49 @@ impl Pass<'_> {
         self.add_pieces(dw, accumulate, partial.as_ref());
     }
 
-    /// `dw (+)= dz^T . x`, each sum in the order of the batch, whichever thread computes it. A band of
-    /// rows needs all of `x`, one of columns all of `dz`: threads share the side that is much longer.
-    fn whole_weight_gradient(&self, dw: TensorMut<'_>, accumulate: bool) {
-        let [outputs, inputs] = dw.shape();
-        let batch = 0..self.x.shape()[0];
-        let (dz, threads) = (self.dy.as_ref(), self.context.threads());
-        let band = |len: usize, multiple: usize| len.div_ceil(threads).next_multiple_of(multiple);
-        if inputs > 2 * outputs {
-            let band = band(inputs, LANES);
-            return self.context.for_each_panel(inputs, band, |inputs| {
-                // SAFETY: panels are disjoint ranges of columns, one call each.
-                let dw = unsafe { dw.alias_rows(0..outputs) }.columns(inputs.clone());
-                let x = self.x.columns(inputs);
-                multiply_transposed(self.context, self.dtype, dz, x, dw, accumulate);
+    /// `dw (+)= dz^T . x`, each sum in an order that threads do not change: that of the batch where one side of the weights is
+    /// much longer, which threads share; else that of either half, of which two threads take one each, since a part of the
+    /// weights would need all of `x` or all of `dz`.
+    fn whole_weight_gradient(&self, mut dw: TensorMut<'_>, accumulate: bool) {
+        let (context, [outputs, inputs]) = (self.context, dw.shape());
+        let batch = self.x.shape()[0];
+        let half = batch.div_ceil(2).next_multiple_of(HALF_ROWS);
+        let is_long = inputs > 2 * outputs || outputs > 2 * inputs;
+        if half >= batch || is_long {
+            let parts = Parts::new([outputs, inputs], context.threads());
+            context.for_each_panel(parts.count, 1, |part| {
+                self.part_of_weights(&parts, part.start, 0..batch, &dw, accumulate);
             });
+            return;
         }
-        let band = band(outputs, 8).min(BAND_OUTPUTS);
-        self.context.for_each_panel(outputs, band, |outputs| {
-            // SAFETY: panels are disjoint ranges of rows, one call each.
-            let dw = unsafe { dw.alias_rows(outputs.clone()) };
-            self.add_products(batch.clone(), outputs, dw, accumulate);
+        let mut scratch = context.scratch(outputs * inputs);
+        let second = TensorMut::from_f32(&mut scratch, &[outputs, inputs]);
+        let parts = Parts::new([outputs, inputs], context.threads().div_ceil(2));
+        context.for_each_panel(2 * parts.count, 1, |task| {
+            let part = task.start % parts.count;
+            match task.start < parts.count {
+                true => self.part_of_weights(&parts, part, 0..half, &dw, accumulate),
+                false => self.part_of_weights(&parts, part, half..batch, &second, false),
+            }
         });
+        self.add_pieces(dw.reborrow(), true, second.as_ref());
+    }
+
+    /// `dw (+)= dz^T . x` over some samples, of a part of the weights. Each part belongs to one call.
+    fn part_of_weights(
+        &self,
+        parts: &Parts,
+        part: usize,
+        samples: Range<usize>,
+        dw: &TensorMut<'_>,
+        accumulate: bool,
+    ) {
+        let [outputs, inputs] = parts.get(part);
+        // SAFETY: parts are disjoint, one call each.
+        let dw = unsafe { dw.alias_rows(outputs.clone()) }.columns(inputs.clone());
+        let dz = self.dy.as_ref().columns(outputs).rows(samples.clone());
+        let x = self.x.columns(inputs).rows(samples);
+        multiply_transposed(self.context, self.dtype, dz, x, dw, accumulate);
     }
 
     /// `dw (+)=` the sum of all pieces, in their order.

@@ -14,8 +14,6 @@ use crate::tensor::{TensorMut, TensorRef};
 use tile::{Ahead, Left, Right, Tile};
 use unit::TileUnit;
 
-pub(crate) use transposed::{multiply_transposed, transposed_scratch_len};
-
 /// A vector unit that this CPU has, and by which products are computed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Unit(Kind);
@@ -71,6 +69,32 @@ impl Unit {
         epilogue: Epilogue<'_>,
     ) {
         for_unit!(self.0, multiply(left, right, out, epilogue));
+    }
+
+    /// `out (+)= left^T . right` with `left: [samples, rows]`, `right: [samples, columns]`, `out: [rows, columns]`. Each
+    /// sum is taken in the order of the samples, in blocks that depend on the number of samples and the unit alone.
+    /// `scratch` is of [`transposed_scratch_len`](Self::transposed_scratch_len).
+    ///
+    /// # Panics
+    /// When the shapes do not chain.
+    pub(crate) fn multiply_transposed(
+        self,
+        left: TensorRef<'_>,
+        right: TensorRef<'_>,
+        out: TensorMut<'_>,
+        accumulate: bool,
+        scratch: &mut [f32],
+    ) {
+        use transposed::multiply;
+        for_unit!(self.0, multiply(left, right, out, accumulate, scratch));
+    }
+
+    /// Floats of the scratch memory of [`multiply_transposed`](Self::multiply_transposed).
+    pub(crate) fn transposed_scratch_len(self, left: TensorRef<'_>, right: TensorRef<'_>) -> usize {
+        match self.0 {
+            Kind::Avx2 => transposed::scratch_len::<Avx2>(left, right),
+            Kind::Avx512 => transposed::scratch_len::<Avx512>(left, right),
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use std::arch::x86_64::*;
 use super::{
     super::{Avx2, Avx512, LANES, Simd},
     tile::{self, Tile},
+    transposed,
 };
+use crate::tensor::TensorRef;
 
 /// A vector unit that computes tiles. Its functions are called only where the unit has been found, and each is compiled
 /// for it.
@@ -14,6 +16,9 @@ pub(super) trait TileUnit: Simd {
     const ROWS: usize;
     /// The most vectors of a tile's row.
     const VECTORS: usize;
+    /// Samples of a block of sums over samples: with fewer, tiles begin and end more often; with more, a block's panel
+    /// leaves the first cache.
+    const DEPTH: usize;
 
     /// The first `lanes` floats at `from`, then zeros.
     ///
@@ -51,6 +56,18 @@ pub(super) trait TileUnit: Simd {
     /// # Safety
     /// The CPU has the unit.
     unsafe fn copy_vectors(to: &mut [f32], from: &[f32]);
+
+    /// See [`transposed::pack_left`].
+    ///
+    /// # Safety
+    /// The CPU has the unit.
+    unsafe fn pack_left(to: &mut [f32], left: TensorRef<'_>);
+
+    /// See [`transposed::pack_right`].
+    ///
+    /// # Safety
+    /// The CPU has the unit.
+    unsafe fn pack_right(to: &mut [f32], right: TensorRef<'_>);
 }
 
 /// Copies `from` to whole vectors, the last of which is filled up with zeros.
@@ -111,6 +128,25 @@ macro_rules! compiled_for {
             // SAFETY: the CPU has the unit by contract.
             unsafe { compiled(to, from) };
         }
+
+        unsafe fn pack_left(to: &mut [f32], left: TensorRef<'_>) {
+            #[target_feature(enable = $features)]
+            fn compiled(to: &mut [f32], left: TensorRef<'_>) {
+                transposed::pack_left::<$unit>(to, left);
+            }
+            // SAFETY: the CPU has the unit by contract.
+            unsafe { compiled(to, left) };
+        }
+
+        unsafe fn pack_right(to: &mut [f32], right: TensorRef<'_>) {
+            #[target_feature(enable = $features)]
+            fn compiled(to: &mut [f32], right: TensorRef<'_>) {
+                // SAFETY: the CPU has the unit by contract.
+                unsafe { transposed::pack_right::<$unit>(to, right) }
+            }
+            // SAFETY: the CPU has the unit by contract.
+            unsafe { compiled(to, right) };
+        }
     };
     (@tiles $unit:ident, $tile:ident, $count:ident, $rows:tt, [$($vectors:literal)*]) => {
         match $tile.width.div_ceil(LANES) {
@@ -132,6 +168,7 @@ macro_rules! compiled_for {
 impl TileUnit for Avx512 {
     const ROWS: usize = 8;
     const VECTORS: usize = 3;
+    const DEPTH: usize = 128;
 
     #[inline(always)]
     unsafe fn load_first(from: *const f32, lanes: usize) -> __m512 {
@@ -166,6 +203,7 @@ fn first(lanes: usize) -> __mmask16 {
 impl TileUnit for Avx2 {
     const ROWS: usize = 6;
     const VECTORS: usize = 1;
+    const DEPTH: usize = 256;
 
     #[inline(always)]
     unsafe fn load_first(from: *const f32, lanes: usize) -> [__m256; 2] {
