@@ -78,6 +78,24 @@ def compare(comparison, rounds, words):
     return {**comparison, "windows": windows, "others": others, "versions": versions}
 
 
+class Results:
+    """What comparisons came to, kept in a file line by line, for a run that goes on later or in parts."""
+
+    def __init__(self, path, of):
+        self.path, self.of = path, of
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        kept = [json.loads(line) for line in lines]
+        # What was not committed may have changed since.
+        trusted = not of["commit"].endswith("-dirty")
+        self.known = {line["name"]: line["result"] for line in kept if trusted and line["of"] == of}
+
+    def keep(self, name, result):
+        if self.path:
+            fields = {field: result[field] for field in ("windows", "others", "versions")}
+            with self.path.open("a") as file:
+                print(json.dumps({"name": name, "of": self.of, "result": fields}), file=file)
+
+
 def ratio(result, sides):
     """Ours over the best peer's, so that more is better for us."""
     medians = {name: statistics.median(values) for name, values in sides.items()}
@@ -175,6 +193,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", help="comparisons whose names hold these words")
+    parser.add_argument("--results", type=Path, metavar="FILE",
+                        help="keep what each comparison came to in FILE; those that it holds, of this "
+                             "commit, machine and settings, are not run again")
     parser.add_argument("--print", action="store_true", help="print the table, and write nothing")
     args = parser.parse_args()
     comparisons = tomllib.loads(Path("benches/comparisons.toml").read_text())["comparison"]
@@ -184,19 +205,25 @@ def main():
     comparisons = [c for c in comparisons if not args.only or args.only in c["name"]]
     if not comparisons:
         sys.exit(f"--only {args.only}: no comparison has such a name")
-    needed = set(re.findall(r"\{bench:(\w+)\}", json.dumps(comparisons)))
-    programs = {f"bench:{name}": path for name, path in build(sorted(needed)).items()}
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], stdout=subprocess.PIPE,
+                            text=True).stdout.strip()
     threads = os.environ.get("THREADS", "2")
+    kept = Results(args.results, {"commit": commit, "cpu": cpu(), "threads": threads, "rounds": args.rounds})
+    missing = [c for c in comparisons if c["name"] not in kept.known]
+    needed = set(re.findall(r"\{bench:(\w+)\}", json.dumps(missing)))
+    programs = {f"bench:{name}": path for name, path in (build(sorted(needed)) if needed else {}).items()}
     pythons = {name: os.environ.get(variable, place) for name, (variable, place) in PYTHONS.items()}
     results = []
     for comparison in comparisons:
+        if comparison["name"] in kept.known:
+            results.append(comparison | kept.known[comparison["name"]])
+            continue
         with tempfile.TemporaryDirectory(dir=os.environ.get("STREAMREC_SCRATCH")) as folder:
             words = {"threads": threads, "folder": folder, **pythons, **programs}
             if "setup" in comparison:
                 subprocess.run(fill(comparison["setup"], words), check=True)
             results.append(compare(comparison, args.rounds, words))
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], stdout=subprocess.PIPE,
-                            text=True).stdout.strip()
+        kept.keep(comparison["name"], results[-1])
     versions = sorted({f"{name} {version}" for result in results
                        for name, version in result["versions"].items()})
     only = f' --only "{args.only}"' if args.only else ""
