@@ -188,6 +188,7 @@ impl Mlp {
                     accumulate_weights: false,
                     dx,
                     accumulate_dx: false,
+                    x_activation: Activation::None,
                 },
             )?;
             clock.lap(&format!("{}{index}_backward", self.name));

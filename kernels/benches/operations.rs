@@ -71,6 +71,7 @@ fn linear(criterion: &mut Criterion) {
                     accumulate_weights: false,
                     dx: Some(dx.view_mut()),
                     accumulate_dx: false,
+                    x_activation: Activation::None,
                 };
                 linear::backward(&context, operands)
             });

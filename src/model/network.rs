@@ -2,7 +2,7 @@
 
 mod backward;
 
-use streamrec_artifact::{FeatureSchema, Graph, Op};
+use streamrec_artifact::{Activation, FeatureSchema, Graph, Op};
 use streamrec_kernels::{Context, DType, TensorRef};
 use tracing::trace_span;
 
@@ -10,9 +10,10 @@ use super::{
     BatchInput, Gradients, ModelError, ParamId, ParameterStore, RemoteLookup, TableGradients,
     TensorParallel,
     layers::{self, Forward, GradientBuffers, Inputs, Layer, LayerContext, PassError, TableBag},
-    plan::{self, GradientPlan, Places, PlannedNode},
+    plan::{self, GradientPlan, Masks, Places, PlannedNode},
     planned_buffer::PlannedBuffer,
 };
+use crate::config::Partition;
 
 /// Hears of each dense gradient the moment it is final.
 pub trait GradientSink: Send {
@@ -88,6 +89,7 @@ impl Network {
         let nodes = plan::nodes(graph, &shapes, shared);
         let places = Places::new(&nodes);
         let plan = GradientPlan::new(&nodes, &places);
+        let masks = masks(graph, shared, parameters, (&nodes, &places, &plan));
         let remote = RemoteLookup::of_graph(graph, schema, parameters)?;
         let of = LayerContext {
             context,
@@ -97,6 +99,7 @@ impl Network {
             shared,
             remote: &remote,
             batch,
+            masks: &masks,
         };
         let build = |(index, node)| layers::build(index, node, &of);
         let layers = graph
@@ -351,6 +354,30 @@ impl Network {
         self.values[buffer] = Some(whole);
         result
     }
+}
+
+/// Which linear layers, that no other rank takes part in, mask gradients of rectified values.
+fn masks(
+    graph: &Graph,
+    shared: &TensorParallel,
+    parameters: &ParameterStore,
+    (nodes, places, plan): (&[PlannedNode], &Places, &GradientPlan),
+) -> Masks {
+    // Only products in float32 mask in registers.
+    if parameters.compute_dtype() != DType::F32 {
+        return Masks::default();
+    }
+    let activation = |node: usize| match &graph.nodes[node].op {
+        Op::Linear { activation, .. } => {
+            let whole = shared.partition(&graph.nodes[node].name) == Partition::Replicated;
+            whole.then_some(*activation)
+        }
+        _ => None,
+    };
+    let rectifies = |node| activation(node) == Some(Activation::Relu);
+    Masks::new(nodes, places, plan, rectifies, |node| {
+        activation(node).is_some()
+    })
 }
 
 /// Buffers of `columns` columns; the flag tells whether they are float32 in any precision.

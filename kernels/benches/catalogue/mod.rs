@@ -113,6 +113,7 @@ fn linear_backward(context: &Context, batch: usize, inputs: usize, outputs: usiz
                 accumulate_weights: false,
                 dx: Some(dx.view_mut()),
                 accumulate_dx: false,
+                x_activation: Activation::None,
             };
             linear::backward(&context, operands)
         },

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     device::{Context, Device},
     error::Result,
-    simd::multiversion,
+    simd::{LANES, Lanes, Simd, finish_stream, multiversion, past_caches},
     tensor::{TensorMut, TensorRef},
 };
 
@@ -37,6 +37,7 @@ pub fn combine_forward(
     expect(OPERATION, "y", &y, shape)?;
     match context.device() {
         Device::Cpu => context.for_each_panel(shape[0], PANEL_ROWS, |rows| {
+            let past = past_caches(shape[0] * shape[1]);
             let [x0, projection, x] =
                 [x0, projection, x].map(|view| Wide::new(context, view.rows(rows.clone())));
             // SAFETY: panels are disjoint ranges of rows, one call each.
@@ -49,8 +50,10 @@ pub fn combine_forward(
                     projection.row(row),
                     x.row(row),
                     out.row_mut(row),
+                    past,
                 );
             }
+            finish_stream();
             y.store();
         }),
     }
@@ -58,9 +61,18 @@ pub fn combine_forward(
 }
 
 multiversion! {
-    fn combine_row(x0: &[f32], projection: &[f32], x: &[f32], y: &mut [f32]) {
-        for (((y, x0), projection), x) in y.iter_mut().zip(x0).zip(projection).zip(x) {
-            *y = x0 * projection + x;
+    /// With `past`, `y` is stored past the caches.
+    fn combine_row(x0: &[f32], projection: &[f32], x: &[f32], y: &mut [f32], past: bool) {
+        let (y, rest) = y.as_chunks_mut::<LANES>();
+        let from = y.len() * LANES;
+        let whole = [x0, projection, x].map(|row| row.as_chunks::<LANES>().0);
+        for (index, y) in y.iter_mut().enumerate() {
+            let product = S::multiply(S::load(&whole[0][index]), S::load(&whole[1][index]));
+            let sum = S::add(product, S::load(&whole[2][index]));
+            if past { S::stream(sum, y) } else { S::store(sum, y) }
+        }
+        for (column, y) in (from..).zip(rest) {
+            *y = x0[column] * projection[column] + x[column];
         }
     }
 }
@@ -91,6 +103,7 @@ pub fn combine_backward(
     expect(OPERATION, "dx", &dx, shape)?;
     match context.device() {
         Device::Cpu => context.for_each_panel(shape[0], PANEL_ROWS, |rows| {
+            let past = past_caches(shape[0] * shape[1]);
             let [x0, projection, dy] =
                 [x0, projection, dy].map(|view| Wide::new(context, view.rows(rows.clone())));
             // SAFETY: panels are disjoint ranges of rows, one call each.
@@ -104,22 +117,19 @@ pub fn combine_backward(
             let mut dx = WideMut::keeping(context, own, accumulate_dx);
             let (x0, projection, dy) = (x0.view(), projection.view(), dy.view());
             for row in 0..rows.len() {
-                let dy = dy.row(row);
-                product(dy, x0.row(row), false, d_projection.view().row_mut(row));
-                product(
-                    dy,
-                    projection.row(row),
-                    accumulate_dx0,
+                combine_row_backward(
+                    [x0.row(row), projection.row(row), dy.row(row)],
+                    d_projection.view().row_mut(row),
                     dx0.view().row_mut(row),
+                    dx.view().row_mut(row),
+                    Stores {
+                        accumulate_dx0,
+                        accumulate_dx,
+                        past,
+                    },
                 );
-                let mut dx = dx.view();
-                let dx = dx.row_mut(row);
-                if accumulate_dx {
-                    dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
-                } else {
-                    dx.copy_from_slice(dy);
-                }
             }
+            finish_stream();
             d_projection.store();
             dx0.store();
             dx.store();
@@ -128,12 +138,54 @@ pub fn combine_backward(
     Ok(())
 }
 
+/// How [`combine_row_backward`] writes.
+#[derive(Clone, Copy)]
+struct Stores {
+    accumulate_dx0: bool,
+    accumulate_dx: bool,
+    /// What is not added to is stored past the caches.
+    past: bool,
+}
+
 multiversion! {
-    fn product(a: &[f32], b: &[f32], accumulate: bool, out: &mut [f32]) {
-        if accumulate {
-            out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out += a * b);
-        } else {
-            out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = a * b);
+    fn combine_row_backward(
+        of: [&[f32]; 3],
+        d_projection: &mut [f32],
+        dx0: &mut [f32],
+        dx: &mut [f32],
+        stores: Stores,
+    ) {
+        let Stores { accumulate_dx0, accumulate_dx, past } = stores;
+        let whole = of.map(|row| row.as_chunks::<LANES>().0);
+        let (vectors, d_projection_rest) = d_projection.as_chunks_mut::<LANES>();
+        let (dx0, dx0_rest) = dx0.as_chunks_mut::<LANES>();
+        let (dx, dx_rest) = dx.as_chunks_mut::<LANES>();
+        let from = vectors.len() * LANES;
+        for (index, d_projection) in vectors.iter_mut().enumerate() {
+            let dy = S::load(&whole[2][index]);
+            let (x0, projection) = (S::load(&whole[0][index]), S::load(&whole[1][index]));
+            write::<S>(S::multiply(dy, x0), d_projection, false, past);
+            write::<S>(S::multiply(dy, projection), &mut dx0[index], accumulate_dx0, past);
+            write::<S>(dy, &mut dx[index], accumulate_dx, past);
         }
+        for (index, d_projection) in d_projection_rest.iter_mut().enumerate() {
+            let [x0, projection, dy] = of.map(|row| row[from + index]);
+            *d_projection = dy * x0;
+            let (dx0, dx) = (&mut dx0_rest[index], &mut dx_rest[index]);
+            *dx0 = if accumulate_dx0 { *dx0 + dy * projection } else { dy * projection };
+            *dx = if accumulate_dx { *dx + dy } else { dy };
+        }
+    }
+}
+
+/// Writes a vector, or adds it to what is there.
+#[inline(always)]
+fn write<S: Simd>(x: S::Vector, to: &mut Lanes, accumulate: bool, past: bool) {
+    if accumulate {
+        S::store(S::add(S::load(to), x), to);
+    } else if past {
+        S::stream(x, to);
+    } else {
+        S::store(x, to);
     }
 }

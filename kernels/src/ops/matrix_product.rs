@@ -80,7 +80,36 @@ impl<'a> Right<'a> {
     ///
     /// # Panics
     /// When the shapes do not chain.
-    pub(super) fn multiply(&self, left: TensorRef<'_>, out: TensorMut<'_>, epilogue: Epilogue<'_>) {
+    pub(super) fn multiply(
+        &self,
+        left: TensorRef<'_>,
+        mut out: TensorMut<'_>,
+        epilogue: Epilogue<'_>,
+    ) {
+        let after = epilogue.gate.filter(|values| !self.gates(*values));
+        let gate = epilogue.gate.filter(|_| after.is_none());
+        self.multiply_in_one(left, out.reborrow(), Epilogue { gate, ..epilogue });
+        if let Some(values) = after {
+            let mut out = WideMut::keeping(self.context, out, true);
+            close(out.view(), Wide::new(self.context, values).view());
+            out.store();
+        }
+    }
+
+    /// Whether products pass such a gate while their sums are in registers.
+    fn gates(&self, values: TensorRef<'_>) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let ours = matches!(
+            self.factor,
+            RightFactor::Panels(..) | RightFactor::BorrowedPanels(..)
+        );
+        #[cfg(not(target_arch = "x86_64"))]
+        let ours = false;
+        ours && values.dtype() == DType::F32
+    }
+
+    /// [`multiply`](Self::multiply), of an epilogue whose gate the product passes itself.
+    fn multiply_in_one(&self, left: TensorRef<'_>, out: TensorMut<'_>, epilogue: Epilogue<'_>) {
         let (context, [depth, columns]) = (self.context, self.shape);
         assert_eq!([left.shape()[1], out.shape()[1]], [depth, columns]);
         if let RightFactor::Tiles(unit, floats) = &self.factor {
@@ -232,6 +261,23 @@ multiversion! {
             }
         }
     }
+}
+
+multiversion! {
+    /// Zeroes `x` where `values` are not positive.
+    fn close(x: TensorMut<'_>, values: TensorRef<'_>) {
+        let mut x = x;
+        for row in 0..x.shape()[0] {
+            let x = x.row_mut(row).iter_mut();
+            x.zip(values.row(row)).for_each(|(x, &value)| *x = relu_gradient(value, *x));
+        }
+    }
+}
+
+/// The gradient of a rectifier at the value `y`; NaN lets the gradient pass.
+#[inline(always)]
+pub(super) fn relu_gradient(y: f32, dy: f32) -> f32 {
+    if y <= 0.0 { 0.0 } else { dy }
 }
 
 /// `max(0, x)`, but NaN stays NaN: a model that diverged must not look like one that did not.

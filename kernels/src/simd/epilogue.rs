@@ -1,3 +1,5 @@
+use crate::tensor::TensorRef;
+
 /// What is done with a tile before it is stored.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Epilogue<'a> {
@@ -7,4 +9,7 @@ pub(crate) struct Epilogue<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     /// Replace negative numbers by zero; NaN stays NaN.
     pub(crate) relu: bool,
+    /// Replace numbers by zero where these, `[rows, columns]`, are not positive: the gradient of a rectifier at its values.
+    /// NaN lets them pass.
+    pub(crate) gate: Option<TensorRef<'a>>,
 }

@@ -165,6 +165,21 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn stream(x: [__m256; 2], to: &mut Lanes) {
+        // Half a line would be written to memory by itself.
+        if to.as_ptr().addr().is_multiple_of(size_of::<Lanes>()) {
+            let to = to.as_mut_ptr();
+            // SAFETY: this type is named only where AVX2 has been found; `to` holds 16 floats and starts a cache line.
+            unsafe {
+                _mm256_stream_ps(to, x[0]);
+                _mm256_stream_ps(to.wrapping_add(8), x[1]);
+            }
+        } else {
+            Self::store(x, to);
+        }
+    }
+
+    #[inline(always)]
     fn load_bf16(x: &[bf16; LANES]) -> [__m256; 2] {
         // SAFETY: this type is named only where AVX2 and FMA have been found; `x` holds two
         // halves of 16 bytes.

@@ -56,7 +56,7 @@ impl<'a> RightTiles<'a> {
 }
 
 /// `out = epilogue(left . right)`, with `left: [rows, depth]` and `out: [rows, columns]` of any floats;
-/// `left` is rounded to bf16.
+/// `left` is rounded to bf16. There is no gate.
 ///
 /// # Panics
 /// When the shapes do not chain.
@@ -310,9 +310,9 @@ mod tests {
                 let mut out = vec![1.0; rows * columns];
                 let view = TensorMut::from_f32(&mut out, &[rows, columns]);
                 let relu = Epilogue {
-                    accumulate: false,
                     bias: Some(&bias),
                     relu: true,
+                    ..Epilogue::default()
                 };
                 multiply(&context, Unit::Emulated, left, right, view, relu);
                 assert_close("with bias and activation", &out, &rectified);

@@ -100,6 +100,7 @@ fn on_cpu(
         accumulate_weights: before.is_some(),
         dx: None,
         accumulate_dx: false,
+        x_activation: Activation::None,
     };
     linear::backward(&context, operands).unwrap();
     [dz, db]

@@ -146,6 +146,7 @@ impl Layers {
                 accumulate_weights: false,
                 dx: Some(TensorMut::from_f32(to, &[self.batch, columns])),
                 accumulate_dx,
+                x_activation: Activation::None,
             };
             linear::backward(&context, operands).unwrap();
         }

@@ -127,6 +127,7 @@ fn a_linear_layer_in_half_precision_is_the_float32_one_rounded() {
                     accumulate_weights: false,
                     dx: Some(dx.view_mut()),
                     accumulate_dx: false,
+                    x_activation: Activation::None,
                 };
                 linear::backward(&context, operands).unwrap();
                 [y, dx, dw, db]

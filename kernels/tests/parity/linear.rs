@@ -62,6 +62,7 @@ fn check(case: &Case) {
                 accumulate_weights: accumulate,
                 dx: Some(dx.view_mut()),
                 accumulate_dx: accumulate,
+                x_activation: Activation::None,
             },
         )
         .unwrap();
@@ -176,6 +177,7 @@ fn what_is_not_a_number_stays_so_through_relu() {
             accumulate_weights: false,
             dx: None,
             accumulate_dx: false,
+            x_activation: Activation::None,
         };
         backward(&context, operands).unwrap();
         assert_eq!(dy, [1.0, 1.0, 0.0]);
@@ -240,6 +242,7 @@ fn gradients(
         accumulate_weights: false,
         dx: None,
         accumulate_dx: false,
+        x_activation: Activation::None,
     };
     backward(&context, operands).unwrap();
     (y, dw, db)
@@ -282,6 +285,7 @@ fn a_backward_pass_in_two_halves_has_the_bits_of_one() {
                         accumulate_weights: true,
                         dx: None,
                         accumulate_dx: false,
+                        x_activation: Activation::None,
                     };
                     if halves {
                         backward_input(&context, &mut operands, to).unwrap();
@@ -295,6 +299,59 @@ fn a_backward_pass_in_two_halves_has_the_bits_of_one() {
                     run(true) == run(false),
                     "{dtype}, {activation:?}, {batch} x {inputs} x {outputs}"
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gradient_of_a_rectified_input_is_masked_in_the_same_pass() {
+    let context = context();
+    for dtype in [DType::F32, DType::Bf16, DType::F16] {
+        // Few rows are products that mask afterwards.
+        for [batch, inputs, outputs] in [[3, 5, 2], [300, 49, 33], [700, 64, 1]] {
+            let mut random = Random(11);
+            let mut matrix = |shape: [usize; 2]| {
+                let mut tensor = Tensor::zeros(&context, dtype, &shape);
+                let mut floats = random.floats(shape[0] * shape[1]);
+                (floats[0], floats[1]) = (0.0, -0.0);
+                let floats = TensorRef::from_f32(&floats, &shape);
+                add::copy(&context, floats, tensor.view_mut()).unwrap();
+                tensor
+            };
+            let [x, w, dy] =
+                [[batch, inputs], [outputs, inputs], [batch, outputs]].map(&mut matrix);
+            for accumulate_dx in [false, true] {
+                let run = |x_activation: Activation| {
+                    let mut dz = Tensor::zeros(&context, dtype, &[batch, outputs]);
+                    add::copy(&context, dy.view(), dz.view_mut()).unwrap();
+                    let mut dw = vec![0.0; outputs * inputs];
+                    let mut dx = vec![0.5; batch * inputs];
+                    let operands = LinearBackward {
+                        x: x.view(),
+                        w: w.view(),
+                        y: dy.view(),
+                        activation: Activation::None,
+                        dy: dz.view_mut(),
+                        dw: TensorMut::from_f32(&mut dw, &[outputs, inputs]),
+                        db: None,
+                        accumulate_weights: false,
+                        dx: Some(TensorMut::from_f32(&mut dx, &[batch, inputs])),
+                        accumulate_dx,
+                        x_activation,
+                    };
+                    backward(&context, operands).unwrap();
+                    (dx, dw)
+                };
+                let ((dx, dw), (masked, same)) = (run(Activation::None), run(Activation::Relu));
+                let mut values = vec![0.0; batch * inputs];
+                let to = TensorMut::from_f32(&mut values, &[batch, inputs]);
+                add::copy(&context, x.view(), to).unwrap();
+                let of = |(&value, &dx): (&f32, &f32)| if value <= 0.0 { 0.0 } else { dx };
+                let expected: Vec<f32> = values.iter().zip(&dx).map(of).collect();
+                let what = format!("{dtype}, {batch} x {inputs} x {outputs}");
+                assert!(masked == expected && dw == same, "{what}");
+                assert!(expected.contains(&0.0) && expected.iter().any(|&dx| dx != 0.0));
             }
         }
     }
@@ -315,6 +372,7 @@ fn an_empty_batch_gives_zero_gradients() {
         accumulate_weights: false,
         dx: None,
         accumulate_dx: false,
+        x_activation: Activation::None,
     };
     backward(&context, operands).unwrap();
     assert_eq!((dw, db), ([0.0; 6], [0.0; 2]));

@@ -337,20 +337,7 @@ fn mask_by_readers(
         else {
             continue;
         };
-        let own = places.nodes[node].buffer;
-        let shares = places
-            .nodes
-            .iter()
-            .filter(|place| place.buffer == own)
-            .count()
-            > 1;
-        let mut writers = nodes.iter().enumerate().flat_map(|(reader, planned)| {
-            let of_reader = planned.inputs.iter().zip(&plan.writes[reader]);
-            of_reader
-                .filter(|(input, write)| write.is_some() && places.nodes[**input].buffer == own)
-                .map(move |_| reader)
-        });
-        let (Some(index), None, false) = (writers.next(), writers.next(), shares) else {
+        let Some(index) = plan.only_writer(nodes, places, node) else {
             continue;
         };
         if let DeviceLayer::Linear(reader) = &mut layers[index]

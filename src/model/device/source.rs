@@ -13,6 +13,7 @@ use crate::config::Partition;
 use crate::model::{
     ModelError, ParamId, ParameterStore, TensorParallel,
     layers::{LayerContext, TableBag},
+    plan::Masks,
 };
 
 /// What a network on a device is made of.
@@ -48,6 +49,7 @@ pub(super) fn build<E: Executor>(
         shared: of.shared,
         remote: &[],
         batch: of.batch,
+        masks: &Masks::default(),
     };
     let parameters = context.parameters(node)?;
     Ok(match &node.op {

@@ -84,6 +84,7 @@ impl Layer for ColumnParallel {
             accumulate_weights: pass.accumulate,
             dx: None,
             accumulate_dx: false,
+            x_activation: Activation::None,
         };
         let Some(gradient) = pass.d_inputs.get(0) else {
             return Ok(linear::backward(context, operands)?);

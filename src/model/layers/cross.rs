@@ -118,6 +118,7 @@ impl Layer for Cross {
                 accumulate_weights: pass.accumulate,
                 dx: None,
                 accumulate_dx: true,
+                x_activation: Activation::None,
             };
             let Some(Group {
                 projection,

@@ -121,6 +121,7 @@ impl Layer for CrossLowRank {
                 accumulate_weights: pass.accumulate,
                 dx: Some(d_inner.reborrow()),
                 accumulate_dx: false,
+                x_activation: Activation::None,
             };
             linear::backward(context, outer)?;
             let mut first = LinearBackward {
@@ -134,6 +135,7 @@ impl Layer for CrossLowRank {
                 accumulate_weights: pass.accumulate,
                 dx: None,
                 accumulate_dx: true,
+                x_activation: Activation::None,
             };
             let Some(sums) = sums else {
                 first.dx = Some(d_x.view);

@@ -29,7 +29,9 @@ pub(super) use pass::{
     Backward, Forward, GradientBuffers, InputGradient, InputGradients, Inputs, value,
 };
 
-use super::{ModelError, ParamId, ParameterStore, RemoteLookup, TableId, TensorParallel};
+use super::{
+    ModelError, ParamId, ParameterStore, RemoteLookup, TableId, TensorParallel, plan::Masks,
+};
 use crate::config::Partition;
 use streamrec_artifact::FeatureSchema;
 
@@ -102,6 +104,8 @@ pub(super) struct LayerContext<'a> {
     pub(super) remote: &'a [RemoteLookup],
     /// The most samples of a batch.
     pub(super) batch: usize,
+    /// Who masks gradients of rectified values.
+    pub(super) masks: &'a Masks,
 }
 
 impl LayerContext<'_> {
@@ -163,7 +167,7 @@ pub(super) fn build(
                 Partition::Row => Box::new(row_parallel::RowParallel::new(
                     node, parameters, activation, of,
                 )?),
-                _ => Box::new(linear::Linear::new(parameters, activation)),
+                _ => Box::new(linear::Linear::new(parameters, activation, index, of.masks)),
             }
         }
         Op::DotInteraction { features, dim } => Box::new(dot_interaction::DotInteraction {

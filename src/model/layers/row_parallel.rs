@@ -88,6 +88,7 @@ impl Layer for RowParallel {
             accumulate_weights: pass.accumulate,
             dx: None,
             accumulate_dx: false,
+            x_activation: Activation::None,
         };
         match (&mut self.cut, pass.d_inputs.get(0)) {
             (Some((_, gathered)), Some(gradient)) => {

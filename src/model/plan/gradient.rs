@@ -118,6 +118,26 @@ impl GradientPlan {
             temporary_width,
         }
     }
+
+    /// The node that alone writes the gradient of the value of `node`, where that shares its buffer with no other.
+    pub(in crate::model) fn only_writer(
+        &self,
+        nodes: &[PlannedNode],
+        values: &Places,
+        node: usize,
+    ) -> Option<usize> {
+        let lies_with = |other: usize| values.nodes[other].buffer == values.nodes[node].buffer;
+        if (0..nodes.len()).filter(|&other| lies_with(other)).count() > 1 {
+            return None;
+        }
+        let mut writers = (0..nodes.len()).flat_map(|reader| {
+            let of_reader = nodes[reader].inputs.iter().zip(&self.writes[reader]);
+            of_reader
+                .filter(|(input, write)| write.is_some() && lies_with(**input))
+                .map(move |_| reader)
+        });
+        writers.next().filter(|_| writers.next().is_none())
+    }
 }
 
 /// As the values' places, and one for the dense features where somebody insists on their gradient.

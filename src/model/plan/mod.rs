@@ -14,6 +14,7 @@
 //! The plan never allocates buffers, and never looks at data.
 
 mod gradient;
+mod mask;
 mod place;
 
 use streamrec_artifact::{Graph, Op, Shapes};
@@ -21,6 +22,7 @@ use streamrec_artifact::{Graph, Op, Shapes};
 use super::TensorParallel;
 
 pub(super) use gradient::{GradientPlan, GradientWrite};
+pub(super) use mask::Masks;
 pub(super) use place::{Place, Places};
 
 /// What the planner needs to know of a node.

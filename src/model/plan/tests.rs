@@ -188,3 +188,31 @@ fn gradients_that_are_never_alive_together_share_memory() {
         assert_ne!(own, plan.writes[reader][0].as_ref().unwrap().slot);
     }
 }
+
+#[test]
+fn a_gradient_is_masked_by_the_only_layer_that_writes_it() {
+    // Two layers on the embeddings; the second one's value is read twice; the last two follow each other.
+    let nodes = vec![
+        node(Role::Embeddings, 8, &[]),
+        node(Role::Linear, 4, &[0]),
+        node(Role::Linear, 4, &[1]),
+        node(Role::Linear, 4, &[2]),
+        node(Role::Other, 4, &[2, 3]),
+        node(Role::Linear, 4, &[4]),
+        node(Role::Linear, 1, &[5]),
+    ];
+    let places = Places::new(&nodes);
+    let plan = GradientPlan::new(&nodes, &places);
+    let linear = |node: usize| nodes[node].role == Role::Linear;
+    let masks = Masks::new(&nodes, &places, &plan, linear, linear);
+    let masked: Vec<usize> = (0..7).filter(|&node| masks.is_masked(node)).collect();
+    let masking: Vec<usize> = (0..7).filter(|&node| masks.masks_input(node)).collect();
+    assert_eq!((masked, masking), (vec![1, 5], vec![2, 6]));
+
+    // What lies in a concatenation is masked by its own layer.
+    let nodes = dlrm();
+    let places = Places::new(&nodes);
+    let plan = GradientPlan::new(&nodes, &places);
+    let masks = Masks::new(&nodes, &places, &plan, |_| true, |_| true);
+    assert!(!masks.is_masked(1) && !masks.is_masked(2) && masks.is_masked(4));
+}

@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use super::{
     super::{
-        matrix_product::{Epilogue, Right, multiply_transposed, sums_in_order},
+        matrix_product::{Epilogue, Right, multiply_transposed, relu_gradient, sums_in_order},
         operand::{expect, expect_float, expect_vector},
         wide::{Wide, WideMut},
     },
@@ -51,6 +51,8 @@ pub struct LinearBackward<'a> {
     pub dx: Option<TensorMut<'a>>,
     /// Add to `dx` instead of overwriting it.
     pub accumulate_dx: bool,
+    /// The activation that made `x`: `dx` becomes the gradient of the sums before it.
+    pub x_activation: Activation,
 }
 
 /// The gradients of [`forward`](super::forward): with `dz` the gradient before the activation,
@@ -90,6 +92,7 @@ pub fn backward_input(
                 dy: operands.dy.reborrow(),
                 dx: Some(dx),
                 accumulate_dx: false,
+                gated: operands.x_activation == Activation::Relu,
                 right: Some(Right::new(context, operands.w, batch)),
                 dtype: operands.w.dtype(),
                 sums: None,
@@ -135,6 +138,7 @@ fn backward_cpu(context: &Context, operands: LinearBackward<'_>) {
         accumulate_weights,
         dx,
         accumulate_dx,
+        x_activation,
     } = operands;
     let [batch, outputs] = dy.shape();
     let inputs = x.shape()[1];
@@ -153,6 +157,7 @@ fn backward_cpu(context: &Context, operands: LinearBackward<'_>) {
         dy,
         dx,
         accumulate_dx,
+        gated: x_activation == Activation::Relu,
         right,
         dtype,
         sums: db.is_some().then_some(sums),
@@ -276,6 +281,8 @@ struct Pass<'a> {
     dy: TensorMut<'a>,
     dx: Option<TensorMut<'a>>,
     accumulate_dx: bool,
+    /// Where `x` is not positive, its gradient is zero.
+    gated: bool,
     /// Where `dx` is wanted.
     right: Option<Right<'a>>,
     dtype: DType,
@@ -296,13 +303,16 @@ impl Pass<'_> {
         // SAFETY: each call has its own row.
         let sums = sums.map(|sums| unsafe { sums.alias_rows(panel..panel + 1) });
         mask_and_sum(dz.view(), mask.as_ref().map(Wide::view), sums);
-        // A mask changes no number: what was half precision still is.
-        dz.store();
+        if mask.is_some() {
+            // A mask changes no number: what was half precision still is.
+            dz.store();
+        }
         if let (Some(dx), Some(right)) = (&self.dx, &self.right) {
             // SAFETY: as for `dz`.
             let dx = unsafe { dx.alias_rows(rows.clone()) };
             let epilogue = Epilogue {
                 accumulate: self.accumulate_dx,
+                gate: self.gated.then(|| self.x.rows(rows.clone())),
                 ..Epilogue::default()
             };
             right.multiply(self.dy.as_ref().rows(rows), dx, epilogue);
@@ -443,12 +453,6 @@ impl Pass<'_> {
             add_pieces(dw, accumulate, partial, rows.start, outputs);
         });
     }
-}
-
-/// The gradient of [`relu`](super::relu) at the value `y`; NaN lets the gradient pass.
-#[inline(always)]
-fn relu_gradient(y: f32, dy: f32) -> f32 {
-    if y <= 0.0 { 0.0 } else { dy }
 }
 
 multiversion! {

@@ -77,9 +77,9 @@ fn multiply(
 ) {
     let bias = wide_bias(context, bias);
     let epilogue = Epilogue {
-        accumulate: false,
         bias: bias.as_ref().map(|bias| bias.view().row(0)),
         relu: activation == Activation::Relu,
+        ..Epilogue::default()
     };
     context.for_each_panel(y.shape()[0], PANEL_ROWS, |rows| {
         // SAFETY: panels are disjoint ranges of rows, one call each.

@@ -11,7 +11,7 @@ mod unit;
 
 use super::{Avx2, Avx512, Epilogue, LANES, Level, transpose};
 use crate::tensor::{TensorMut, TensorRef};
-use tile::{Ahead, Left, Right, Tile};
+use tile::{Ahead, Gate, Left, Right, Tile};
 use unit::TileUnit;
 
 /// A vector unit that this CPU has, and by which products are computed.
@@ -57,10 +57,10 @@ impl Unit {
     }
 
     /// `out = epilogue(left . right)` with `left: [rows, depth]`, `out: [rows, columns]`, and what was packed into
-    /// `right`.
+    /// `right`. All is float32, the gate too.
     ///
     /// # Panics
-    /// When the rows differ, or `right` has fewer floats.
+    /// When the shapes differ, or `right` has fewer floats.
     pub(crate) fn multiply(
         self,
         left: TensorRef<'_>,
@@ -183,6 +183,9 @@ unsafe fn multiply<U: TileUnit>(
     if let Some(bias) = epilogue.bias {
         assert_eq!(bias.len(), columns);
     }
+    if let Some(gate) = epilogue.gate {
+        assert_eq!(gate.shape(), [rows, columns]);
+    }
     let (stride, panels) = (out.row_stride(), Panels::new::<U>(columns));
     let start = out.as_mut_ptr();
     let tile = |panel: usize| {
@@ -202,6 +205,10 @@ unsafe fn multiply<U: TileUnit>(
                 bias: epilogue.bias.map(|bias| &bias[column..][..width]),
                 ..epilogue
             },
+            gate: epilogue.gate.map(|gate| Gate {
+                start: gate.as_ptr().wrapping_add(column),
+                row_stride: gate.row_stride(),
+            }),
             ahead: None,
         }
     };
@@ -291,7 +298,7 @@ mod tests {
         let relu = Epilogue {
             bias: Some(&bias),
             relu: true,
-            accumulate: false,
+            ..Epilogue::default()
         };
         unit.multiply(left, &packed, TensorMut::from_f32(&mut out, &shape), relu);
         check(&out, &|row, column| {
@@ -304,6 +311,17 @@ mod tests {
         };
         unit.multiply(left, &packed, TensorMut::from_f32(&mut out, &shape), add);
         check(&out, &|row, column| exact(row, column) + 0.5);
+        let mut values = numbers(rows * columns, 4);
+        (values[0], values[rows * columns - 1]) = (f32::NAN, 0.0);
+        let gate = Epilogue {
+            gate: Some(TensorRef::from_f32(&values, &shape)),
+            ..Epilogue::default()
+        };
+        unit.multiply(left, &packed, TensorMut::from_f32(&mut out, &shape), gate);
+        check(&out, &|row, column| match values[row * columns + column] {
+            value if value <= 0.0 => 0.0,
+            _ => exact(row, column),
+        });
 
         let mut right_turned = vec![0.0; depth * columns];
         for k in 0..depth {

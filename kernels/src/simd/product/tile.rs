@@ -62,6 +62,20 @@ impl Ahead {
     }
 }
 
+/// Numbers of which each lets one of a tile's pass, in memory.
+#[derive(Clone, Copy)]
+pub(super) struct Gate {
+    pub(super) start: *const f32,
+    pub(super) row_stride: usize,
+}
+
+impl Gate {
+    #[inline(always)]
+    fn at(&self, row: usize) -> *const f32 {
+        self.start.wrapping_add(row * self.row_stride)
+    }
+}
+
 /// A tile of `out (+)= left . right`, and what follows.
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
@@ -72,8 +86,9 @@ pub(super) struct Tile<'a> {
     pub(super) out_stride: usize,
     /// Columns, at least 1, at most those of the unit's vectors.
     pub(super) width: usize,
-    /// Its bias has `width` elements.
+    /// Its bias has `width` elements; its gate is in `gate`.
     pub(super) epilogue: Epilogue<'a>,
+    pub(super) gate: Option<Gate>,
     pub(super) ahead: Option<Ahead>,
 }
 
@@ -87,6 +102,9 @@ impl Tile<'_> {
             }
         }
         self.out = self.out.wrapping_add(row * self.out_stride);
+        if let Some(gate) = &mut self.gate {
+            gate.start = gate.at(row);
+        }
         self
     }
 }
@@ -94,7 +112,7 @@ impl Tile<'_> {
 /// Computes `R` rows of `V` vectors.
 ///
 /// # Safety
-/// That many rows of the left factor and of the tile's `out`, its `width` columns of `out`, and `depth` rows of the
+/// That many rows of the left factor and of the tile's `out` and gate, its `width` columns of both, and `depth` rows of the
 /// panel are there; the CPU has the unit.
 #[inline(always)]
 pub(super) unsafe fn run<U: TileUnit, const R: usize, const V: usize>(tile: &Tile<'_>) {
@@ -148,6 +166,11 @@ pub(super) unsafe fn multiply<U: TileUnit, const R: usize, const V: usize>(
             prefetch_row(tile.out.wrapping_add(row * tile.out_stride), V * LANES);
         }
     }
+    if let Some(gate) = tile.gate {
+        for row in 0..R {
+            prefetch_row(gate.at(row), V * LANES);
+        }
+    }
     // SAFETY: as the caller promises.
     unsafe { add_products::<U, R, V>(&mut sums, tile, left, right) };
     if tile.width == V * LANES {
@@ -194,6 +217,16 @@ unsafe fn finish<U: TileUnit, const R: usize, const V: usize>(
     if tile.epilogue.relu {
         for sum in sums.as_flattened_mut() {
             *sum = U::rectify(*sum);
+        }
+    }
+    if let Some(gate) = tile.gate {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            for v in 0..V {
+                // SAFETY: a row of the gate has `width` elements.
+                let value =
+                    unsafe { U::load_first(gate.at(row).wrapping_add(v * LANES), lanes[v]) };
+                sums[v] = U::pass(sums[v], value);
+            }
         }
     }
     for (row, sums) in sums.iter().enumerate() {

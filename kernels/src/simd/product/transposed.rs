@@ -225,6 +225,7 @@ impl Block<'_> {
                     accumulate: self.accumulate,
                     ..Epilogue::default()
                 },
+                gate: None,
                 ahead: None,
             };
             for row in (0..rows).step_by(U::ROWS) {

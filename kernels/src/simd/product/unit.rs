@@ -35,6 +35,9 @@ pub(super) trait TileUnit: Simd {
     /// `max(0, x)`; NaN stays NaN.
     fn rectify(x: Self::Vector) -> Self::Vector;
 
+    /// `x` where `value` is positive or NaN, else zero.
+    fn pass(x: Self::Vector, value: Self::Vector) -> Self::Vector;
+
     /// Computes `rows` rows of a tile, 1 to [`ROWS`](Self::ROWS).
     ///
     /// # Safety
@@ -189,6 +192,15 @@ impl TileUnit for Avx512 {
         unsafe { _mm512_max_ps(_mm512_setzero_ps(), x) }
     }
 
+    #[inline(always)]
+    fn pass(x: __m512, value: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe {
+            let open = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(value, _mm512_setzero_ps());
+            _mm512_maskz_mov_ps(open, x)
+        }
+    }
+
     compiled_for!(Avx512, "avx512f", rows: 1 2 3 4 5 6 7 8, vectors: [1 2 3]);
 }
 
@@ -248,6 +260,17 @@ impl TileUnit for Avx2 {
         unsafe {
             let zeros = _mm256_setzero_ps();
             [_mm256_max_ps(zeros, x[0]), _mm256_max_ps(zeros, x[1])]
+        }
+    }
+
+    #[inline(always)]
+    fn pass(x: [__m256; 2], value: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let zeros = _mm256_setzero_ps();
+            let low = _mm256_cmp_ps::<_CMP_NLE_UQ>(value[0], zeros);
+            let high = _mm256_cmp_ps::<_CMP_NLE_UQ>(value[1], zeros);
+            [_mm256_and_ps(x[0], low), _mm256_and_ps(x[1], high)]
         }
     }
 
