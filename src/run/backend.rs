@@ -134,6 +134,17 @@ pub(super) fn check(backend: Backend) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Refuses a backend that ends at the host for a job over several.
+pub(super) fn check_hosts(backend: Backend, hosts: usize) -> Result<(), RunError> {
+    if backend == Backend::SharedMemory && hosts > 1 {
+        return Err(RunError::Usage(format!(
+            "`parallel.backend` is \"shared_memory\", which joins the ranks of one host, but --nnodes is {hosts}; set it to \
+             \"auto\" or \"tcp\""
+        )));
+    }
+    Ok(())
+}
+
 fn not_built() -> RunError {
     RunError::Usage(
         "`parallel.backend` is \"mpi\", but this program was built without it; install Open MPI or MPICH and libclang, \

@@ -154,13 +154,7 @@ fn job(args: &LaunchArgs) -> Result<(Job, Backend), RunError> {
     let stop_grace = seconds("--stop-grace", args.stop_grace)?;
     let experiment = Experiment::load(&args.train.config, &args.train.set)?;
     backend::check(experiment.parallel.backend)?;
-    if experiment.parallel.backend == Backend::SharedMemory && args.hosts.nnodes > 1 {
-        return Err(RunError::Usage(format!(
-            "`parallel.backend` is \"shared_memory\", which joins the ranks of one host, but --nnodes is {}; set it to \
-             \"auto\" or \"tcp\"",
-            args.hosts.nnodes
-        )));
-    }
+    backend::check_hosts(experiment.parallel.backend, args.hosts.nnodes)?;
     Dataset::open(&experiment.data.dataset)?;
     let folder = RunFolder::new(&experiment.output);
     if !args.train.resume && !args.train.overwrite {

@@ -30,8 +30,9 @@ fn manifests_are_those_of_kubeflow_trainer() {
         return;
     };
     let bench = Workbench::new();
-    for (hosts, ranks) in [("1", "2"), ("3", "4")] {
+    for (hosts, ranks, mpi) in [("1", "2", None), ("3", "4", None), ("3", "4", Some("mpi"))] {
         let mut options = vec!["--nnodes", hosts, "--nproc", ranks, "--cores", "2"];
+        options.extend(mpi.iter().flat_map(|mpi| ["--backend", mpi]));
         options.extend([
             "--memory",
             "24GiB",
@@ -47,7 +48,8 @@ fn manifests_are_those_of_kubeflow_trainer() {
         std::fs::write(&file, &output.stdout).expect("written");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles/read_manifests.py");
         let mut command = Command::new(&python);
-        let read = command.arg(script).args([&file, hosts, ranks]).output();
+        let read = command.arg(script).args([&file, hosts, ranks]);
+        let read = read.args(mpi).output();
         expect_success(&read.expect("Python starts"));
     }
 }
@@ -85,7 +87,7 @@ fn a_printed_command_is_one_that_starts() {
 
 #[test]
 fn what_cannot_be_printed_says_what_is_missing() {
-    let cases: [(&str, &[&str], &str); 6] = [
+    let cases: [(&str, &[&str], &str); 7] = [
         ("kubernetes", &[], "--image"),
         (
             "mpirun",
@@ -100,6 +102,11 @@ fn what_cannot_be_printed_says_what_is_missing() {
             "`parallel.tp` = 2",
         ),
         ("slurm", &["--memory", "lots"], "--memory lots"),
+        (
+            "kubernetes",
+            &["--nnodes", "2", "--backend", "shared_memory"],
+            "--nnodes is 2",
+        ),
     ];
     for (scheduler, options, expected) in cases {
         let output = print(scheduler, options);
