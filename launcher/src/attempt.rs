@@ -58,8 +58,9 @@ pub(crate) struct Setting<'a> {
 }
 
 pub(crate) struct Attempt<'a> {
-    setting: Setting<'a>,
+    /// Dropped before the board that they report to.
     ranks: Vec<Rank>,
+    setting: Setting<'a>,
 }
 
 impl Setting<'_> {
@@ -113,8 +114,7 @@ impl Setting<'_> {
         match &self.hosts {
             Some(hosts) if node > 0 => {
                 let order = self.order(environment, folder);
-                let (seat, token) = (&hosts.seats[node], hosts.roster.token());
-                Rank::there(rank, &order, node, seat, token, &self.log_dir)
+                Rank::there(rank, order, hosts, node, &self.log_dir)
             }
             _ => {
                 let (order, first) = (self.order(environment, None), self.job.first_rank);

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub(crate) use gathering::{Gathering, Seat};
+pub(crate) use gathering::Gathering;
 pub use member::{Membership, serve_node};
 pub(crate) use remote_rank::RemoteRank;
 pub use roster::{Head, Roster};

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::cores::CorePlan;
 use crate::diagnosis::Exit;
 use crate::job::FirstRankOutput;
-use crate::nodes::{RemoteRank, Seat};
+use crate::nodes::{Gathering, RemoteRank};
 use crate::output::{Capture, Style, open_log};
 use crate::rank_order::RankOrder;
 use crate::rank_process::RankProcess;
@@ -64,15 +64,14 @@ impl Rank {
     /// Has the launcher of another host start a rank. A launcher that does not answer is no error: the rank is lost.
     pub(crate) fn there(
         rank: usize,
-        order: &RankOrder,
+        order: RankOrder,
+        hosts: &Gathering<'_>,
         node: usize,
-        seat: &Seat,
-        token: &str,
         log_dir: &Path,
     ) -> io::Result<Self> {
         let (log, file) = open_log(log_dir, rank)?;
         let (output, feed) = Capture::fed(file, &Style::of_rank(rank));
-        let remote = RemoteRank::start(node, seat, token, order, feed)?;
+        let remote = RemoteRank::start(hosts, node, order, feed)?;
         Ok(Self::new(node, log, output, Home::There(remote)))
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::gathering::Seat;
+use super::gathering::Gathering;
 use super::wire::{Errand, Outcome, SignalRank, Task};
 use crate::control::{line_of, next_line};
 use crate::diagnosis::Exit;
@@ -35,21 +35,25 @@ impl RemoteRank {
     /// # Errors
     /// When the launcher refuses, or the order has no line.
     pub(crate) fn start(
+        hosts: &Gathering<'_>,
         node: usize,
-        seat: &Seat,
-        token: &str,
-        order: &RankOrder,
+        order: RankOrder,
         feed: Feed,
     ) -> io::Result<Self> {
+        let shell = hosts.seats[node].shell;
         let errand = Errand {
-            token: token.to_owned(),
-            task: Task::Rank(order.clone()),
+            token: hosts.roster.token().to_owned(),
+            task: Task::Rank(order),
         };
         // A word that is not Unicode ends here.
         let line = line_of(&errand)?;
         let exit = Arc::new(Mutex::new(None));
         let ask = || {
-            let stream = TcpStream::connect_timeout(&seat.shell, START_PATIENCE)?;
+            if hosts.lost().contains(&node) {
+                // Another of its ranks has waited for it already.
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            let stream = TcpStream::connect_timeout(&shell, START_PATIENCE)?;
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(START_PATIENCE))?;
             stream.set_write_timeout(Some(SIGNAL_PATIENCE))?;
@@ -67,7 +71,7 @@ impl RemoteRank {
                 Some(stream)
             }
             Ok((_, _, Outcome::Refused(reason))) => {
-                let problem = format!("node {node} at {} refuses: {reason}", seat.shell);
+                let problem = format!("node {node} at {shell} refuses: {reason}");
                 return Err(io::Error::other(problem));
             }
             other => {
@@ -75,7 +79,7 @@ impl RemoteRank {
                     Err(error) => error,
                     Ok(_) => io::Error::other("it answers otherwise than agreed"),
                 };
-                tracing::warn!(node, shell = %seat.shell, %problem, "a launcher starts no rank");
+                tracing::warn!(node, %shell, %problem, "a launcher starts no rank");
                 *lock(&exit) = Some(Exit::Lost(node));
                 feed.end();
                 None
