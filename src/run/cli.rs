@@ -281,10 +281,12 @@ pub struct HostArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum BackendName {
-    /// The memory of this host.
+    /// What fits the hosts and whoever starts the ranks.
     Auto,
     /// The memory of this host.
     SharedMemory,
+    /// TCP, over any hosts.
+    Tcp,
     /// Open MPI or MPICH.
     Mpi,
 }
