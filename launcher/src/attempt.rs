@@ -17,7 +17,7 @@ use crate::diagnosis::{Blame, View, blame_exit, blame_hang};
 use crate::environment::{RankEnvironment, Source};
 use crate::job::{Job, Timing};
 use crate::launch::LaunchError;
-use crate::nodes::Gathering;
+use crate::nodes::{ADDRESS_VARIABLE, Gathering};
 use crate::rank::Rank;
 use crate::rank_order::RankOrder;
 use crate::stop_requests::{StopRequest, StopRequests};
@@ -93,12 +93,18 @@ impl Setting<'_> {
         let job = self.job;
         let text = |(name, value)| (OsString::from(name), OsString::from(value));
         let heartbeat = job.timing.heartbeat.as_millis().to_string();
-        let reports = [
+        let mut more = vec![
             (CONTROL_VARIABLE, self.board.address().to_string()),
             (HEARTBEAT_VARIABLE, heartbeat),
         ];
-        let reports = reports.map(|(name, value)| (name.to_owned(), value));
-        let own = environment.variables().into_iter().chain(reports);
+        if let Some(hosts) = &self.hosts {
+            let seat = &hosts.seats[environment.group_rank];
+            more.push((ADDRESS_VARIABLE, seat.shell.ip().to_string()));
+        }
+        let more = more
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value));
+        let own = environment.variables().into_iter().chain(more);
         RankOrder {
             program: job.program.clone(),
             args: job.args.clone(),

@@ -37,6 +37,9 @@ pub use shell::node_shell;
 /// Variable that tells an agent where the launchers are.
 pub const NODES_VARIABLE: &str = "STREAMREC_NODES";
 
+/// Variable that tells a rank the address by which other hosts reach its own, where there are several.
+pub const ADDRESS_VARIABLE: &str = "STREAMREC_NODE_ADDRESS";
+
 /// Time between two signs of life.
 const BEAT: Duration = Duration::from_secs(1);
 /// A launcher that gives no sign of life for so long is lost.

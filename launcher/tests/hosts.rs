@@ -82,7 +82,7 @@ fn log(logs: &Path, attempt: u32, rank: usize) -> String {
 fn ranks_of_all_hosts_find_the_torchrun_environment_and_leave_their_logs_at_host_0() {
     let logs = tempfile::tempdir().unwrap();
     let text = "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $GROUP_RANK $MASTER_ADDR \
-                $TORCHELASTIC_RESTART_COUNT $TORCHELASTIC_RUN_ID $EXTRA $PWD; echo $MASTER_PORT >&2; \
+                $TORCHELASTIC_RESTART_COUNT $TORCHELASTIC_RUN_ID $EXTRA $STREAMREC_NODE_ADDRESS $PWD; echo $MASTER_PORT >&2; \
                 test $STREAMREC_THREADS -ge 1";
     let mut job = script(text, logs.path());
     job.run_id = Some("daily".into());
@@ -92,16 +92,16 @@ fn ranks_of_all_hosts_find_the_torchrun_environment_and_leave_their_logs_at_host
     let here = std::env::current_dir().unwrap();
     let here = here.display();
     let places = [
-        "0 0 5 2 0",
-        "1 1 5 2 0",
-        "2 0 5 1 1",
-        "3 0 5 2 2",
-        "4 1 5 2 2",
+        ("0 0 5 2 0", 2),
+        ("1 1 5 2 0", 2),
+        ("2 0 5 1 1", 3),
+        ("3 0 5 2 2", 4),
+        ("4 1 5 2 2", 4),
     ];
     let mut ports = Vec::new();
-    for (rank, place) in places.iter().enumerate() {
+    for (rank, (place, address)) in places.iter().enumerate() {
         let log = log(logs.path(), 0, rank);
-        let expected = format!("{place} 127.0.0.2 0 daily yes {here}");
+        let expected = format!("{place} 127.0.0.2 0 daily yes 127.0.0.{address} {here}");
         assert!(log.lines().any(|line| line == expected), "{log}");
         ports.extend(log.lines().find_map(|line| line.parse::<u16>().ok()));
     }

@@ -1,8 +1,10 @@
 //! What carries data between the ranks of a job, and how it ends.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use streamrec_launcher::nodes::ADDRESS_VARIABLE;
 use streamrec_launcher::{RankEnvironment, Source, Store};
 
 use super::RunError;
@@ -168,7 +170,7 @@ fn meet(
     let comm: Arc<dyn Communicator> = match carrier {
         Carrier::Tcp => {
             let route = Route {
-                own: store.own_address(),
+                own: node_address()?.unwrap_or(store.own_address()),
                 first: store.host_address(),
             };
             tracing::info!(rank, own = %route.own, rank_0 = %route.first, "ranks meet over TCP");
@@ -179,6 +181,20 @@ fn meet(
     // The store goes with rank 0: nobody may still need it.
     store.barrier("connected", meeting)?;
     Ok(comm)
+}
+
+/// The address of this host that its launcher knows others to reach it by.
+fn node_address() -> Result<Option<IpAddr>, RunError> {
+    let Ok(value) = std::env::var(ADDRESS_VARIABLE) else {
+        return Ok(None);
+    };
+    let address = value.parse();
+    let wrong = |_| {
+        RunError::Usage(format!(
+            "{ADDRESS_VARIABLE}={value}: expected an IP address"
+        ))
+    };
+    address.map(Some).map_err(wrong)
 }
 
 #[cfg(test)]
