@@ -15,12 +15,13 @@ pub mod prediction_log;
 pub mod request;
 pub mod settings;
 pub mod sketches;
+pub mod tcp;
 
 /// A check by the name of its target.
 pub type Check = fn(&[u8]);
 
 /// All of them.
-pub const CHECKS: [(&str, Check); 10] = [
+pub const CHECKS: [(&str, Check); 11] = [
     ("artifact", artifact::check),
     ("checkpoint", checkpoint::check),
     ("dataset", dataset::check),
@@ -31,4 +32,5 @@ pub const CHECKS: [(&str, Check); 10] = [
     ("request", request::check),
     ("settings", settings::check),
     ("sketches", sketches::check),
+    ("tcp", tcp::check),
 ];

@@ -4,6 +4,7 @@
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::cable::Cable;
 use crate::workbench::{Running, Workbench, expect_success, rank_process, said, send, wait};
 
 const CONFIG: &str = "synthetic_dlrm.toml";
@@ -280,66 +281,14 @@ fn a_signal_to_all_launchers_at_once_does_no_other_over_mpi() {
     a_signal_saves_and_stops(Way::Mpi, 29_539, &[0, 1]);
 }
 
-/// Two network namespaces with a cable between them; gone when it drops.
-struct Cable {
-    names: [String; 2],
-}
-
-impl Cable {
-    /// `None` where this process may not make any.
-    fn lay() -> Option<Self> {
-        let names = ["a", "b"].map(|side| format!("streamrec-{}-{side}", std::process::id()));
-        let cable = Self { names };
-        let [a, b] = &cable.names;
-        let commands = [
-            format!("netns add {a}"),
-            format!("netns add {b}"),
-            format!("-n {a} link add cable type veth peer name cable netns {b}"),
-            format!("-n {a} address add 10.77.31.1/24 dev cable"),
-            format!("-n {b} address add 10.77.31.2/24 dev cable"),
-            format!("-n {a} link set lo up"),
-            format!("-n {b} link set lo up"),
-            format!("-n {a} link set cable up"),
-            format!("-n {b} link set cable up"),
-        ];
-        commands.iter().all(|command| ip(command)).then_some(cable)
-    }
-
-    fn inside(&self, node: usize) -> Command {
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", &self.names[node]])
-            .arg(env!("CARGO_BIN_EXE_streamrec"));
-        command
-    }
-
-    fn set(&self, state: &str) {
-        assert!(ip(&format!("-n {} link set cable {state}", self.names[1])));
-    }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        for name in &self.names {
-            ip(&format!("netns delete {name}"));
-        }
-    }
-}
-
-fn ip(arguments: &str) -> bool {
-    let output = Command::new("ip").args(arguments.split(' ')).output();
-    output.is_ok_and(|output| output.status.success())
-}
-
 fn a_cut_cable_is_mended(way: Way, port: u16) {
     let Some(cable) = Cable::lay() else {
-        println!("skipped: this process may not make network namespaces, or has no `ip`");
         return;
     };
     let bench = Workbench::with_events(20_000);
     let hosts = Hosts::two(&bench, way, port);
     let start = |node| {
-        let mut command = hosts.launcher(cable.inside(node), node, "10.77.31.1");
+        let mut command = hosts.launcher(cable.inside(node), node, Cable::FIRST);
         command.env("OMPI_MCA_btl_tcp_if_include", "cable");
         command.env("OMPI_MCA_oob_tcp_if_include", "cable");
         command.spawn().expect("starts")

@@ -37,15 +37,15 @@ pub(in crate::comm) struct Engine<T: Transport> {
     /// The number of allocations so far.
     pub(super) allocations: u64,
     /// The messages of each rank for the collective under way and the next.
-    peers: Vec<Peer>,
+    pub(super) peers: Vec<Peer>,
     /// What the last exchange sent, for the next to receive into: fresh memory costs more than the transfer.
     pub(super) spare: Vec<Vec<u8>>,
-    kind: Kind,
-    sequence: u64,
+    pub(super) kind: Kind,
+    pub(super) sequence: u64,
     /// What another rank told.
     heard: Option<Failure>,
     /// Whether every rank has a core of its own.
-    spins: bool,
+    pub(super) spins: bool,
     /// Whether this rank takes leave when it drops the engine.
     pub(in crate::comm) takes_leave: bool,
     /// The failure after which nothing works any more.
@@ -53,14 +53,14 @@ pub(in crate::comm) struct Engine<T: Transport> {
 }
 
 #[derive(Default)]
-struct Peer {
+pub(super) struct Peer {
     arrivals: VecDeque<Arrival>,
     /// It has said that it leaves.
     has_left: bool,
     /// Nothing comes from it any more.
     has_closed: bool,
     /// When it said that it waits for others itself.
-    waits: Option<Instant>,
+    pub(super) waits: Option<Instant>,
 }
 
 /// What a collective waits for, once all ranks have come to it.
@@ -197,7 +197,7 @@ impl<T: Transport> Engine<T> {
         }
     }
 
-    fn say(&mut self, rank: usize, message: &Message) -> Result<(), Refusal> {
+    pub(super) fn say(&mut self, rank: usize, message: &Message) -> Result<(), Refusal> {
         self.transport.say(rank, message.encode())
     }
 
@@ -397,71 +397,8 @@ impl<T: Transport> Engine<T> {
         self.of_world(&ended)
     }
 
-    /// Rests a little, unless the time is over. Who is missing may itself wait for another, in this collective or the
-    /// one before; so a rank that loses patience first asks who does.
-    fn keep_waiting(
-        &mut self,
-        wait: &mut Wait,
-        moved: bool,
-        missing: impl Fn(&Self) -> Vec<usize>,
-    ) -> Result<(), CommError> {
-        let observer = Arc::clone(&self.settings.observer);
-        let called_off = wait.tell(&observer, || self.of_world(&missing(self)));
-        if let Some(reason) = called_off {
-            return Err(CommError::CalledOff {
-                collective: self.kind.name(),
-                sequence: self.sequence,
-                missing: self.of_world(&missing(self)),
-                reason,
-            });
-        }
-        let timeout = self.settings.timeout;
-        let waited = wait.idle();
-        if !moved && waited >= timeout {
-            let answers = (timeout / 4).min(Duration::from_secs(1));
-            match wait.asked {
-                None => {
-                    wait.asked = Some(Instant::now());
-                    let mut asked = missing(self).into_iter();
-                    asked
-                        .try_for_each(|rank| self.say(rank, &Message::Ask))
-                        .map_err(|refusal| self.refused(refusal))?;
-                }
-                Some(asked) if asked.elapsed() >= answers => {
-                    return Err(CommError::Timeout {
-                        collective: self.kind.name(),
-                        sequence: self.sequence,
-                        missing: self.of_world(&self.without_waiting(missing(self), asked)),
-                        waited,
-                    });
-                }
-                Some(_) => {}
-            }
-        }
-        self.rest(wait, moved);
-        Ok(())
-    }
-
-    fn rest(&mut self, wait: &mut Wait, moved: bool) {
-        let idle = wait.look(moved);
-        if !moved {
-            self.transport.pause(idle, self.spins);
-        }
-    }
-
-    /// Those of the missing ranks that have not answered that they wait themselves; all, if all have.
-    fn without_waiting(&self, missing: Vec<usize>, asked: Instant) -> Vec<usize> {
-        let waits = |rank: &usize| self.peers[*rank].waits.is_some_and(|when| when >= asked);
-        let silent: Vec<usize> = missing
-            .iter()
-            .copied()
-            .filter(|rank| !waits(rank))
-            .collect();
-        if silent.is_empty() { missing } else { silent }
-    }
-
     /// The numbers in the world of ranks of the group, ascending.
-    fn of_world(&self, ranks: &[usize]) -> Vec<usize> {
+    pub(super) fn of_world(&self, ranks: &[usize]) -> Vec<usize> {
         let mut ranks: Vec<usize> = ranks.iter().map(|rank| self.world[*rank]).collect();
         ranks.sort_unstable();
         ranks

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::comm::Observer;
+use super::message::Message;
+use super::{Engine, Transport};
+use crate::comm::{CommError, Observer};
 
 /// A rank that did not look for so long was stopped, or had no core.
 const ABSENCE: Duration = Duration::from_millis(100);
@@ -20,7 +22,7 @@ pub(super) struct Wait {
     looked: Instant,
     reported: Vec<usize>,
     /// When the others were asked whether they wait too.
-    pub(super) asked: Option<Instant>,
+    asked: Option<Instant>,
 }
 
 impl Wait {
@@ -40,7 +42,7 @@ impl Wait {
     }
 
     /// How long nothing has happened, as far as this rank was about.
-    pub(super) fn idle(&self) -> Duration {
+    fn idle(&self) -> Duration {
         if self.looked.elapsed() > ABSENCE {
             return Duration::ZERO;
         }
@@ -48,7 +50,7 @@ impl Wait {
     }
 
     /// Notes whether something happened since the last time; returns how long nothing has.
-    pub(super) fn look(&mut self, moved: bool) -> Duration {
+    fn look(&mut self, moved: bool) -> Duration {
         let now = Instant::now();
         // A rank that was stopped itself finds that nothing happened, and must not blame the others for it.
         if moved || now - self.looked > ABSENCE {
@@ -61,7 +63,7 @@ impl Wait {
 
     /// Once this rank has waited for a while, tells the observer for whom where they are others than before. Returns
     /// why the job is being ended, if it is.
-    pub(super) fn tell(
+    fn tell(
         &mut self,
         observer: &Arc<dyn Observer>,
         missing: impl FnOnce() -> Vec<usize>,
@@ -75,6 +77,71 @@ impl Wait {
             self.reported = missing;
         }
         observer.called_off()
+    }
+}
+
+impl<T: Transport> Engine<T> {
+    /// Rests a little, unless the time is over. Who is missing may itself wait for another, in this collective or the
+    /// one before; so a rank that loses patience first asks who does.
+    pub(super) fn keep_waiting(
+        &mut self,
+        wait: &mut Wait,
+        moved: bool,
+        missing: impl Fn(&Self) -> Vec<usize>,
+    ) -> Result<(), CommError> {
+        let observer = Arc::clone(&self.settings.observer);
+        let called_off = wait.tell(&observer, || self.of_world(&missing(self)));
+        if let Some(reason) = called_off {
+            return Err(CommError::CalledOff {
+                collective: self.kind.name(),
+                sequence: self.sequence,
+                missing: self.of_world(&missing(self)),
+                reason,
+            });
+        }
+        let timeout = self.settings.timeout;
+        let waited = wait.idle();
+        if !moved && waited >= timeout {
+            let answers = (timeout / 4).min(Duration::from_secs(1));
+            match wait.asked {
+                None => {
+                    wait.asked = Some(Instant::now());
+                    let mut asked = missing(self).into_iter();
+                    asked
+                        .try_for_each(|rank| self.say(rank, &Message::Ask))
+                        .map_err(|refusal| self.refused(refusal))?;
+                }
+                Some(asked) if asked.elapsed() >= answers => {
+                    return Err(CommError::Timeout {
+                        collective: self.kind.name(),
+                        sequence: self.sequence,
+                        missing: self.of_world(&self.without_waiting(missing(self), asked)),
+                        waited,
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+        self.rest(wait, moved);
+        Ok(())
+    }
+
+    pub(super) fn rest(&mut self, wait: &mut Wait, moved: bool) {
+        let idle = wait.look(moved);
+        if !moved {
+            self.transport.pause(idle, self.spins);
+        }
+    }
+
+    /// Those of the missing ranks that have not answered that they wait themselves; all, if all have.
+    fn without_waiting(&self, missing: Vec<usize>, asked: Instant) -> Vec<usize> {
+        let waits = |rank: &usize| self.peers[*rank].waits.is_some_and(|when| when >= asked);
+        let silent: Vec<usize> = missing
+            .iter()
+            .copied()
+            .filter(|rank| !waits(rank))
+            .collect();
+        if silent.is_empty() { missing } else { silent }
     }
 }
 
