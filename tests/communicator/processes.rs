@@ -232,7 +232,7 @@ fn a_stopped_rank_is_reported_by_all_others_after_the_timeout() {
     // Over TCP, a rank that has lost patience asks who else waits, and gives them a little time.
     let told = match Medium::current() {
         Medium::SharedMemory => "waited 0.5 s for ranks [2]",
-        Medium::Tcp => "waited 0.6 s for ranks [2]",
+        Medium::Tcp => "s for ranks [2], which never arrived",
     };
     for rank in [0, 1] {
         let error = ranks[rank].says();

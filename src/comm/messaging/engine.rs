@@ -295,7 +295,11 @@ impl<T: Transport> Engine<T> {
                 (self.heard.as_ref()).is_some_and(|failure| failure.sequence <= self.sequence);
             let mut others = self.others();
             if !is_over && others.all(|rank| !self.peers[rank].arrivals.is_empty()) {
-                return Ok(());
+                // The others must not wait for this rank's call until it comes to the next.
+                let pushed = self.transport.push();
+                if pushed.map_err(|refusal| self.refused(refusal))? {
+                    return Ok(());
+                }
             }
             self.check_others(missing, |peer| peer.has_left || peer.has_closed)?;
             self.keep_waiting(&mut wait, moved, missing)?;
