@@ -8,6 +8,7 @@ pub mod artifact;
 pub mod checkpoint;
 pub mod dataset;
 pub mod edits;
+pub mod host;
 pub mod input_rows;
 pub mod labels;
 pub mod pack_reader;
@@ -21,10 +22,11 @@ pub mod tcp;
 pub type Check = fn(&[u8]);
 
 /// All of them.
-pub const CHECKS: [(&str, Check); 11] = [
+pub const CHECKS: [(&str, Check); 12] = [
     ("artifact", artifact::check),
     ("checkpoint", checkpoint::check),
     ("dataset", dataset::check),
+    ("host", host::check),
     ("input_rows", input_rows::check),
     ("labels", labels::check),
     ("pack_reader", pack_reader::check),

@@ -223,7 +223,7 @@ impl Roster {
                 tracing::info!(nodes = ?missing, endpoint = %self.address, "waiting for the launchers of other hosts");
                 told = missing;
             }
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(10));
         }
     }
 
