@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! cargo bench --bench collectives                                over shared memory
+//! cargo bench --bench collectives -- tcp                         over TCP, on this host
 //! mpirun -n 2 PATH/collectives-HASH                              over MPI, built with --features mpi
 //! ```
+//! With `small` it measures an all-gather of 32 bytes a rank instead, as device ranks call the roll in every step.
+//!
 //! Prints a line of JSON for each collective and size: seconds of every round, of the slower rank.
 
 use std::error::Error;
@@ -11,11 +14,16 @@ use std::hint::black_box;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use streamrec::comm::{Communicator, Message, ReduceOp, Settings, SharedMemory, all_gather_pod};
+use streamrec::comm::{
+    Communicator, Message, ReduceOp, Route, Settings, SharedMemory, Tcp, all_gather_pod,
+};
 use streamrec_launcher::{RankEnvironment, Source, Store, free_port};
 
 const SIZES_BYTES: [usize; 3] = [1 << 20, 25 << 20, 100 << 20];
 const WARM_UP: usize = 5;
+
+/// What a device rank says of itself in every step.
+const SMALL_BYTES: usize = 32;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let environment = RankEnvironment::from_process()?;
@@ -25,13 +33,24 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             let patience = Duration::from_secs(60);
             let store = Store::join(&environment, patience)?;
             let (rank, size) = (environment.rank, environment.world_size);
-            let comm = SharedMemory::connect(rank, size, &store, Settings::default())?;
-            store.barrier("connected", patience)?;
-            measure_all("StreamRec, shared memory", &comm)?;
+            let settings = Settings::default();
+            if is_asked("tcp") {
+                let comm = Tcp::connect(rank, size, &store, Route::LOOPBACK, settings)?;
+                store.barrier("connected", patience)?;
+                measure("StreamRec, TCP", &comm)?;
+            } else {
+                let comm = SharedMemory::connect(rank, size, &store, settings)?;
+                store.barrier("connected", patience)?;
+                measure("StreamRec, shared memory", &comm)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         _ => over_mpi(),
     }
+}
+
+fn is_asked(option: &str) -> bool {
+    std::env::args().any(|argument| argument == option)
 }
 
 fn start_ranks() -> Result<ExitCode, Box<dyn Error>> {
@@ -45,7 +64,9 @@ fn start_ranks() -> Result<ExitCode, Box<dyn Error>> {
             master_port,
             ..RankEnvironment::single()
         };
-        Command::new(&program).envs(environment.variables()).spawn()
+        let mut command = Command::new(&program);
+        command.args(std::env::args().skip(1));
+        command.envs(environment.variables()).spawn()
     };
     let ranks: Vec<_> = (0..world_size).map(spawn).collect::<Result<_, _>>()?;
     let mut code = ExitCode::SUCCESS;
@@ -61,7 +82,7 @@ fn start_ranks() -> Result<ExitCode, Box<dyn Error>> {
 fn over_mpi() -> Result<ExitCode, Box<dyn Error>> {
     let job = streamrec::comm::MpiJob::begin()?;
     let comm = streamrec::comm::Mpi::connect(&job, Settings::default())?;
-    measure_all("StreamRec, MPI", &comm)?;
+    measure("StreamRec, MPI", &comm)?;
     drop(comm);
     job.finish(Duration::from_secs(60))?;
     Ok(ExitCode::SUCCESS)
@@ -70,6 +91,16 @@ fn over_mpi() -> Result<ExitCode, Box<dyn Error>> {
 #[cfg(not(feature = "mpi"))]
 fn over_mpi() -> Result<ExitCode, Box<dyn Error>> {
     Err("built without MPI: add --features mpi".into())
+}
+
+fn measure(name: &str, comm: &dyn Communicator) -> Result<(), Box<dyn Error>> {
+    if !is_asked("small") {
+        return measure_all(name, comm);
+    }
+    report(name, "all-gather", SMALL_BYTES, comm, &mut || {
+        black_box(comm.gather_now(vec![1; SMALL_BYTES])?);
+        Ok(())
+    })
 }
 
 fn measure_all(name: &str, comm: &dyn Communicator) -> Result<(), Box<dyn Error>> {
@@ -106,7 +137,10 @@ fn report(
     comm: &dyn Communicator,
     round: &mut dyn FnMut() -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    let rounds = ((1 << 31) / bytes).clamp(20, 400);
+    let rounds = match bytes {
+        SMALL_BYTES => 20_000,
+        _ => ((1 << 31) / bytes).clamp(20, 400),
+    };
     let mut seconds = Vec::with_capacity(rounds);
     for number in 0..WARM_UP + rounds {
         comm.barrier().wait()?;

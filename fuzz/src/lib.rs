@@ -8,6 +8,7 @@ pub mod artifact;
 pub mod checkpoint;
 pub mod dataset;
 pub mod edits;
+pub mod host;
 pub mod input_rows;
 pub mod labels;
 pub mod pack_reader;
@@ -15,15 +16,17 @@ pub mod prediction_log;
 pub mod request;
 pub mod settings;
 pub mod sketches;
+pub mod tcp;
 
 /// A check by the name of its target.
 pub type Check = fn(&[u8]);
 
 /// All of them.
-pub const CHECKS: [(&str, Check); 10] = [
+pub const CHECKS: [(&str, Check); 12] = [
     ("artifact", artifact::check),
     ("checkpoint", checkpoint::check),
     ("dataset", dataset::check),
+    ("host", host::check),
     ("input_rows", input_rows::check),
     ("labels", labels::check),
     ("pack_reader", pack_reader::check),
@@ -31,4 +34,5 @@ pub const CHECKS: [(&str, Check); 10] = [
     ("request", request::check),
     ("settings", settings::check),
     ("sketches", sketches::check),
+    ("tcp", tcp::check),
 ];

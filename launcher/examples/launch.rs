@@ -1,10 +1,17 @@
 //! A minimal launcher: `launch LOG_DIR NPROC PROGRAM ARGS...` runs the program as NPROC ranks on this host.
+//!
+//! With `HOSTS="NODES NODE ENDPOINT ADDRESS"` in its environment it is the launcher of one host of several; RESTARTS is
+//! how often a failed job is started again.
 
 use std::error::Error;
 use std::process::exit;
 use std::time::Duration;
 
-use streamrec_launcher::{FirstRankOutput, Job, Timing, launch};
+use streamrec_launcher::nodes::{Head, Membership, serve_node};
+use streamrec_launcher::{FirstRankOutput, Job, LaunchError, Timing, launch, launch_hosts};
+
+/// How long launchers wait for one another.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
@@ -25,8 +32,10 @@ fn main() {
     if std::env::var_os("DIRECT").is_some() {
         job.first_rank = FirstRankOutput::Direct;
     }
-    match launch(&job) {
-        Ok(report) => exit(report.exit_code()),
+    let restarts = std::env::var("RESTARTS").ok();
+    job.max_restarts = restarts.map_or(0, |count| count.parse().expect("a number"));
+    match run(&job) {
+        Ok(code) => exit(code),
         Err(error) => {
             eprintln!("{error}");
             let mut source = error.source();
@@ -37,4 +46,34 @@ fn main() {
             exit(error.exit_code());
         }
     }
+}
+
+fn run(job: &Job) -> Result<i32, LaunchError> {
+    let Ok(hosts) = std::env::var("HOSTS") else {
+        return launch(job).map(|report| report.exit_code());
+    };
+    let [nodes, node, endpoint, address] = hosts.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("HOSTS={hosts:?} is not \"NODES NODE ENDPOINT ADDRESS\"");
+    };
+    let [nodes, node] = [nodes, node].map(|number| number.parse().expect("a number"));
+    let endpoint = endpoint.to_owned();
+    if node == 0 {
+        let head = Head {
+            nodes,
+            endpoint,
+            ranks: job.nproc,
+            patience: PATIENCE,
+        };
+        return launch_hosts(job, &head).map(|report| report.exit_code());
+    }
+    let member = Membership {
+        node,
+        nodes,
+        endpoint,
+        ranks: job.nproc,
+        address: Some(address.parse().expect("an address")),
+        patience: PATIENCE,
+        pin_cores: true,
+    };
+    Ok(serve_node(&member)?)
 }

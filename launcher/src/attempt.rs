@@ -1,19 +1,26 @@
-//! One attempt: all ranks spawned, watched until they finish, fail or are told to stop, and ended.
+//! One attempt: all ranks started, watched until they finish, fail or are told to stop, and ended.
 
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::cause::{Cause, Fault, RankStatus};
-use crate::control::Ending;
 use crate::control::board::Board;
+use crate::control::{CONTROL_VARIABLE, Ending, HEARTBEAT_VARIABLE};
+use crate::cores::CorePlan;
 use crate::diagnosis::{Blame, View, blame_exit, blame_hang};
 use crate::environment::{RankEnvironment, Source};
 use crate::job::{Job, Timing};
 use crate::launch::LaunchError;
-use crate::rank_process::{RankProcess, Setting};
-use crate::signals::Interrupts;
+use crate::nodes::{ADDRESS_VARIABLE, Gathering};
+use crate::rank::Rank;
+use crate::rank_order::RankOrder;
+use crate::stop_requests::{StopRequest, StopRequests};
 
 /// Ranks often die together, the victims of a loss right after its cause: how long to wait for all of them before one
 /// is blamed.
@@ -35,73 +42,151 @@ pub(crate) enum Outcome {
     Failed(Cause),
 }
 
+/// What ranks of one attempt have in common.
+pub(crate) struct Setting<'a> {
+    pub job: &'a Job,
+    pub run_id: &'a str,
+    pub number: u32,
+    /// Of this host.
+    pub cores: &'a CorePlan,
+    /// All hosts, where there are several.
+    pub hosts: Option<Gathering<'a>>,
+    pub log_dir: PathBuf,
+    pub board: Board,
+    /// A free port of this host.
+    pub master_port: u16,
+}
+
 pub(crate) struct Attempt<'a> {
-    number: u32,
-    timing: &'a Timing,
-    board: &'a Board,
-    ranks: Vec<RankProcess>,
+    /// Dropped before the board that they report to.
+    ranks: Vec<Rank>,
+    setting: Setting<'a>,
+}
+
+impl Setting<'_> {
+    /// The number of ranks on each host.
+    fn shares(&self) -> Vec<usize> {
+        match &self.hosts {
+            None => vec![self.job.nproc],
+            Some(hosts) => hosts.seats.iter().map(|seat| seat.ranks).collect(),
+        }
+    }
+
+    fn environment(&self, shares: &[usize], node: usize, local_rank: usize) -> RankEnvironment {
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let address = self.hosts.as_ref().map_or(local, Gathering::address);
+        RankEnvironment {
+            rank: shares[..node].iter().sum::<usize>() + local_rank,
+            local_rank,
+            world_size: shares.iter().sum(),
+            local_world_size: shares[node],
+            group_rank: node,
+            master_addr: address.to_string(),
+            master_port: self.master_port,
+            restart_count: self.number,
+            run_id: self.run_id.to_owned(),
+            source: Source::Torchrun,
+        }
+    }
+
+    fn order(&self, environment: &RankEnvironment, folder: Option<&Path>) -> RankOrder {
+        let job = self.job;
+        let text = |(name, value)| (OsString::from(name), OsString::from(value));
+        let heartbeat = job.timing.heartbeat.as_millis().to_string();
+        let mut more = vec![
+            (CONTROL_VARIABLE, self.board.address().to_string()),
+            (HEARTBEAT_VARIABLE, heartbeat),
+        ];
+        if let Some(hosts) = &self.hosts {
+            let seat = &hosts.seats[environment.group_rank];
+            more.push((ADDRESS_VARIABLE, seat.shell.ip().to_string()));
+        }
+        let more = more
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value));
+        let own = environment.variables().into_iter().chain(more);
+        RankOrder {
+            program: job.program.clone(),
+            args: job.args.clone(),
+            env: job.env.iter().cloned().chain(own.map(text)).collect(),
+            folder: folder.map(Path::to_owned),
+            local_rank: environment.local_rank,
+        }
+    }
+
+    /// Starts one rank, here or on the host that it is for.
+    fn start(&self, environment: &RankEnvironment, folder: Option<&Path>) -> io::Result<Rank> {
+        let (rank, node) = (environment.rank, environment.group_rank);
+        match &self.hosts {
+            Some(hosts) if node > 0 => {
+                let order = self.order(environment, folder);
+                Rank::there(rank, order, hosts, node, &self.log_dir)
+            }
+            _ => {
+                let (order, first) = (self.order(environment, None), self.job.first_rank);
+                Rank::here(rank, &order, self.cores, &self.log_dir, first)
+            }
+        }
+    }
 }
 
 impl<'a> Attempt<'a> {
-    /// Spawns every rank. When one cannot be spawned, those before it are killed.
-    pub(crate) fn start(
-        setting: &Setting<'a>,
-        board: &'a Board,
-        number: u32,
-        run_id: &str,
-        master_port: u16,
-    ) -> Result<Self, LaunchError> {
-        let job: &Job = setting.job;
-        board.begin(number, job.nproc);
-        let mut ranks = Vec::with_capacity(job.nproc);
-        for rank in 0..job.nproc {
-            let environment = RankEnvironment {
-                rank,
-                local_rank: rank,
-                world_size: job.nproc,
-                local_world_size: job.nproc,
-                group_rank: 0,
-                master_addr: "127.0.0.1".to_owned(),
-                master_port,
-                restart_count: number,
-                run_id: run_id.to_owned(),
-                source: Source::Torchrun,
-            };
-            let spawned =
-                RankProcess::spawn(setting, &environment).map_err(|source| LaunchError::Spawn {
-                    rank,
-                    program: job.program.clone(),
+    /// Starts every rank. When one cannot be started, those before it are killed.
+    pub(crate) fn start(setting: Setting<'a>) -> Result<Self, LaunchError> {
+        let shares = setting.shares();
+        let world: usize = shares.iter().sum();
+        setting.board.begin(setting.number, world);
+        let folder = match &setting.hosts {
+            None => None,
+            // Ranks of other hosts start where those of this one do.
+            Some(_) => Some(
+                std::env::current_dir().map_err(|source| LaunchError::Setup {
+                    what: "find the folder that it was started in",
                     source,
-                })?;
-            ranks.push(spawned);
+                })?,
+            ),
+        };
+        let mut ranks = Vec::with_capacity(world);
+        for (node, share) in shares.iter().enumerate() {
+            for local_rank in 0..*share {
+                let environment = setting.environment(&shares, node, local_rank);
+                let started = setting.start(&environment, folder.as_deref());
+                ranks.push(started.map_err(|source| LaunchError::Spawn {
+                    rank: environment.rank,
+                    program: setting.job.program.clone(),
+                    source,
+                })?);
+            }
         }
-        tracing::info!(attempt = number, ranks = job.nproc, logs = %setting.log_dir.display(), "started the ranks");
-        Ok(Self {
-            number,
-            timing: &job.timing,
-            board,
-            ranks,
-        })
+        tracing::info!(
+            attempt = setting.number,
+            ranks = world,
+            hosts = shares.len(),
+            logs = %setting.log_dir.display(),
+            "started the ranks"
+        );
+        Ok(Self { setting, ranks })
     }
 
     /// Watches the ranks until all have ended.
-    pub(crate) fn watch(mut self, interrupts: &mut Interrupts) -> Outcome {
+    pub(crate) fn watch(mut self, stops: &mut StopRequests<'_>) -> Outcome {
         let mut last_look = Instant::now();
         loop {
-            if let Some(signal) = interrupts.take() {
-                return self.stop(signal, interrupts);
+            if let Some(request) = stops.take() {
+                return self.stop(request, stops);
             }
             // A launcher that was stopped itself finds old reports, and must not blame the ranks for it.
-            if last_look.elapsed() > self.timing.silent_after / 2 {
-                self.board.forgive();
+            if last_look.elapsed() > self.timing().silent_after / 2 {
+                self.setting.board.forgive();
             }
             last_look = Instant::now();
             self.look();
             if let Some(blame) = self.judge() {
-                return self.fail(&blame, interrupts);
+                return self.fail(&blame, stops);
             }
-            if let Some(signal) = self.ranks.iter().find_map(RankProcess::stopped_by) {
-                return self.stop(signal, interrupts);
+            if let Some(signal) = self.ranks.iter().find_map(Rank::stopped_by) {
+                let own = false;
+                return self.stop(StopRequest { signal, own }, stops);
             }
             if self.all_ended() {
                 self.ranks
@@ -109,12 +194,22 @@ impl<'a> Attempt<'a> {
                     .for_each(|rank| rank.output.finish(OUTPUT_PATIENCE));
                 return Outcome::Finished;
             }
-            thread::sleep(self.timing.poll);
+            thread::sleep(self.timing().poll);
         }
     }
 
+    fn timing(&self) -> &'a Timing {
+        &self.setting.job.timing
+    }
+
     fn look(&mut self) {
-        self.ranks.iter_mut().for_each(RankProcess::look);
+        let lost = self.setting.hosts.as_ref().map(Gathering::lost);
+        for rank in &mut self.ranks {
+            if lost.as_ref().is_some_and(|lost| lost.contains(&rank.node)) {
+                rank.lose();
+            }
+            rank.look();
+        }
     }
 
     fn all_ended(&self) -> bool {
@@ -122,8 +217,8 @@ impl<'a> Attempt<'a> {
     }
 
     fn views(&self) -> Vec<View> {
-        let seen = self.board.look();
-        let view = |(rank, seen): (&RankProcess, _)| View {
+        let seen = self.setting.board.look();
+        let view = |(rank, seen): (&Rank, _)| View {
             exit: rank.exit,
             seen,
             age: rank.started.elapsed(),
@@ -132,33 +227,41 @@ impl<'a> Attempt<'a> {
     }
 
     fn judge(&mut self) -> Option<Blame> {
-        if self.ranks.iter().any(RankProcess::has_failed) {
+        if self.ranks.iter().any(Rank::has_failed) {
             let first = Instant::now();
             while first.elapsed() < SETTLE && !self.all_ended() {
-                thread::sleep(self.timing.poll.min(SETTLE));
+                thread::sleep(self.timing().poll.min(SETTLE));
                 self.look();
             }
             return blame_exit(&self.views());
         }
-        blame_hang(&self.views(), self.timing)
+        let blame = blame_hang(&self.views(), self.timing())?;
+        let node = self.ranks[blame.rank].node;
+        let hosts = self.setting.hosts.as_ref();
+        // A rank falls silent with its host, and soon it will be known which of them it was.
+        let may_be_the_host = hosts.is_some_and(|hosts| hosts.roster.is_quiet(node));
+        (!may_be_the_host || !matches!(blame.fault, Fault::Silent(_))).then_some(blame)
     }
 
     /// Ends the attempt because of one rank, and says all there is to say about it.
-    fn fail(mut self, blame: &Blame, interrupts: &mut Interrupts) -> Outcome {
+    fn fail(mut self, blame: &Blame, stops: &mut StopRequests<'_>) -> Outcome {
         let views = self.views();
         let reason = format!("rank {} {}", blame.rank, blame.fault);
-        tracing::warn!(attempt = self.number, "{reason}; ending the other ranks");
-        self.board.abort(&reason);
+        tracing::warn!(
+            attempt = self.setting.number,
+            "{reason}; ending the other ranks"
+        );
+        self.setting.board.abort(&reason);
         self.signal(Signal::TERM);
         if matches!(blame.fault, Fault::Silent(_) | Fault::Lingers(_)) {
             // It cannot react to anything else.
             self.ranks[blame.rank].signal(Signal::KILL);
         }
-        let stopped = self.wait_for_end(self.timing.failure_grace, interrupts);
+        let stopped = self.wait_for_end(self.timing().failure_grace, || stops.take());
         self.kill();
         let cause = self.cause(blame, &views);
         match stopped {
-            Some(signal) => Outcome::Stopped {
+            Some(StopRequest { signal, .. }) => Outcome::Stopped {
                 signal,
                 cause: Some(cause),
             },
@@ -166,13 +269,17 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Passes a signal on and gives the ranks time to save and leave; a second signal to the launcher ends them at
+    /// Passes a signal on and gives the ranks time to save and leave; a second signal to this launcher ends them at
     /// once. Where a rank was asked and not the launcher, the job stops all the same.
-    fn stop(mut self, signal: i32, interrupts: &mut Interrupts) -> Outcome {
-        let grace = self.timing.stop_grace;
+    fn stop(mut self, first: StopRequest, stops: &mut StopRequests<'_>) -> Outcome {
+        let (signal, grace) = (first.signal, self.timing().stop_grace);
         tracing::info!(signal = %crate::signals::name_of(signal), ?grace, "stopping: the ranks may save and leave");
         self.signal(Signal::from_named_raw(signal).unwrap_or(Signal::TERM));
-        self.wait_for_end(grace, interrupts);
+        let mut own = first.own;
+        self.wait_for_end(grace, || {
+            let again = stops.take().filter(|request| request.own)?;
+            std::mem::replace(&mut own, true).then_some(again)
+        });
         if !self.all_ended() {
             tracing::warn!("some ranks did not leave in time and are killed");
         }
@@ -194,18 +301,22 @@ impl<'a> Attempt<'a> {
         self.ranks.iter().for_each(|rank| rank.signal(signal));
     }
 
-    /// Waits until all ranks have ended, the time is over, or a signal comes (which it returns).
-    fn wait_for_end(&mut self, timeout: Duration, interrupts: &mut Interrupts) -> Option<i32> {
+    /// Waits until all ranks have ended, the time is over, or there is a request to end them now (which it returns).
+    fn wait_for_end(
+        &mut self,
+        timeout: Duration,
+        mut end_now: impl FnMut() -> Option<StopRequest>,
+    ) -> Option<StopRequest> {
         let started = Instant::now();
         loop {
             self.look();
             if self.all_ended() || started.elapsed() >= timeout {
                 return None;
             }
-            if let Some(signal) = interrupts.take() {
-                return Some(signal);
+            if let Some(request) = end_now() {
+                return Some(request);
             }
-            thread::sleep(self.timing.poll.min(timeout));
+            thread::sleep(self.timing().poll.min(timeout));
         }
     }
 
@@ -216,7 +327,7 @@ impl<'a> Attempt<'a> {
             thread::sleep(Duration::from_millis(5));
             self.look();
         }
-        self.ranks.iter_mut().for_each(RankProcess::sweep);
+        self.ranks.iter_mut().for_each(Rank::sweep);
     }
 
     fn cause(&self, blame: &Blame, views: &[View]) -> Cause {
@@ -226,7 +337,7 @@ impl<'a> Attempt<'a> {
             .as_ref()
             .and_then(|seen| seen.report.ending.clone());
         Cause {
-            attempt: self.number,
+            attempt: self.setting.number,
             rank: blame.rank,
             fault: blame.fault.clone(),
             message: match ending {

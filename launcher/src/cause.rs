@@ -31,6 +31,8 @@ pub enum Fault {
     },
     /// All ranks wait in collectives, for each other, for so long.
     Deadlock(Duration),
+    /// The launcher of its host, which has this number, is gone.
+    LostHost(usize),
 }
 
 impl Fault {
@@ -73,6 +75,12 @@ impl fmt::Display for Fault {
                 f,
                 "waits in a collective as all ranks do, for {time:.1?}: a deadlock"
             ),
+            Self::LostHost(node) => {
+                write!(
+                    f,
+                    "is lost with its host: the launcher of node {node} is gone"
+                )
+            }
         }
     }
 }
@@ -107,6 +115,7 @@ impl fmt::Display for RankStatus {
         match &self.exit {
             Some(Fault::Exited(code)) => write!(f, ", exited with code {code}"),
             Some(Fault::Killed(signal)) => write!(f, ", killed by {}", name_of(*signal)),
+            Some(Fault::LostHost(_)) => write!(f, ", lost with its host"),
             _ => Ok(()),
         }
     }

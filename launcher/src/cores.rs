@@ -10,6 +10,8 @@ pub(crate) struct CorePlan {
     allowed: Option<CpuSet>,
     /// One entry a rank when ranks are pinned, otherwise empty.
     shares: Vec<CpuSet>,
+    /// Ranks that it is for.
+    pub ranks: usize,
     /// Threads each rank may use.
     pub threads: usize,
 }
@@ -33,6 +35,7 @@ impl CorePlan {
         Self {
             allowed,
             shares,
+            ranks: nproc,
             threads: (quota / nproc.max(1)).max(1),
         }
     }

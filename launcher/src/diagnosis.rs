@@ -9,6 +9,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::cause::{Fault, RankStatus};
 use crate::control::board::Seen;
 use crate::control::{Collective, Ending};
@@ -16,10 +18,14 @@ use crate::job::Timing;
 use crate::signals::STOP_SIGNALS;
 
 /// How a rank ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Exit {
     Code(i32),
     Signal(i32),
+    /// With the launcher of its host, of this number: nobody knows how.
+    #[serde(skip)]
+    Lost(usize),
 }
 
 impl Exit {
@@ -35,6 +41,7 @@ impl Exit {
         match self {
             Self::Code(code) => Fault::Exited(code),
             Self::Signal(signal) => Fault::Killed(signal),
+            Self::Lost(node) => Fault::LostHost(node),
         }
     }
 }
@@ -115,7 +122,7 @@ pub(crate) fn blame_exit(ranks: &[View]) -> Option<Blame> {
         });
     let weight = |exit| match exit {
         Exit::Code(2) => 0,
-        Exit::Signal(_) => 1,
+        Exit::Signal(_) | Exit::Lost(_) => 1,
         Exit::Code(_) => 2,
     };
     let (rank, exit, _) = failed.min_by_key(|&(rank, exit, when)| {

@@ -1,23 +1,23 @@
 //! Launches a job: attempt after attempt, until one finishes or no restart is left.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 
-use crate::attempt::{Attempt, Outcome};
+use crate::attempt::{Attempt, Outcome, Setting};
 use crate::cause::Cause;
 use crate::control::board::Board;
 use crate::cores::CorePlan;
 use crate::job::{Job, Timing};
 use crate::mpirun::MpirunFailure;
-use crate::nodes::NodesError;
-use crate::rank_process::{Setting, attempt_dir};
+use crate::nodes::{Gathering, Head, NodesError, Roster};
+use crate::rank_process::attempt_dir;
 use crate::rendezvous::free_port;
-use crate::signals::Interrupts;
+use crate::stop_requests::StopRequests;
 
 /// Why a job did not run to its end.
 #[derive(Debug, Error)]
@@ -128,49 +128,67 @@ impl JobReport {
 /// # Errors
 /// When a rank cannot be started, refuses its configuration (exit code 2), or fails with no restart left.
 pub fn launch(job: &Job) -> Result<JobReport, LaunchError> {
+    attempts(job, None)
+}
+
+/// Runs a job to its end on this host, node 0, and on others: as [`launch`], with the ranks of other hosts started by
+/// the launchers that [serve](crate::nodes::serve_node) there. Those bring their numbers of ranks; `job.nproc` is that
+/// of this host. A signal to any launcher stops the job. All ranks start in the folder of this process.
+///
+/// # Errors
+/// As [`launch`]; and when this host cannot listen, or another does not come.
+pub fn launch_hosts(job: &Job, head: &Head) -> Result<JobReport, LaunchError> {
+    let roster = Roster::start(head)?;
+    let outcome = attempts(job, Some(&roster));
+    let code = outcome
+        .as_ref()
+        .map_or_else(LaunchError::exit_code, JobReport::exit_code);
+    roster.over(code);
+    outcome
+}
+
+fn attempts(job: &Job, roster: Option<&Roster>) -> Result<JobReport, LaunchError> {
     if job.nproc == 0 {
         return Err(LaunchError::NoRanks);
     }
-    let setup = |what| move |source| LaunchError::Setup { what, source };
     let run_id = job.run_id.clone().unwrap_or_else(new_run_id);
-    let mut interrupts = Interrupts::watch().map_err(setup("watch signals"))?;
-    let board = Board::start(Ipv4Addr::LOCALHOST.into(), &run_id, job.nproc)
-        .map_err(setup("listen for the reports of its ranks"))?;
+    let mut stops = StopRequests::watch(roster).map_err(setup("watch signals"))?;
     let cores = CorePlan::new(job.nproc, job.pin_cores);
     let mut failures: Vec<Cause> = Vec::new();
-    let mut number = 0;
-    loop {
-        let log_dir = attempt_dir(&job.log_dir, number).map_err(|source| LaunchError::LogDir {
-            path: job.log_dir.clone(),
-            source,
-        })?;
+    for number in 0.. {
+        let hosts = match gather(roster, &mut stops)? {
+            Gathered::Stopped(signal) => return Ok(stopped(failures, signal)),
+            Gathered::All(hosts) => hosts,
+        };
         let setting = Setting {
             job,
+            run_id: &run_id,
+            number,
             cores: &cores,
-            log_dir: &log_dir,
-            control: board.address().to_string(),
+            board: board(job, &run_id, hosts.as_ref())?,
+            hosts,
+            log_dir: attempt_dir(&job.log_dir, number).map_err(|source| LaunchError::LogDir {
+                path: job.log_dir.clone(),
+                source,
+            })?,
+            master_port: free_port().map_err(setup("find a free port"))?,
         };
-        let port = free_port().map_err(setup("find a free port"))?;
-        let cause =
-            match Attempt::start(&setting, &board, number, &run_id, port)?.watch(&mut interrupts) {
-                Outcome::Finished => {
-                    return Ok(JobReport {
-                        failures,
-                        stopped_by: None,
-                    });
+        let cause = match Attempt::start(setting)?.watch(&mut stops) {
+            Outcome::Finished => {
+                return Ok(JobReport {
+                    failures,
+                    stopped_by: None,
+                });
+            }
+            Outcome::Stopped { signal, cause } => {
+                if let Some(cause) = cause {
+                    tracing::warn!("stopped after a failure: {cause}");
+                    failures.push(cause);
                 }
-                Outcome::Stopped { signal, cause } => {
-                    if let Some(cause) = cause {
-                        tracing::warn!("stopped after a failure: {cause}");
-                        failures.push(cause);
-                    }
-                    return Ok(JobReport {
-                        failures,
-                        stopped_by: Some(signal),
-                    });
-                }
-                Outcome::Failed(cause) => cause,
-            };
+                return Ok(stopped(failures, signal));
+            }
+            Outcome::Failed(cause) => cause,
+        };
         if cause.is_configuration() {
             return Err(LaunchError::Configuration(Box::new(cause)));
         }
@@ -190,14 +208,61 @@ pub fn launch(job: &Job) -> Result<JobReport, LaunchError> {
             "restarting all ranks: {cause}"
         );
         failures.push(cause);
-        if let Some(signal) = rest(pause, &job.timing, &mut interrupts) {
-            return Ok(JobReport {
-                failures,
-                stopped_by: Some(signal),
-            });
+        if let Some(signal) = rest(pause, &job.timing, &mut stops) {
+            return Ok(stopped(failures, signal));
         }
-        number += 1;
     }
+    unreachable!("the loop ends at the last restart")
+}
+
+/// What to say when the launcher cannot do something for itself.
+pub(crate) fn setup(what: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
+    move |source| LaunchError::Setup { what, source }
+}
+
+fn stopped(failures: Vec<Cause>, signal: i32) -> JobReport {
+    JobReport {
+        failures,
+        stopped_by: Some(signal),
+    }
+}
+
+/// Where the ranks of an attempt report to.
+pub(crate) fn board(
+    job: &Job,
+    run_id: &str,
+    hosts: Option<&Gathering<'_>>,
+) -> Result<Board, LaunchError> {
+    let ranks = hosts.map_or(job.nproc, Gathering::ranks);
+    let address = hosts.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), Gathering::address);
+    Board::start(address, run_id, ranks).map_err(setup("listen for the reports of its ranks"))
+}
+
+/// How a wait for the launchers of all hosts ended.
+pub(crate) enum Gathered<'a> {
+    /// They are there; `None` where there is one host only.
+    All(Option<Gathering<'a>>),
+    /// A signal came first.
+    Stopped(i32),
+}
+
+/// Waits for the launchers of all hosts, where there are several.
+pub(crate) fn gather<'a>(
+    roster: Option<&'a Roster>,
+    stops: &mut StopRequests<'_>,
+) -> Result<Gathered<'a>, LaunchError> {
+    let Some(roster) = roster else {
+        return Ok(Gathered::All(None));
+    };
+    let mut request = None;
+    let hosts = roster.gather(|| {
+        request = stops.take();
+        request.is_some()
+    })?;
+    Ok(match request {
+        Some(request) => Gathered::Stopped(request.signal),
+        None => Gathered::All(hosts),
+    })
 }
 
 /// The pause before restart `number + 1`: it doubles with each restart, so that a job that fails at once does not spin.
@@ -206,11 +271,11 @@ pub(crate) fn backoff(timing: &Timing, number: u32) -> Duration {
 }
 
 /// Rests for `pause`, unless a signal comes.
-pub(crate) fn rest(pause: Duration, timing: &Timing, interrupts: &mut Interrupts) -> Option<i32> {
+pub(crate) fn rest(pause: Duration, timing: &Timing, stops: &mut StopRequests<'_>) -> Option<i32> {
     let started = Instant::now();
     while started.elapsed() < pause {
-        if let Some(signal) = interrupts.take() {
-            return Some(signal);
+        if let Some(request) = stops.take() {
+            return Some(request.signal);
         }
         thread::sleep(timing.poll.min(pause));
     }

@@ -6,6 +6,7 @@
 //! | [`rendezvous`] | where do ranks meet? a tiny key-value store that rank 0 hosts |
 //! | [`control`] | how far is each rank? reports from ranks to their launcher |
 //! | [`job`], [`launch`](mod@launch) | what runs, and what became of it? |
+//! | [`nodes`] | which other hosts are there, and what runs on them? |
 //! | [`mpirun`] | the same, through the `mpirun` of the system |
 //! | [`cause`] | which rank is to blame, and how do we know? |
 //! | [`submission`] | what does a scheduler need to start it? a Slurm script, Kubernetes manifests, an mpirun command |
@@ -29,17 +30,20 @@ pub mod mpirun;
 pub mod nodes;
 mod output;
 pub mod parent;
+mod rank;
+mod rank_order;
 mod rank_process;
 pub mod rendezvous;
 mod server;
 mod signals;
+mod stop_requests;
 pub mod submission;
 
 pub use cause::{Cause, Fault, RankStatus};
 pub use control::{Channel, ControlError, LostLauncher, Reporter};
 pub use environment::{EnvironmentError, RankEnvironment, Source};
 pub use job::{FirstRankOutput, Job, Timing};
-pub use launch::{JobReport, LaunchError, launch};
+pub use launch::{JobReport, LaunchError, launch, launch_hosts};
 pub use mpirun::{MpirunFailure, MpirunReport, launch_mpirun};
 pub use parent::bind_to_parent;
 pub use rendezvous::{RendezvousError, Store, free_port};

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::net::Ipv4Addr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,11 +19,11 @@ use crate::control::{CONTROL_VARIABLE, Ending, HEARTBEAT_VARIABLE};
 use crate::diagnosis::{Exit, View, blame_exit, blame_hang};
 use crate::environment::{RESTART_COUNT_VARIABLE, RUN_ID_VARIABLE};
 use crate::job::{Job, THREADS_VARIABLE};
-use crate::launch::{LaunchError, backoff, new_run_id, rest};
-use crate::nodes::{Head, Roster};
+use crate::launch::{Gathered, LaunchError, backoff, board, gather, new_run_id, rest, setup};
+use crate::nodes::{Gathering, Head, Roster};
 use crate::output::{Capture, Style};
 use crate::rank_process::attempt_dir;
-use crate::signals::Interrupts;
+use crate::stop_requests::StopRequests;
 
 /// How long `mpirun` may take to end all ranks once it was told to.
 const LAST_GRACE: Duration = Duration::from_secs(5);
@@ -85,7 +84,8 @@ enum Outcome {
 }
 
 /// Runs a job to its end through the `mpirun` that the system finds: on this host, or as node 0 of several. Of the job,
-/// ranks are not pinned.
+/// ranks are not pinned. `agent` is the command that runs [`node_shell`](crate::nodes::node_shell), to be followed by a
+/// host and a command; it is for several hosts.
 ///
 /// SIGTERM and SIGINT to this process become SIGUSR1 to `mpirun`, which passes that on: ranks take it as the request to
 /// save and leave. Output of all ranks goes to `attempt-K/mpirun.log` too. Ranks report to this process, as those of
@@ -93,12 +93,16 @@ enum Outcome {
 ///
 /// # Errors
 /// When `mpirun` cannot be started, a host does not come, or an attempt fails and no restart is left or would help.
-pub fn launch_mpirun(job: &Job, head: Option<&Head>) -> Result<MpirunReport, LaunchError> {
+pub fn launch_mpirun(
+    job: &Job,
+    head: Option<&Head>,
+    agent: &str,
+) -> Result<MpirunReport, LaunchError> {
     if job.nproc == 0 {
         return Err(LaunchError::NoRanks);
     }
     let roster = head.map(Roster::start).transpose()?;
-    let outcome = attempts(job, roster.as_ref());
+    let outcome = attempts(job, roster.as_ref(), agent);
     if let Some(roster) = roster {
         let code = outcome
             .as_ref()
@@ -108,40 +112,28 @@ pub fn launch_mpirun(job: &Job, head: Option<&Head>) -> Result<MpirunReport, Lau
     outcome
 }
 
-fn attempts(job: &Job, roster: Option<&Roster>) -> Result<MpirunReport, LaunchError> {
-    let setup = |what| move |source| LaunchError::Setup { what, source };
+fn attempts(job: &Job, roster: Option<&Roster>, agent: &str) -> Result<MpirunReport, LaunchError> {
     let run_id = job.run_id.clone().unwrap_or_else(new_run_id);
-    let mut interrupts = Interrupts::watch().map_err(setup("watch signals"))?;
-    let mut board: Option<Board> = None;
+    let mut stops = StopRequests::watch(roster).map_err(setup("watch signals"))?;
     for restarts in 0.. {
         let report = |stopped_by| MpirunReport {
             restarts,
             stopped_by,
         };
-        if let Some(roster) = roster
-            && let Some(signal) = gather(roster, &mut interrupts)?
-        {
-            return Ok(report(Some(signal)));
-        }
-        let ranks = roster.map_or(job.nproc, Roster::ranks);
-        let board = match &mut board {
-            Some(board) => board,
-            none => {
-                let ip = roster.map_or(Ipv4Addr::LOCALHOST.into(), |roster| roster.address().ip());
-                let listening = Board::start(ip, &run_id, ranks);
-                none.insert(listening.map_err(setup("listen for the reports of its ranks"))?)
-            }
+        let hosts = match gather(roster, &mut stops)? {
+            Gathered::Stopped(signal) => return Ok(report(Some(signal))),
+            Gathered::All(hosts) => hosts,
         };
-        board.begin(restarts, ranks);
         let setting = Setting {
             job,
-            ranks,
             run_id: &run_id,
             number: restarts,
-            board,
-            hosts: roster.map(|roster| (roster, roster.joins())),
+            board: &board(job, &run_id, hosts.as_ref())?,
+            hosts,
+            agent,
         };
-        let failure = match Attempt::start(&setting)?.watch(&setting, &mut interrupts) {
+        setting.board.begin(restarts, setting.ranks());
+        let failure = match Attempt::start(&setting)?.watch(&setting, &mut stops) {
             Outcome::Finished => return Ok(report(None)),
             Outcome::Stopped(signal) => return Ok(report(Some(signal))),
             Outcome::Failed(failure) => failure,
@@ -160,39 +152,32 @@ fn attempts(job: &Job, roster: Option<&Roster>) -> Result<MpirunReport, LaunchEr
             ?pause,
             "starting mpirun again: {failure}"
         );
-        if let Some(signal) = rest(pause, &job.timing, &mut interrupts) {
+        if let Some(signal) = rest(pause, &job.timing, &mut stops) {
             return Ok(report(Some(signal)));
         }
     }
     unreachable!("the loop ends at the last restart")
 }
 
-/// Waits for the launchers of all hosts; returns the signal that ended the wait.
-fn gather(roster: &Roster, interrupts: &mut Interrupts) -> Result<Option<i32>, LaunchError> {
-    let mut stopped_by = None;
-    roster.wait_for_all(|| {
-        stopped_by = interrupts.take().or_else(|| roster.take_stop());
-        stopped_by.is_some()
-    })?;
-    Ok(stopped_by)
-}
-
 /// What an attempt is made of.
 struct Setting<'a> {
     job: &'a Job,
-    /// Of all hosts.
-    ranks: usize,
     run_id: &'a str,
     number: u32,
     board: &'a Board,
-    /// Where there are several, with the launchers that were there at the start.
-    hosts: Option<(&'a Roster, Vec<Option<u64>>)>,
+    /// All hosts, where there are several.
+    hosts: Option<Gathering<'a>>,
+    agent: &'a str,
 }
 
 impl Setting<'_> {
+    /// Of all hosts.
+    fn ranks(&self) -> usize {
+        self.hosts.as_ref().map_or(self.job.nproc, Gathering::ranks)
+    }
+
     fn lost_hosts(&self) -> Option<String> {
-        let (roster, joins) = self.hosts.as_ref()?;
-        let lost = roster.lost_since(joins);
+        let lost = self.hosts.as_ref()?.lost();
         (!lost.is_empty()).then(|| format!("the launchers of nodes {lost:?} are gone"))
     }
 }
@@ -229,7 +214,7 @@ impl Attempt {
                 source,
             }
         })?;
-        let (attempt, ranks) = (setting.number, setting.ranks);
+        let (attempt, ranks) = (setting.number, setting.ranks());
         tracing::info!(attempt, ranks, log = %log.display(), "started mpirun");
         Ok(Self {
             child,
@@ -242,7 +227,7 @@ impl Attempt {
     }
 
     /// Waits for the end.
-    fn watch(mut self, setting: &Setting<'_>, interrupts: &mut Interrupts) -> Outcome {
+    fn watch(mut self, setting: &Setting<'_>, stops: &mut StopRequests<'_>) -> Outcome {
         let timing = &setting.job.timing;
         // The first signal, when it came, and whether one came to this process.
         let mut asked: Option<(i32, Instant, bool)> = None;
@@ -265,20 +250,16 @@ impl Attempt {
                     (None, exit) => Outcome::Failed(self.exit_failure(setting, exit)),
                 };
             }
-            let hosts = setting.hosts.as_ref();
-            let elsewhere = hosts.and_then(|(roster, _)| roster.take_stop());
-            let told = interrupts.take();
-            // One signal to all hosts reaches this one many times: only a second one of its own is impatience.
-            if told.is_some() && asked.is_some_and(|(_, _, here)| here) {
-                self.end();
-            }
-            if let Some(signal) = told.or(elsewhere) {
-                let (_, _, here) = asked.get_or_insert_with(|| {
+            if let Some(request) = stops.take() {
+                if request.own && asked.is_some_and(|(_, _, own)| own) {
+                    self.end();
+                }
+                let (_, _, own) = asked.get_or_insert_with(|| {
                     tracing::info!(grace = ?timing.stop_grace, "stopping: the ranks may save and leave");
                     self.signal(Signal::USR1);
-                    (signal, Instant::now(), false)
+                    (request.signal, Instant::now(), false)
                 });
-                *here |= told.is_some();
+                *own |= request.own;
             }
             if asked.is_some_and(|(_, when, _)| when.elapsed() > timing.stop_grace) {
                 tracing::warn!("the ranks did not leave in time and are killed");
@@ -420,11 +401,7 @@ fn exit_of(status: ExitStatus) -> Exit {
 
 fn command(setting: &Setting<'_>) -> Command {
     let Setting {
-        job,
-        ranks,
-        number,
-        hosts,
-        ..
+        job, number, hosts, ..
     } = setting;
     let heartbeat = job.timing.heartbeat.as_millis().to_string();
     let variables = [
@@ -434,10 +411,10 @@ fn command(setting: &Setting<'_>) -> Command {
         (HEARTBEAT_VARIABLE, heartbeat),
     ];
     let mut command = Command::new("mpirun");
-    command.args(["-n", &ranks.to_string(), "--bind-to", "none"]);
-    if let Some((roster, _)) = hosts {
+    command.args(["-n", &setting.ranks().to_string(), "--bind-to", "none"]);
+    if let Some(hosts) = hosts {
         // Open MPI alone: others do not know `-x`, by which variables reach other hosts.
-        command.args(["--host", &roster.hosts()]);
+        command.args(["--host", &hosts.hosts()]);
         let exported = variables.iter().map(|(name, _)| *name);
         let logged = std::env::var_os(LOG_VARIABLE).map(|_| LOG_VARIABLE);
         for name in exported.chain(logged) {
@@ -446,7 +423,7 @@ fn command(setting: &Setting<'_>) -> Command {
         for (name, _) in &job.env {
             command.arg("-x").arg(name);
         }
-        command.envs(roster.variables());
+        command.envs(hosts.roster.variables(setting.agent));
     }
     command
         .arg(&job.program)
@@ -482,7 +459,7 @@ mod tests {
     fn a_job_without_ranks_is_refused() {
         let job = Job::new("true", 0, "unused");
         assert!(matches!(
-            launch_mpirun(&job, None),
+            launch_mpirun(&job, None, ""),
             Err(LaunchError::NoRanks)
         ));
     }

@@ -1,19 +1,23 @@
-//! One job over several hosts: a launcher on each, which `mpirun` reaches the hosts through.
+//! One job over several hosts: a launcher on each, whose ranks node 0 starts.
 //!
 //! ```text
-//! node 0: launcher ── mpirun ── agent (one a host) ─┐        node 1: launcher (waits)
-//!    └ Roster ◄────────── joins, beats ─────────────┼────────────┤
-//!                                                   └─ command ─► Shell ── orted ── ranks
+//! node 0: launcher (attempts, ranks of its own)              node 1: launcher
+//!    ├ Roster ◄────────── joins, beats ────────────────────────────┤
+//!    └ RemoteRank ───── a connection a rank ────────────────────► Shell ── rank
+//! or: mpirun ── agent (one a host) ── a command ────────────────► Shell ── orted ── ranks
 //! ```
 //!
-//! Launchers join at node 0's address (`--rdzv-endpoint`), which starts `mpirun` once all are there. Where mpirun would
-//! log in to a host by ssh, it runs an agent (`streamrec node-shell HOST COMMAND`) that hands the command to that host's
-//! launcher. Whoever runs commands for others must know whom to trust: node 0 makes a token for the job, tells it the
-//! launchers that join, and they run nothing without it. Their network is trusted, as by torchrun's rendezvous.
+//! Launchers join at node 0's address (`--rdzv-endpoint`), which starts the ranks once all are there: those of other hosts
+//! through their launchers. Over MPI only `mpirun` can start ranks as one job: where it would log in to a host by ssh, it
+//! runs an agent (`streamrec node-shell HOST COMMAND`) that hands the command to that host's launcher. Whoever runs
+//! something for others must know whom to trust: node 0 makes a token for the job, tells it the launchers that join, and
+//! they run nothing without it. Their network is trusted, as by torchrun's rendezvous.
 //!
 //! A launcher that is gone, or silent for [`SILENCE`], ends the attempt; the next one begins when all are there again.
 
+mod gathering;
 mod member;
+mod remote_rank;
 mod roster;
 mod shell;
 mod wire;
@@ -24,12 +28,17 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub(crate) use gathering::Gathering;
 pub use member::{Membership, serve_node};
+pub(crate) use remote_rank::RemoteRank;
 pub use roster::{Head, Roster};
 pub use shell::node_shell;
 
 /// Variable that tells an agent where the launchers are.
 pub const NODES_VARIABLE: &str = "STREAMREC_NODES";
+
+/// Variable that tells a rank the address by which other hosts reach its own, where there are several.
+pub const ADDRESS_VARIABLE: &str = "STREAMREC_NODE_ADDRESS";
 
 /// Time between two signs of life.
 const BEAT: Duration = Duration::from_secs(1);
@@ -95,7 +104,7 @@ pub enum NodesError {
         /// How long node 0 waited.
         waited: Duration,
     },
-    /// This node cannot run commands for node 0.
+    /// This node cannot run anything for node 0.
     #[error(
         "node {node} cannot listen at {address}: `--node-address` must be an address of this host"
     )]

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -28,6 +29,20 @@ pub(crate) enum Style {
     Raw,
 }
 
+impl Style {
+    /// That of all ranks but one that a person watches.
+    pub(crate) fn of_rank(rank: usize) -> Self {
+        Self::Prefixed(format!("[rank {rank}] "))
+    }
+}
+
+/// Opens a rank's log to append to it.
+pub(crate) fn open_log(log_dir: &Path, rank: usize) -> io::Result<(PathBuf, File)> {
+    let path = log_dir.join(format!("rank-{rank}.log"));
+    let file = File::options().create(true).append(true).open(&path)?;
+    Ok((path, file))
+}
+
 /// Follows the piped streams of one rank.
 pub(crate) struct Capture {
     errors: Arc<Mutex<Tail>>,
@@ -39,33 +54,32 @@ pub(crate) struct Capture {
 impl Capture {
     /// Starts to copy the streams that `child` has piped.
     pub(crate) fn start(child: &mut Child, log: File, style: &Style) -> io::Result<Self> {
-        let log = Arc::new(Mutex::new(log));
-        let (finished, done) = channel();
-        let mut capture = Self {
-            errors: Arc::default(),
-            lines: Arc::default(),
-            streams: 0,
-            done,
-        };
+        let (mut capture, Feed { out, err, finished }) = Self::fed(log, style);
+        capture.streams = 0;
         if let Some(stream) = child.stdout.take() {
-            let sink = Sink {
-                log: Arc::clone(&log),
-                tail: Arc::clone(&capture.lines),
-                ours: io::stdout,
-            };
-            copy_on_thread(stream, sink, style.clone(), finished.clone())?;
+            copy_on_thread(stream, out, finished.clone())?;
             capture.streams += 1;
         }
         if let Some(stream) = child.stderr.take() {
-            let sink = Sink {
-                log,
-                tail: Arc::clone(&capture.errors),
-                ours: io::stderr,
-            };
-            copy_on_thread(stream, sink, style.clone(), finished)?;
+            copy_on_thread(stream, err, finished)?;
             capture.streams += 1;
         }
         Ok(capture)
+    }
+
+    /// For output that somebody else receives, and hands on to the feed.
+    pub(crate) fn fed(log: File, style: &Style) -> (Self, Feed) {
+        let log = Arc::new(Mutex::new(log));
+        let (finished, done) = channel();
+        let capture = Self {
+            errors: Arc::default(),
+            lines: Arc::default(),
+            streams: 1,
+            done,
+        };
+        let out = Sink::new(&log, &capture.lines, style, io::stdout as fn() -> _);
+        let err = Sink::new(&log, &capture.errors, style, io::stderr as fn() -> _);
+        (capture, Feed { out, err, finished })
     }
 
     /// Waits until the streams have ended, but no longer than `timeout`: a grandchild may hold them open.
@@ -92,18 +106,74 @@ impl Capture {
     }
 }
 
-struct Sink<W> {
-    log: Arc<Mutex<File>>,
-    tail: Arc<Mutex<Tail>>,
-    ours: fn() -> W,
+/// The ends that a [`Capture`] gets its output from. It is over when this drops.
+pub(crate) struct Feed {
+    pub out: Sink<io::Stdout>,
+    pub err: Sink<io::Stderr>,
+    finished: Sender<()>,
 }
 
-fn copy_on_thread<R, W>(
-    mut stream: R,
-    sink: Sink<W>,
+impl Feed {
+    /// Says that there is no more output.
+    pub(crate) fn end(self) {
+        self.out.end();
+        self.err.end();
+        // Nobody listens any more when the attempt has given up on this rank.
+        let _ = self.finished.send(());
+    }
+}
+
+/// Where one stream goes. Failures to write (a full disk, a closed terminal) never stop the rank.
+pub(crate) struct Sink<W> {
+    log: Arc<Mutex<File>>,
+    tail: Arc<Mutex<Tail>>,
     style: Style,
-    finished: Sender<()>,
-) -> io::Result<()>
+    ours: fn() -> W,
+    lines: Lines,
+}
+
+impl<W: Write> Sink<W> {
+    fn new(
+        log: &Arc<Mutex<File>>,
+        tail: &Arc<Mutex<Tail>>,
+        style: &Style,
+        ours: fn() -> W,
+    ) -> Self {
+        Self {
+            log: Arc::clone(log),
+            tail: Arc::clone(tail),
+            style: style.clone(),
+            ours,
+            lines: Lines::default(),
+        }
+    }
+
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        let _ = lock(&self.log).write_all(bytes);
+        if matches!(self.style, Style::Raw) {
+            let mut ours = (self.ours)();
+            let _ = ours.write_all(bytes).and_then(|()| ours.flush());
+        }
+        let (tail, style, ours) = (&self.tail, &self.style, self.ours);
+        self.lines.feed(bytes, |line| show(line, tail, style, ours));
+    }
+
+    fn end(self) {
+        let (tail, style, ours) = (&self.tail, &self.style, self.ours);
+        self.lines.end(|line| show(line, tail, style, ours));
+    }
+}
+
+fn show<W: Write>(line: &[u8], tail: &Mutex<Tail>, style: &Style, ours: fn() -> W) {
+    lock(tail).push(line);
+    if let Style::Prefixed(prefix) = style {
+        let end: &[u8] = if line.ends_with(b"\n") { b"" } else { b"\n" };
+        // One write a line: lines of several ranks do not mix.
+        let _ = ours().write_all(&[prefix.as_bytes(), line, end].concat());
+    }
+}
+
+fn copy_on_thread<R, W>(mut stream: R, mut sink: Sink<W>, finished: Sender<()>) -> io::Result<()>
 where
     R: Read + Send + 'static,
     W: Write + 'static,
@@ -111,40 +181,32 @@ where
     thread::Builder::new()
         .name("output".into())
         .spawn(move || {
-            copy(&mut stream, &sink, &style);
+            read_to_end(&mut stream, |bytes| sink.feed(bytes));
+            sink.end();
             // Nobody listens any more when the attempt has given up on this stream.
             let _ = finished.send(());
         })?;
     Ok(())
 }
 
-/// Copies until the stream ends. Failures to write (a full disk, a closed terminal) never stop the rank.
-fn copy<W: Write>(stream: &mut impl Read, sink: &Sink<W>, style: &Style) {
-    let mut lines = Lines::default();
+/// Hands on what a stream holds, as it comes.
+fn read_to_end(stream: &mut impl Read, mut take: impl FnMut(&[u8])) {
     let mut chunk = [0; 8 << 10];
-    let show = |line: &[u8]| {
-        lock(&sink.tail).push(line);
-        if let Style::Prefixed(prefix) = style {
-            let end: &[u8] = if line.ends_with(b"\n") { b"" } else { b"\n" };
-            // One write a line: lines of several ranks do not mix.
-            let _ = (sink.ours)().write_all(&[prefix.as_bytes(), line, end].concat());
-        }
-    };
     loop {
-        let count = match stream.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => break,
-        };
-        let _ = lock(&sink.log).write_all(&chunk[..count]);
-        if matches!(style, Style::Raw) {
-            let mut ours = (sink.ours)();
-            let _ = ours.write_all(&chunk[..count]).and_then(|()| ours.flush());
+        match stream.read(&mut chunk) {
+            Ok(0) => return,
+            Ok(count) => take(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
         }
-        lines.feed(&chunk[..count], show);
     }
-    lines.end(show);
+}
+
+/// Hands on the lines of a stream, each with its end; long ones in pieces.
+pub(crate) fn lines_of(stream: &mut impl Read, mut take: impl FnMut(&[u8])) {
+    let mut lines = Lines::default();
+    read_to_end(stream, |bytes| lines.feed(bytes, &mut take));
+    lines.end(take);
 }
 
 /// Cuts a stream of bytes into lines.

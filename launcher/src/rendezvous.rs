@@ -20,7 +20,9 @@ mod frame;
 mod host;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs,
+};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,6 +44,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// fail, so end with a [`barrier`](Self::barrier). Requests of one `Store` run one after another.
 pub struct Store {
     address: String,
+    own_address: IpAddr,
+    host_address: IpAddr,
     // Before `host`: the client hangs up before its own host closes.
     stream: Mutex<TcpStream>,
     _host: Option<Host>,
@@ -63,8 +67,9 @@ impl Store {
             .then(|| Host::start(environment))
             .transpose()?;
         // Rank 0 may not be able to resolve its own public name.
+        let hosts_others = host.is_some() && !is_loopback(&environment.master_addr);
         let address = match &host {
-            Some(_) if !is_loopback(&environment.master_addr) => {
+            Some(_) if hosts_others => {
                 format!("127.0.0.1:{}", environment.master_port)
             }
             _ => format!(
@@ -74,11 +79,34 @@ impl Store {
             ),
         };
         let stream = connect(&address, environment, timeout)?;
+        let ends = stream
+            .local_addr()
+            .and_then(|own| Ok((own.ip(), stream.peer_addr()?.ip())));
+        let (own, host_address) = ends.map_err(|source| RendezvousError::Lost {
+            address: address.clone(),
+            source,
+        })?;
         Ok(Self {
             address,
+            own_address: match hosts_others {
+                true => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                false => own,
+            },
+            host_address,
             stream: Mutex::new(stream),
             _host: host,
         })
+    }
+
+    /// The address of this host on the way to rank 0, at which other ranks reach it too; on rank 0 of a job that may
+    /// span hosts, all of its addresses (`::`).
+    pub fn own_address(&self) -> IpAddr {
+        self.own_address
+    }
+
+    /// The address at which this rank reaches rank 0.
+    pub fn host_address(&self) -> IpAddr {
+        self.host_address
     }
 
     /// Sets `key` to `value`, replacing an earlier value.
@@ -391,6 +419,23 @@ mod tests {
                 .to_string()
                 .contains("\"never\"")
         );
+    }
+
+    #[test]
+    fn ranks_know_how_others_reach_them() {
+        let ranks = world(2);
+        let addresses = |store: &Store| [store.own_address(), store.host_address()];
+        let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let host = Store::join(&ranks[0], LONG).unwrap();
+        assert_eq!(addresses(&host), [here; 2]);
+        assert_eq!(addresses(&Store::join(&ranks[1], LONG).unwrap()), [here; 2]);
+        // The unspecified address stands for a name of this host that is not one of the loopback.
+        let first = RankEnvironment {
+            master_addr: "0.0.0.0".to_owned(),
+            ..world(1).remove(0)
+        };
+        let host = Store::join(&first, LONG).unwrap();
+        assert!(host.own_address().is_unspecified());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What to hand to a scheduler: the batch script, manifests or command that start a job elsewhere.
 //!
-//! On one host the job is `streamrec launch`, which watches and restarts its ranks. On several the scheduler, or mpirun,
-//! starts the ranks themselves and they speak MPI; the script starts them again after a failure. Either way the ranks
-//! get `--resume`, so that whatever starts again goes on.
+//! A job is a `streamrec launch` on each host, which watches and restarts the ranks. Only where ranks of several hosts speak
+//! MPI, the scheduler, or mpirun, starts the ranks themselves, and the script starts them again after a failure. Either
+//! way the ranks get `--resume`, so that whatever starts again goes on.
 
 mod kubernetes;
 mod mpirun;
@@ -10,15 +10,20 @@ mod slurm;
 
 use thiserror::Error;
 
+/// Where the launchers of several hosts meet at the first.
+const MEETING_PORT: u16 = 29_400;
+
 /// A job to be described.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submission {
     /// Name of the job; see [`label`](Self::label) for what Kubernetes sees of it.
     pub name: String,
-    /// The program and its arguments that run the whole job on one host.
+    /// The launcher and its arguments that run the whole job on one host; what tells it of others is added.
     pub host_command: Vec<String>,
-    /// The program and its arguments of each rank.
+    /// The program and its arguments of each rank, where they speak MPI.
     pub rank_command: Vec<String>,
+    /// Whether ranks of several hosts speak MPI.
+    pub mpi: bool,
     /// Number of hosts, at least 1.
     pub hosts: usize,
     /// Ranks on each host.
@@ -75,6 +80,20 @@ impl Submission {
         self.hosts * self.ranks_per_host
     }
 
+    /// Whether the scheduler starts ranks, not launchers.
+    fn starts_ranks(&self) -> bool {
+        self.mpi && self.hosts > 1
+    }
+
+    /// The launcher of one of several hosts, as a line for a shell that knows its number and where all meet.
+    fn launcher_line(&self, node: &str, meeting: &str) -> String {
+        format!(
+            "{} --nnodes {} --node-rank {node} --rdzv-endpoint {meeting}:{MEETING_PORT}",
+            shell_line(&self.host_command),
+            self.hosts
+        )
+    }
+
     fn cores_per_host(&self) -> usize {
         self.ranks_per_host * self.cores_per_rank
     }
@@ -127,6 +146,7 @@ mod tests {
             name: "KuaiRand DCN_v2!".to_owned(),
             host_command: words("streamrec launch --nproc 2 run.toml --resume"),
             rank_command: words("streamrec train run.toml --set name='a' --resume"),
+            mpi: false,
             hosts: 2,
             ranks_per_host: 2,
             cores_per_rank: 4,
@@ -137,6 +157,13 @@ mod tests {
             host_names: vec!["node-a".to_owned(), "node-b".to_owned()],
             image: Some("registry.example/streamrec:1".to_owned()),
             volume_claim: Some("training".to_owned()),
+        }
+    }
+
+    pub(super) fn two_hosts_over_mpi() -> Submission {
+        Submission {
+            mpi: true,
+            ..two_hosts()
         }
     }
 

@@ -2,7 +2,7 @@
 //! it. The launcher is `examples/launch.rs`.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -196,4 +196,134 @@ fn ranks_do_not_outlive_a_killed_launcher() {
         assert_eq!(launcher.wait().unwrap().signal(), Some(9));
         assert_all_gone(&pids, Duration::from_secs(2));
     }
+}
+
+/// The launcher of host `node` of two, which are addresses of this one and meet at `port`.
+fn host(logs: &Path, port: u16, node: usize, nproc: usize) -> Command {
+    let mut command = launcher(logs, nproc);
+    let hosts = format!("2 {node} 127.0.0.2:{port} 127.0.0.{}", node + 2);
+    command.env("HOSTS", hosts).env("RESTARTS", "1");
+    command
+}
+
+/// Waits for a line in a rank's log, and returns what follows it there.
+fn wait_for(logs: &Path, attempt: u32, rank: usize, start: &str) -> String {
+    let path = logs.join(format!("attempt-{attempt}/rank-{rank}.log"));
+    let started = Instant::now();
+    loop {
+        let log = fs::read_to_string(&path).unwrap_or_default();
+        let found = log.lines().find_map(|line| line.split_once(start));
+        if let Some((_, rest)) = found {
+            return rest.to_owned();
+        }
+        let waited = started.elapsed();
+        assert!(
+            waited < Duration::from_secs(20),
+            "no {start:?} in {path:?}: {log}"
+        );
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// A launcher that is killed when it drops.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    /// Its code and what it said, once it has ended by itself.
+    fn end(mut self) -> Output {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut errors = self.0.stderr.take().unwrap();
+        errors.read_to_end(&mut stderr).unwrap();
+        let mut said = self.0.stdout.take().unwrap();
+        said.read_to_end(&mut stdout).unwrap();
+        let status = self.0.wait().unwrap();
+        Output {
+            status,
+            stdout,
+            stderr,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Two hosts whose launchers run `rank` for minutes: both launchers, and the process of rank 1.
+fn two_hosts(logs: &Path, port: u16) -> ([Running; 2], String) {
+    let start = |node| {
+        let mut command = host(logs, port, node, 1);
+        Running::start(command.arg(example("rank")).arg("100000"))
+    };
+    let launchers = [start(0), start(1)];
+    let pid = wait_for(logs, 0, 1, "is process ");
+    wait_for(logs, 0, 0, "is process ");
+    (launchers, pid)
+}
+
+#[test]
+fn a_launcher_that_was_killed_takes_its_ranks_along_and_the_job_goes_on_when_it_is_back() {
+    let logs = tempfile::tempdir().unwrap();
+    let port = streamrec_launcher::free_port().unwrap();
+    let ([head, lost], pid) = two_hosts(logs.path(), port);
+    drop(lost);
+    assert_all_gone(&[pid], Duration::from_secs(2));
+    let again = Running::start(host(logs.path(), port, 1, 1).arg("unused"));
+    wait_for(logs.path(), 1, 1, "is process ");
+    wait_for(logs.path(), 1, 0, "is process ");
+    // The second loss is one too many.
+    drop(again);
+    let output = head.end();
+    let text = String::from_utf8_lossy(&output.stderr);
+    for part in [
+        "after 1 restarts of 1",
+        "rank 1 is lost with its host: the launcher of node 1 is gone",
+        "rank 1: step ",
+        "lost with its host (the cause)",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert_eq!(output.status.code(), Some(1), "{text}");
+}
+
+#[test]
+fn a_launcher_that_sleeps_is_lost_and_joins_again_when_it_wakes() {
+    let logs = tempfile::tempdir().unwrap();
+    let port = streamrec_launcher::free_port().unwrap();
+    let ([head, lost], pid) = two_hosts(logs.path(), port);
+    signal(&lost.0, Signal::STOP);
+    // Its rank gives up by itself: nobody hears its reports any more.
+    assert_all_gone(&[pid], Duration::from_secs(12));
+    signal(&lost.0, Signal::CONT);
+    let pid = wait_for(logs.path(), 1, 1, "is process ");
+    signal(&head.0, Signal::TERM);
+    let head = head.end();
+    let text = String::from_utf8_lossy(&head.stderr);
+    assert_eq!(head.status.code(), Some(143), "{text}");
+    assert_eq!(lost.end().status.code(), Some(143));
+    assert!(!is_alive(&pid));
+}
+
+#[test]
+fn ranks_of_all_hosts_end_with_the_first_launcher_and_the_others_wait_for_it() {
+    let logs = tempfile::tempdir().unwrap();
+    let port = streamrec_launcher::free_port().unwrap();
+    let ([head, other], pid) = two_hosts(logs.path(), port);
+    drop(head);
+    assert_all_gone(&[pid], Duration::from_secs(10));
+    let again = host(logs.path(), port, 0, 2)
+        .args([&example("rank"), Path::new("5")])
+        .output()
+        .unwrap();
+    assert!(again.status.success(), "{again:?}");
+    assert_eq!(other.end().status.code(), Some(0));
+    wait_for(logs.path(), 0, 2, "rank 2 finished");
 }

@@ -5,6 +5,8 @@ use std::error::Error;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::CommError;
+
 /// A key-value store that all ranks of a job reach.
 ///
 /// Keys are written once: a job that connects again, after a restart, needs a fresh store or
@@ -45,6 +47,25 @@ pub enum BootstrapError {
 #[derive(Debug, Clone, Default)]
 pub struct InProcessBootstrap {
     shared: Arc<(Mutex<HashMap<String, String>>, Condvar)>,
+}
+
+impl InProcessBootstrap {
+    /// Connects each rank of a world on a thread of its own; returns what they made, in rank order.
+    pub(super) fn connect_threads<C: Send>(
+        size: usize,
+        connect: impl Fn(usize, &Self) -> Result<C, CommError> + Sync,
+    ) -> Result<Vec<C>, CommError> {
+        let (bootstrap, connect) = (&Self::default(), &connect);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..size)
+                .map(|rank| scope.spawn(move || connect(rank, bootstrap)))
+                .collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined
+                .map(|result| result.unwrap_or(Err(CommError::Abandoned)))
+                .collect()
+        })
+    }
 }
 
 impl Bootstrap for InProcessBootstrap {

@@ -23,10 +23,6 @@ struct HeapBuffer {
     values: Vec<f32>,
     start: usize,
     len: usize,
-    #[cfg_attr(
-        not(feature = "mpi"),
-        expect(dead_code, reason = "only MPI asks whose a buffer in the heap is")
-    )]
     owner: Owner,
 }
 
@@ -66,7 +62,6 @@ impl CommBuffer {
     }
 
     /// Whose it is, if it is in the heap.
-    #[cfg(feature = "mpi")]
     pub(super) fn owner(&self) -> Option<Owner> {
         match &self.storage {
             Storage::Heap(heap) => Some(heap.owner),

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! [`Communicator`] is the one interface; [`SharedMemory`] implements it for the ranks of one
-//! host, `Mpi` (with the feature `mpi`) for those that `mpirun` started on any hosts, [`SingleRank`] for a world of one. A collective only enqueues: it returns an [`Event`],
+//! host, [`Tcp`] for those of any hosts, `Mpi` (with the feature `mpi`) for those that `mpirun` started on any hosts,
+//! [`SingleRank`] for a world of one. A collective only enqueues: it returns an [`Event`],
 //! and the caller computes on until it needs the result. Every rank of a communicator must make
 //! the same collective calls in the same order; where they do not, all of them get an error that
 //! names both calls. A rank that is lost or late is an error on all ranks too. After an error the
@@ -25,6 +26,7 @@ mod error;
 mod event;
 mod failure;
 mod message;
+mod messaging;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod observer;
@@ -34,6 +36,7 @@ mod settings;
 mod shared_memory;
 mod single_rank;
 mod stream;
+mod tcp;
 mod typed;
 
 use std::ops::Range;
@@ -51,6 +54,7 @@ pub use observer::{Observer, Silent};
 pub use settings::Settings;
 pub use shared_memory::SharedMemory;
 pub use single_rank::SingleRank;
+pub use tcp::{Route, Tcp};
 pub use typed::{all_gather_pod, all_reduce_f64, broadcast_bytes};
 
 /// How a collective combines the values of the ranks.

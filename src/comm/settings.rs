@@ -16,8 +16,8 @@ pub struct Settings {
     pub observer: Arc<dyn Observer>,
     /// In shared memory: bytes for one message in a rank's mailbox at first; larger messages make it grow.
     pub segment_bytes: usize,
-    /// Over MPI: the most bytes of one message, up to `i32::MAX`; what is larger travels in pieces. The same on all
-    /// ranks.
+    /// Over MPI and TCP: the most bytes of one message, up to `i32::MAX`; what is larger travels in pieces. The same on
+    /// all ranks.
     pub piece_bytes: usize,
 }
 

@@ -33,11 +33,14 @@ pub struct ParallelConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
-    /// MPI where `mpirun` started the ranks and the program was built with it, else shared memory.
+    /// MPI where `mpirun` started the ranks and the program was built with it; else shared memory on one host, and TCP
+    /// over several.
     #[default]
     Auto,
     /// Memory that the ranks of one host share.
     SharedMemory,
+    /// TCP, over one host or several.
+    Tcp,
     /// Open MPI or MPICH, over one host or several; needs a program that was built with the feature `mpi`.
     Mpi,
 }

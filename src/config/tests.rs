@@ -121,7 +121,7 @@ fn a_time_that_no_clock_counts_is_refused() {
 #[test]
 fn an_unknown_backend_names_the_known_ones() {
     let message = refusal(EXPERIMENT, &["parallel.backend=\"gloo\""]);
-    for part in ["parallel", "gloo", "auto", "shared_memory", "mpi"] {
+    for part in ["parallel", "gloo", "auto", "shared_memory", "tcp", "mpi"] {
         assert!(message.contains(part), "{message}");
     }
 }

@@ -1,12 +1,14 @@
 //! What carries data between the ranks of a job, and how it ends.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use streamrec_launcher::nodes::ADDRESS_VARIABLE;
 use streamrec_launcher::{RankEnvironment, Source, Store};
 
 use super::RunError;
-use crate::comm::{Communicator, Settings, SharedMemory, SingleRank};
+use crate::comm::{Communicator, Route, Settings, SharedMemory, SingleRank, Tcp};
 #[cfg(feature = "mpi")]
 use crate::comm::{Mpi, MpiJob};
 use crate::config::Backend;
@@ -28,6 +30,7 @@ pub(super) struct World {
 enum Carrier {
     Nothing,
     SharedMemory,
+    Tcp,
     Mpi,
 }
 
@@ -41,7 +44,9 @@ impl World {
     ) -> Result<Arc<dyn Communicator>, RunError> {
         match choose(backend, environment, HAS_MPI)? {
             Carrier::Nothing => Ok(Arc::new(SingleRank)),
-            Carrier::SharedMemory => share_memory(environment, settings),
+            carrier @ (Carrier::SharedMemory | Carrier::Tcp) => {
+                meet(carrier, environment, settings)
+            }
             Carrier::Mpi => self.begin_mpi(environment, settings),
         }
     }
@@ -109,18 +114,19 @@ fn choose(
 ) -> Result<Carrier, RunError> {
     let started_by_mpirun = matches!(environment.source, Source::OpenMpi | Source::Hydra);
     let is_one_host = environment.local_world_size == environment.world_size;
-    // srun may start ranks of MPI as well, and across hosts nothing else joins them.
+    // srun may start ranks of MPI as well, whose networks are faster than TCP where they are of a cluster.
     let may_be_mpi = started_by_mpirun || (environment.source == Source::Slurm && !is_one_host);
     match backend {
         Backend::Mpi if !has_mpi => Err(not_built()),
         _ if environment.world_size == 1 => Ok(Carrier::Nothing),
         Backend::Mpi => Ok(Carrier::Mpi),
         Backend::Auto if has_mpi && may_be_mpi => Ok(Carrier::Mpi),
+        Backend::Tcp => Ok(Carrier::Tcp),
+        Backend::Auto if !is_one_host => Ok(Carrier::Tcp),
         _ if is_one_host => Ok(Carrier::SharedMemory),
         _ => Err(RunError::Usage(format!(
-            "the job spans hosts ({} of {} ranks are here), but the shared-memory communicator joins the ranks of one \
-             host; start all ranks on one host, or start them by mpirun, with a program that `cargo build --release \
-             --features mpi` built",
+            "the job spans hosts ({} of {} ranks are here), but `parallel.backend` is \"shared_memory\", which joins the \
+             ranks of one host; set it to \"auto\" or \"tcp\", or start all ranks on one host",
             environment.local_world_size, environment.world_size
         ))),
     }
@@ -134,6 +140,17 @@ pub(super) fn check(backend: Backend) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Refuses a backend that ends at the host for a job over several.
+pub(super) fn check_hosts(backend: Backend, hosts: usize) -> Result<(), RunError> {
+    if backend == Backend::SharedMemory && hosts > 1 {
+        return Err(RunError::Usage(format!(
+            "`parallel.backend` is \"shared_memory\", which joins the ranks of one host, but --nnodes is {hosts}; set it to \
+             \"auto\" or \"tcp\""
+        )));
+    }
+    Ok(())
+}
+
 fn not_built() -> RunError {
     RunError::Usage(
         "`parallel.backend` is \"mpi\", but this program was built without it; install Open MPI or MPICH and libclang, \
@@ -142,17 +159,42 @@ fn not_built() -> RunError {
     )
 }
 
-fn share_memory(
+fn meet(
+    carrier: Carrier,
     environment: &RankEnvironment,
     settings: Settings,
 ) -> Result<Arc<dyn Communicator>, RunError> {
     let meeting = MEETING_TIMEOUT.min(settings.timeout);
     let store = Store::join(environment, meeting)?;
     let (rank, size) = (environment.rank, environment.world_size);
-    let comm = SharedMemory::connect(rank, size, &store, settings)?;
+    let comm: Arc<dyn Communicator> = match carrier {
+        Carrier::Tcp => {
+            let route = Route {
+                own: node_address()?.unwrap_or(store.own_address()),
+                first: store.host_address(),
+            };
+            tracing::info!(rank, own = %route.own, rank_0 = %route.first, "ranks meet over TCP");
+            Arc::new(Tcp::connect(rank, size, &store, route, settings)?)
+        }
+        _ => Arc::new(SharedMemory::connect(rank, size, &store, settings)?),
+    };
     // The store goes with rank 0: nobody may still need it.
     store.barrier("connected", meeting)?;
-    Ok(Arc::new(comm))
+    Ok(comm)
+}
+
+/// The address of this host that its launcher knows others to reach it by.
+fn node_address() -> Result<Option<IpAddr>, RunError> {
+    let Ok(value) = std::env::var(ADDRESS_VARIABLE) else {
+        return Ok(None);
+    };
+    let address = value.parse();
+    let wrong = |_| {
+        RunError::Usage(format!(
+            "{ADDRESS_VARIABLE}={value}: expected an IP address"
+        ))
+    };
+    address.map(Some).map_err(wrong)
 }
 
 #[cfg(test)]
@@ -176,8 +218,24 @@ mod tests {
             assert_eq!(carrier(&here, true).unwrap(), Carrier::Mpi);
             assert_eq!(carrier(&spread, true).unwrap(), Carrier::Mpi);
             assert_eq!(carrier(&here, false).unwrap(), Carrier::SharedMemory);
-            let message = carrier(&spread, false).unwrap_err().message();
-            assert!(message.contains("2 of 4 ranks") && message.contains("--features mpi"));
+            assert_eq!(carrier(&spread, false).unwrap(), Carrier::Tcp);
+        }
+    }
+
+    #[test]
+    fn ranks_of_several_hosts_meet_over_tcp_unless_mpi_may_have_started_them() {
+        let carrier = |source, has_mpi| choose(Backend::Auto, &ranks(4, 2, source), has_mpi);
+        assert_eq!(carrier(Source::Torchrun, true).unwrap(), Carrier::Tcp);
+        assert_eq!(carrier(Source::Slurm, false).unwrap(), Carrier::Tcp);
+        assert_eq!(carrier(Source::Slurm, true).unwrap(), Carrier::Mpi);
+        let spread = ranks(4, 2, Source::Torchrun);
+        let message = choose(Backend::SharedMemory, &spread, true)
+            .unwrap_err()
+            .message();
+        assert!(message.contains("2 of 4 ranks") && message.contains("\"tcp\""));
+        for (world, local) in [(4, 4), (4, 2)] {
+            let told = choose(Backend::Tcp, &ranks(world, local, Source::OpenMpi), true);
+            assert_eq!(told.unwrap(), Carrier::Tcp);
         }
     }
 

@@ -47,7 +47,7 @@ pub enum Command {
     /// Import, generate and look at datasets.
     #[command(subcommand)]
     Data(DataCommand),
-    /// Train on this host with several ranks, watched and restarted.
+    /// Train with several ranks, watched and restarted, on this host or several.
     #[command(after_help = "\
 Examples:
   streamrec launch --nproc 2 configs/kuairand_dcn_v2.toml --set train.global_batch=4096
@@ -260,7 +260,7 @@ pub struct LaunchArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Several hosts")]
 pub struct HostArgs {
-    /// Hosts, with --nproc ranks each; over several the ranks speak MPI.
+    /// Hosts; each has a launcher, and as many ranks as that one's --nproc.
     #[arg(long, default_value_t = 1)]
     pub nnodes: usize,
     /// This host, from 0; a launcher runs on each.
@@ -281,10 +281,12 @@ pub struct HostArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum BackendName {
-    /// The memory of this host.
+    /// What fits the hosts and whoever starts the ranks.
     Auto,
     /// The memory of this host.
     SharedMemory,
+    /// TCP, over any hosts.
+    Tcp,
     /// Open MPI or MPICH.
     Mpi,
 }

@@ -1,4 +1,4 @@
-//! `streamrec launch`: ranks of `streamrec train` on this host, watched and restarted.
+//! `streamrec launch`: ranks of `streamrec train` on this host and others, watched and restarted.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use streamrec_launcher::nodes::{Head, Membership, Roster, serve_node};
-use streamrec_launcher::{FirstRankOutput, Job, LaunchError, launch, launch_mpirun};
+use streamrec_launcher::{
+    FirstRankOutput, Job, JobReport, LaunchError, launch, launch_hosts, launch_mpirun,
+};
 
 use super::RunError;
 use super::backend;
@@ -32,23 +34,29 @@ pub(super) fn run(args: &LaunchArgs) -> ExitCode {
             Err(error) => error.report(),
         };
     }
-    if args.hosts.nnodes > 1 {
-        // Shared memory ends at the host.
-        args.train.set.push(BackendName::Mpi.setting());
-    }
     let head = match part(&args) {
         Ok(Part::Alone) => None,
         Ok(Part::Head(head)) => Some(head),
         Ok(Part::Member(membership)) => return member(&membership),
         Err(error) => return error.report(),
     };
-    match job(&args) {
-        Ok((job, Backend::Mpi)) => finish(
-            launch_mpirun(&job, head.as_ref()).map(|report| (report.restarts, report.exit_code())),
-        ),
-        Ok((job, _)) => {
-            finish(launch(&job).map(|report| (report.failures.len() as u32, report.exit_code())))
+    let prepared = job(&args).and_then(|(job, backend)| {
+        let agent = match (backend, &head) {
+            (Backend::Mpi, Some(_)) => agent()?,
+            _ => String::new(),
+        };
+        Ok((job, backend, agent))
+    });
+    let ended = |report: JobReport| (report.failures.len() as u32, report.exit_code());
+    match prepared {
+        Ok((job, Backend::Mpi, agent)) => {
+            let report = launch_mpirun(&job, head.as_ref(), &agent);
+            finish(report.map(|report| (report.restarts, report.exit_code())))
         }
+        Ok((job, ..)) => finish(match &head {
+            None => launch(&job).map(ended),
+            Some(head) => launch_hosts(&job, head).map(ended),
+        }),
         Err(error) => {
             let code = error.report();
             // The other hosts' launchers are waiting, or will be soon.
@@ -98,6 +106,7 @@ fn part(args: &LaunchArgs) -> Result<Part, RunError> {
             ranks: args.nproc,
             address: hosts.node_address,
             patience,
+            pin_cores: !args.no_pin,
         }));
     }
     Ok(Part::Head(Head {
@@ -105,7 +114,6 @@ fn part(args: &LaunchArgs) -> Result<Part, RunError> {
         endpoint,
         ranks: args.nproc,
         patience,
-        agent: agent()?,
     }))
 }
 
@@ -146,6 +154,7 @@ fn job(args: &LaunchArgs) -> Result<(Job, Backend), RunError> {
     let stop_grace = seconds("--stop-grace", args.stop_grace)?;
     let experiment = Experiment::load(&args.train.config, &args.train.set)?;
     backend::check(experiment.parallel.backend)?;
+    backend::check_hosts(experiment.parallel.backend, args.hosts.nnodes)?;
     Dataset::open(&experiment.data.dataset)?;
     let folder = RunFolder::new(&experiment.output);
     if !args.train.resume && !args.train.overwrite {

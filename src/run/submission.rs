@@ -3,9 +3,10 @@
 use streamrec_launcher::{Submission, SubmissionError};
 
 use super::RunError;
+use super::backend;
 use super::bytes::parse_bytes;
 use super::cli::{BackendName, LaunchArgs, Scheduler, TrainArgs};
-use crate::config::Experiment;
+use crate::config::{Backend, Experiment};
 
 /// What to hand to the scheduler.
 pub(super) fn text(args: &LaunchArgs, scheduler: Scheduler) -> Result<String, RunError> {
@@ -52,6 +53,7 @@ fn submission(args: &LaunchArgs) -> Result<Submission, RunError> {
             "{world} ranks (--nnodes x --nproc) do not divide into groups of `parallel.tp` = {tp}"
         )));
     }
+    backend::check_hosts(experiment.parallel.backend, args.hosts.nnodes)?;
     let memory = options.memory.as_deref();
     let memory = memory
         .map(|text| parse_bytes("--memory", text))
@@ -60,6 +62,7 @@ fn submission(args: &LaunchArgs) -> Result<Submission, RunError> {
         name: experiment.name,
         host_command: host_command(args)?,
         rank_command: rank_command(args)?,
+        mpi: experiment.parallel.backend == Backend::Mpi,
         hosts: args.hosts.nnodes,
         ranks_per_host: args.nproc,
         cores_per_rank: options.cores,

@@ -290,6 +290,19 @@ fn groups_communicate_apart_and_at_the_same_time() {
     });
 }
 
+crate::also_over_tcp! {
+    all_reduce_sums_in_a_known_order_bit_for_bit,
+    all_reduce_is_close_to_the_sum_in_float64,
+    reduce_scatter_then_all_gather_is_all_reduce,
+    broadcast_copies_the_root,
+    messages_of_any_size_arrive,
+    messages_of_another_communicator_arrive,
+    messages_of_several_rounds_arrive,
+    events_in_flight_complete_in_the_order_of_submission,
+    a_buffer_serves_many_collectives,
+    groups_communicate_apart_and_at_the_same_time,
+}
+
 /// All of the above, for a rank that `mpirun` started.
 #[cfg(feature = "mpi")]
 pub fn all() {

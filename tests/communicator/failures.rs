@@ -3,11 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use streamrec::comm::{
-    CommError, Communicator, InProcessBootstrap, Observer, ReduceOp, Settings, SharedMemory,
-};
+use streamrec::comm::{CommError, Communicator, InProcessBootstrap, Observer, ReduceOp, Settings};
 
-use crate::{on_all_ranks, on_all_ranks_with};
+use crate::{Medium, on_all_ranks, on_all_ranks_with};
 
 fn impatient(timeout_ms: u64) -> Settings {
     Settings {
@@ -44,10 +42,10 @@ fn a_rank_that_does_not_call_is_named_on_all_others() {
 
 #[test]
 fn a_rank_that_leaves_ends_the_wait_at_once() {
-    let mut ranks = SharedMemory::connect_threads(3, &impatient(60_000)).unwrap();
+    let mut ranks = Medium::current().connect_threads(3, &impatient(60_000));
     drop(ranks.pop());
     let start = Instant::now();
-    let events: Vec<_> = ranks.iter().map(Communicator::barrier).collect();
+    let events: Vec<_> = ranks.iter().map(|comm| comm.barrier()).collect();
     for event in events {
         assert!(matches!(event.wait(), Err(CommError::Lost { ranks, .. }) if ranks == [2]));
     }
@@ -176,9 +174,13 @@ fn groups_report_the_ranks_of_the_world() {
 
 #[test]
 fn a_rank_that_never_connects_is_named() {
-    let bootstrap = InProcessBootstrap::default();
-    let connect = |rank| SharedMemory::connect(rank, 3, &bootstrap, impatient(200)).unwrap_err();
-    match connect(0) {
+    let medium = Medium::current();
+    let refusal = |rank, size| {
+        let bootstrap = InProcessBootstrap::default();
+        let connected = medium.connect(rank, size, &bootstrap, impatient(200));
+        connected.err().unwrap()
+    };
+    match refusal(0, 3) {
         CommError::Timeout {
             collective: "connect",
             missing,
@@ -186,8 +188,7 @@ fn a_rank_that_never_connects_is_named() {
         } => assert_eq!(missing, [1, 2]),
         other => panic!("{other}"),
     }
-    let bootstrap = InProcessBootstrap::default();
-    match SharedMemory::connect(1, 2, &bootstrap, impatient(200)).unwrap_err() {
+    match refusal(1, 2) {
         CommError::Timeout {
             collective: "connect",
             missing,
@@ -201,7 +202,8 @@ fn a_rank_that_never_connects_is_named() {
 fn impossible_worlds_are_refused() {
     let bootstrap = InProcessBootstrap::default();
     for (rank, size) in [(2, 2), (0, 0), (0, 5000)] {
-        let error = SharedMemory::connect(rank, size, &bootstrap, impatient(200)).unwrap_err();
+        let connected = Medium::current().connect(rank, size, &bootstrap, impatient(200));
+        let error = connected.err().unwrap();
         assert!(matches!(error, CommError::Connect { .. }), "{error}");
     }
 }
@@ -229,18 +231,20 @@ impl Observer for Journal {
 #[test]
 fn the_observer_hears_what_a_rank_waits_for() {
     let bootstrap = &InProcessBootstrap::default();
-    let journal = Arc::new(Journal::default());
+    let (medium, journal) = (Medium::current(), Arc::new(Journal::default()));
     let observed = Settings {
         observer: Arc::clone(&journal) as Arc<dyn Observer>,
         ..Settings::default()
     };
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let comm = SharedMemory::connect(1, 2, bootstrap, Settings::default()).unwrap();
+            let comm = medium
+                .connect(1, 2, bootstrap, Settings::default())
+                .unwrap();
             std::thread::sleep(Duration::from_millis(400));
             comm.barrier().wait().unwrap();
         });
-        let comm = SharedMemory::connect(0, 2, bootstrap, observed).unwrap();
+        let comm = medium.connect(0, 2, bootstrap, observed).unwrap();
         journal.0.lock().unwrap().clear();
         comm.barrier().wait().unwrap();
     });
@@ -248,6 +252,46 @@ fn the_observer_hears_what_a_rank_waits_for() {
         *journal.0.lock().unwrap(),
         ["enter barrier 2", "wait [1]", "leave"]
     );
+}
+
+/// Waits until `comm` knows that these have ended, and no others.
+fn await_end(comm: &dyn Communicator, expected: &[usize]) {
+    let start = Instant::now();
+    loop {
+        let ended = comm.ended().wait().unwrap();
+        if ended == expected {
+            return;
+        }
+        assert!(
+            ended.iter().all(|rank| expected.contains(rank)),
+            "{ended:?}"
+        );
+        assert!(start.elapsed() < Duration::from_secs(5), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_rank_that_left_is_known_without_waiting_for_anybody() {
+    let mut ranks = Medium::current().connect_threads(3, &impatient(60_000));
+    await_end(ranks[0].as_ref(), &[]);
+    drop(ranks.pop());
+    await_end(ranks[0].as_ref(), &[2]);
+    drop(ranks.pop());
+    await_end(ranks[0].as_ref(), &[1, 2]);
+}
+
+crate::also_over_tcp! {
+    a_rank_that_does_not_call_is_named_on_all_others,
+    a_rank_that_leaves_ends_the_wait_at_once,
+    another_collective_is_an_error_that_names_both_on_all_ranks,
+    another_length_operation_root_or_buffer_is_an_error_on_all_ranks,
+    a_poisoned_communicator_fails_at_once_with_the_cause,
+    a_mistake_on_one_rank_does_not_hang_the_others,
+    groups_report_the_ranks_of_the_world,
+    a_rank_that_never_connects_is_named,
+    impossible_worlds_are_refused,
+    the_observer_hears_what_a_rank_waits_for,
+    a_rank_that_left_is_known_without_waiting_for_anybody,
 }
 
 /// Those of the above that hold wherever the ranks are, for a rank that `mpirun` started.

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use streamrec::comm::{
-    Bootstrap, BootstrapError, Communicator, Message, ReduceOp, Settings, SharedMemory,
-    all_reduce_f64,
+    Bootstrap, BootstrapError, Communicator, Message, ReduceOp, Settings, all_reduce_f64,
 };
 
-/// Which rank a child is, and what it does: `rank size scenario folder`.
+use crate::Medium;
+
+/// Which rank a child is, and what it does: `rank size medium scenario folder`.
 const VARIABLE: &str = "STREAMREC_TEST_RANK";
 
 /// A store whose values are files of a folder.
@@ -56,7 +57,11 @@ impl Rank {
             .args(["--exact", "processes::one_rank", "--ignored", "--nocapture"])
             .env(
                 VARIABLE,
-                format!("{rank} {size} {scenario} {}", folder.display()),
+                format!(
+                    "{rank} {size} {:?} {scenario} {}",
+                    Medium::current(),
+                    folder.display()
+                ),
             )
             .stdout(Stdio::piped())
             .spawn()
@@ -99,7 +104,7 @@ fn start_all(size: usize, scenario: &str, folder: &Path) -> Vec<Rank> {
 #[ignore = "the entry point of the processes that the other tests start"]
 fn one_rank() {
     let role = std::env::var(VARIABLE).expect("started by another test");
-    let [rank, size, scenario, folder] = role.split(' ').collect::<Vec<_>>()[..] else {
+    let [rank, size, medium, scenario, folder] = role.split(' ').collect::<Vec<_>>()[..] else {
         panic!("malformed role: {role}");
     };
     let settings = Settings {
@@ -107,10 +112,15 @@ fn one_rank() {
         ..Settings::default()
     };
     let (rank, size) = (rank.parse().unwrap(), size.parse().unwrap());
-    let comm = SharedMemory::connect(rank, size, &Folder(folder.into()), settings).unwrap();
+    let medium = match medium {
+        "Tcp" => Medium::Tcp,
+        _ => Medium::SharedMemory,
+    };
+    let comm = medium.connect(rank, size, &Folder(folder.into()), settings);
+    let comm = comm.unwrap();
     match scenario {
-        "agree" => agree(&comm),
-        _ => reduce_for_ever(&comm),
+        "agree" => agree(comm.as_ref()),
+        _ => reduce_for_ever(comm.as_ref()),
     }
 }
 
@@ -120,7 +130,7 @@ fn say(text: impl std::fmt::Display) {
 }
 
 /// All collectives once; says a digest of all results.
-fn agree(comm: &SharedMemory) {
+fn agree(comm: &dyn Communicator) {
     let (rank, size) = (comm.rank(), comm.size());
     let mut buffer = comm.allocate(1_000_003).unwrap();
     for (index, value) in buffer.iter_mut().enumerate() {
@@ -159,7 +169,7 @@ fn agree(comm: &SharedMemory) {
 }
 
 /// Reduces until there is an error; says that it began, then the error.
-fn reduce_for_ever(comm: &SharedMemory) {
+fn reduce_for_ever(comm: &dyn Communicator) {
     let mut buffer = comm.allocate(1 << 20).unwrap();
     for round in 0.. {
         match comm.all_reduce(buffer, ReduceOp::Sum).wait() {
@@ -219,15 +229,23 @@ fn a_stopped_rank_is_reported_by_all_others_after_the_timeout() {
         assert_eq!(rank.says(), "running");
     }
     ranks[2].signal(Signal::STOP);
+    // Over TCP, a rank that has lost patience asks who else waits, and gives them a little time.
+    let told = match Medium::current() {
+        Medium::SharedMemory => "waited 0.5 s for ranks [2]",
+        Medium::Tcp => "s for ranks [2], which never arrived",
+    };
     for rank in [0, 1] {
         let error = ranks[rank].says();
-        assert!(
-            error.contains("waited 0.5 s for ranks [2]"),
-            "rank {rank}: {error}"
-        );
+        assert!(error.contains(told), "rank {rank}: {error}");
     }
     // When it goes on, it learns that it came too late.
     ranks[2].signal(Signal::CONT);
     let error = ranks[2].says();
-    assert!(error.contains("waited 0.5 s for ranks [2]"), "{error}");
+    assert!(error.contains(told), "{error}");
+}
+
+crate::also_over_tcp! {
+    processes_agree_bit_for_bit,
+    a_killed_rank_is_reported_by_all_others_long_before_the_timeout,
+    a_stopped_rank_is_reported_by_all_others_after_the_timeout,
 }

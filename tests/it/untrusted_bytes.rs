@@ -52,7 +52,7 @@ macro_rules! holds {
     )*};
 }
 
-holds!(artifact checkpoint dataset input_rows labels pack_reader prediction_log request settings sketches);
+holds!(artifact checkpoint dataset host input_rows labels pack_reader prediction_log request settings sketches tcp);
 
 #[test]
 fn every_target_is_built_and_tested() {

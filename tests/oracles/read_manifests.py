@@ -1,6 +1,6 @@
 """Reads Kubernetes manifests with the models of Kubeflow Trainer's API, which know JobSet and Kubernetes too.
 
-Usage: read_manifests.py FILE HOSTS RANKS_PER_HOST
+Usage: read_manifests.py FILE HOSTS RANKS_PER_HOST [mpi]
 """
 
 import sys
@@ -10,6 +10,7 @@ import yaml
 from kubeflow_trainer_api import models
 
 file, hosts, ranks_per_host = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+mpi = sys.argv[4:] == ["mpi"]
 
 
 def strictly(model, document):
@@ -30,16 +31,26 @@ assert (reference.kind, reference.name) == ("TrainingRuntime", runtime.metadata.
 assert runtime.spec.ml_policy.num_nodes == job.spec.trainer.num_nodes == hosts
 
 jobs = {job.name: job.template for job in runtime.spec.template.spec.replicated_jobs}
-trainer = jobs["node" if hosts == 1 else "launcher"]
+trainer = jobs["launcher" if mpi else "node"]
 assert trainer.metadata.labels == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
 pod = trainer.spec.template.spec
 assert pod.restart_policy == "OnFailure"
 [container] = pod.containers
 assert container.name == "node", "the controller looks for it by this name"
 assert "--resume" in " ".join(container.command)
-if hosts == 1:
+if not mpi:
     assert runtime.spec.ml_policy.mpi is None
-    assert container.command[:2] == ["streamrec", "launch"], container.command
+    assert set(jobs) == {"node"}
+    # The controller makes as many pods of it as there are nodes, and JobSet numbers them.
+    assert trainer.spec.completion_mode in (None, "Indexed")
+    if hosts == 1:
+        assert container.command[:2] == ["streamrec", "launch"], container.command
+    else:
+        assert container.command[:2] == ["/bin/sh", "-c"], container.command
+        first = f"{job.metadata.name}-node-0-0.{job.metadata.name}"
+        assert f"--rdzv-endpoint {first}:29400" in container.command[2]
+        assert f"--nnodes {hosts} " in container.command[2]
+        assert runtime.spec.template.spec.network.publish_not_ready_addresses
 else:
     assert runtime.spec.ml_policy.mpi.num_proc_per_node == ranks_per_host
     assert container.command[:2] == ["/bin/sh", "-c"], container.command

@@ -1,4 +1,4 @@
-//! A launcher of another host than node 0's: it joins, runs what mpirun asks for, and leaves when the job is over.
+//! A launcher of another host than node 0's: it joins, runs what node 0 asks for, and leaves when the job is over.
 
 use std::io::{self, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
@@ -11,6 +11,7 @@ use super::shell::Shell;
 use super::wire::{Answer, Join, VERSION, Word};
 use super::{BEAT, NodesError, SILENCE, addresses_of};
 use crate::control::{line_of, next_line};
+use crate::cores::CorePlan;
 use crate::signals::Interrupts;
 
 /// Time between two attempts to reach node 0.
@@ -31,6 +32,8 @@ pub struct Membership {
     pub address: Option<Ipv4Addr>,
     /// How long to try to reach node 0, at the start and after it was lost.
     pub patience: Duration,
+    /// Whether each rank that node 0 starts here is pinned to its own share of the allowed cores.
+    pub pin_cores: bool,
 }
 
 /// How a connection to node 0 ended.
@@ -66,7 +69,7 @@ pub fn serve_node(membership: &Membership) -> Result<i32, NodesError> {
             End::Over(code) => return Ok(code),
             End::Lost(signal) => {
                 tracing::warn!(
-                    "node 0 is gone; its commands are ended, and this host joins again when it is back"
+                    "node 0 is gone; what it ran here is ended, and this host joins again when it is back"
                 );
                 outside_since = Instant::now();
                 signal
@@ -111,8 +114,9 @@ impl Membership {
             (None, Ok(ip)) => ip,
             (None, Err(error)) => return Err(self.unreachable(error, Duration::ZERO)),
         };
+        let cores = CorePlan::new(self.ranks, self.pin_cores);
         TcpListener::bind((ip, 0))
-            .and_then(Shell::start)
+            .and_then(|listener| Shell::start(listener, cores))
             .map_err(|source| NodesError::Shell {
                 node: self.node,
                 address: ip.to_string(),

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::gathering::{Gathering, Seat};
 use super::shell::Shell;
 use super::wire::{Answer, Directory, Join, VERSION, Word, new_token};
 use super::{BEAT, NODES_VARIABLE, NodesError, SILENCE, addresses_of};
 use crate::control::{line_of, next_line};
+use crate::cores::CorePlan;
 use crate::lock::lock;
 use crate::server::Server;
 
@@ -25,8 +27,6 @@ pub struct Head {
     pub ranks: usize,
     /// How long to wait for the other launchers, at the start and after one was lost.
     pub patience: Duration,
-    /// The command that runs [`node_shell`](super::node_shell), to be followed by a host and a command.
-    pub agent: String,
 }
 
 /// The launchers of a job, as node 0 sees them.
@@ -34,7 +34,6 @@ pub struct Roster {
     state: Arc<Mutex<State>>,
     token: String,
     patience: Duration,
-    agent: String,
     address: SocketAddr,
     /// Joins on this, and none after it is dropped.
     _server: Server,
@@ -78,7 +77,10 @@ impl Roster {
             );
         }
         let token = new_token().map_err(failed)?;
-        let shell = TcpListener::bind((address.ip(), 0)).and_then(Shell::start);
+        // For the agent of mpirun: ranks of this host are started by nobody else.
+        let cores = CorePlan::new(head.ranks, false);
+        let shell = TcpListener::bind((address.ip(), 0));
+        let shell = shell.and_then(|listener| Shell::start(listener, cores));
         let shell = shell.map_err(failed)?;
         shell.trust(&token);
         let own = Node {
@@ -108,7 +110,6 @@ impl Roster {
         let roster = Self {
             token,
             patience: head.patience,
-            agent: head.agent.clone(),
             address,
             _server: server.map_err(failed)?,
             _shell: shell,
@@ -151,21 +152,56 @@ impl Roster {
             .collect()
     }
 
-    /// Which connection each launcher has, by node, to ask later whether one was [lost](Self::lost_since).
-    pub(crate) fn joins(&self) -> Vec<Option<u64>> {
+    /// Which connection each launcher has, by node; `None` where there is none, or a silent one.
+    pub(super) fn joins(&self) -> Vec<Option<u64>> {
         let state = lock(&self.state);
-        let join = |node: &Option<Node>| node.as_ref().map(|node| node.join);
-        state.nodes.iter().map(join).collect()
+        let node = |(index, node): (usize, &Option<Node>)| {
+            let node = node.as_ref()?;
+            (index == 0 || node.heard.elapsed() <= SILENCE).then_some(node.join)
+        };
+        state.nodes.iter().enumerate().map(node).collect()
     }
 
-    /// The launchers that are not there, or went and came back, since these joins.
-    pub(crate) fn lost_since(&self, joins: &[Option<u64>]) -> Vec<usize> {
-        let (mut lost, now) = (self.absent(), self.joins());
-        let came_back = (0..joins.len()).filter(|&node| now[node] != joins[node]);
-        lost.extend(came_back);
-        lost.sort_unstable();
-        lost.dedup();
-        lost
+    /// Whether a launcher has missed its last signs of life, and may be about to be lost.
+    pub(crate) fn is_quiet(&self, node: usize) -> bool {
+        let state = lock(&self.state);
+        let quiet = |node: &Node| node.heard.elapsed() > 2 * BEAT;
+        node > 0 && state.nodes[node].as_ref().is_none_or(quiet)
+    }
+
+    /// Waits until all launchers are there; `None` when `stopped` says so first.
+    ///
+    /// # Errors
+    /// When some are not there in time.
+    pub(crate) fn gather(
+        &self,
+        mut stopped: impl FnMut() -> bool,
+    ) -> Result<Option<Gathering<'_>>, NodesError> {
+        loop {
+            let mut end = false;
+            self.wait_for_all(|| {
+                end |= stopped();
+                end
+            })?;
+            let seat = |node: &Option<Node>| {
+                let node = node.as_ref()?;
+                Some(Seat {
+                    shell: node.shell,
+                    ranks: node.ranks,
+                    join: node.join,
+                })
+            };
+            // One may have gone since.
+            let seats: Option<Vec<_>> = lock(&self.state).nodes.iter().map(seat).collect();
+            match seats {
+                _ if end => return Ok(None),
+                Some(seats) => {
+                    let roster = self;
+                    return Ok(Some(Gathering { roster, seats }));
+                }
+                None => {}
+            }
+        }
     }
 
     /// Waits until all launchers are there, or `stopped` says so.
@@ -187,7 +223,7 @@ impl Roster {
                 tracing::info!(nodes = ?missing, endpoint = %self.address, "waiting for the launchers of other hosts");
                 told = missing;
             }
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -196,22 +232,14 @@ impl Roster {
         lock(&self.state).stop.take()
     }
 
-    /// The ranks of all hosts that are there.
-    pub fn ranks(&self) -> usize {
-        let state = lock(&self.state);
-        state.nodes.iter().flatten().map(|node| node.ranks).sum()
-    }
-
-    /// The hosts as `mpirun --host` takes them, each with its number of ranks, by node.
-    pub fn hosts(&self) -> String {
-        let state = lock(&self.state);
-        let nodes = state.nodes.iter().flatten();
-        let hosts = nodes.map(|node| format!("{}:{}", node.shell.ip(), node.ranks));
-        hosts.collect::<Vec<_>>().join(",")
+    /// What a launcher asks for before it runs anything.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
     }
 
     /// The variables by which `mpirun` finds its agent, and agents find the launchers: those of Open MPI 4, then 5.
-    pub(crate) fn variables(&self) -> [(&'static str, String); 7] {
+    /// `agent` is the command that runs [`node_shell`](super::node_shell), to be followed by a host and a command.
+    pub(crate) fn variables(&self, agent: &str) -> [(&'static str, String); 7] {
         let state = lock(&self.state);
         let shells: BTreeMap<String, SocketAddr> = (state.nodes.iter().flatten())
             .map(|node| (node.shell.ip().to_string(), node.shell))
@@ -219,14 +247,14 @@ impl Roster {
         let token = self.token.clone();
         // A map of texts has a JSON form.
         let directory = serde_json::to_string(&Directory { token, shells }).unwrap_or_default();
-        let (agent, yes) = (&self.agent, || "1".to_owned());
+        let (agent, yes) = (agent.to_owned(), || "1".to_owned());
         [
             (NODES_VARIABLE, directory),
             ("OMPI_MCA_plm_rsh_agent", agent.clone()),
             // Agents run on this host only, and what they start stays theirs.
             ("OMPI_MCA_plm_rsh_no_tree_spawn", yes()),
             ("OMPI_MCA_orte_leave_session_attached", yes()),
-            ("PRTE_MCA_plm_ssh_agent", agent.clone()),
+            ("PRTE_MCA_plm_ssh_agent", agent),
             ("PRTE_MCA_plm_ssh_no_tree_spawn", yes()),
             ("PRTE_MCA_prte_leave_session_attached", yes()),
         ]
@@ -311,6 +339,9 @@ fn check(join: &Join, present: &[Option<Node>]) -> Result<(), String> {
             nodes - 1
         ));
     }
+    if join.ranks == 0 {
+        return Err("it was started with --nproc 0; every host needs a rank".to_owned());
+    }
     let ip = join.shell.ip();
     let mut others = (present.iter().enumerate()).filter(|(index, _)| *index != join.node);
     if let Some((other, _)) = others.find(|(_, n)| n.as_ref().is_some_and(|n| n.shell.ip() == ip)) {
@@ -377,7 +408,6 @@ mod tests {
             endpoint: "127.0.0.2:0".to_owned(),
             ranks: 2,
             patience: Duration::from_secs(5),
-            agent: "agent".to_owned(),
         };
         Roster::start(&head).unwrap()
     }
@@ -390,6 +420,7 @@ mod tests {
             ranks: 3,
             address: Some(address.parse().unwrap()),
             patience: Duration::from_secs(2),
+            pin_cores: false,
         }
     }
 
@@ -399,12 +430,13 @@ mod tests {
         let member = membership(&roster, 1, 2, "127.0.0.3");
         let served = thread::spawn(move || serve_node(&member));
         assert_eq!(roster.absent(), [1]);
-        roster.wait_for_all(|| false).unwrap();
+        assert!(roster.gather(|| true).unwrap().is_none());
+        let all = roster.gather(|| false).unwrap().unwrap();
         assert_eq!(
-            (roster.ranks(), roster.hosts().as_str()),
+            (all.ranks(), all.hosts().as_str()),
             (5, "127.0.0.2:2,127.0.0.3:3")
         );
-        let [(_, directory), (_, agent), ..] = roster.variables();
+        let [(_, directory), (_, agent), ..] = roster.variables("agent");
         assert!(
             directory.contains("127.0.0.3") && agent == "agent",
             "{directory}"
@@ -459,6 +491,7 @@ mod tests {
             ranks: 1,
             address: None,
             patience: Duration::from_millis(400),
+            pin_cores: false,
         };
         let error = serve_node(&member).unwrap_err();
         assert!(matches!(error, NodesError::Join { .. }), "{error}");
@@ -473,7 +506,6 @@ mod tests {
                 endpoint: endpoint.to_owned(),
                 ranks: 1,
                 patience: Duration::ZERO,
-                agent: String::new(),
             };
             let error = Roster::start(&head).err().expect("refused");
             assert!(error.to_string().contains(endpoint), "{error}");
@@ -504,20 +536,20 @@ mod tests {
         for _ in 0..2 {
             let stream = TcpStream::connect(roster.address()).unwrap();
             (&stream).write_all(&line_of(&join).unwrap()).unwrap();
-            roster.wait_for_all(|| false).unwrap();
-            let joins = roster.joins();
-            assert!(roster.lost_since(&joins).is_empty());
+            let all = roster.gather(|| false).unwrap().unwrap();
+            assert!(all.lost().is_empty() && !roster.is_quiet(1));
             drop(stream);
             let began = Instant::now();
             while roster.absent().is_empty() {
                 assert!(began.elapsed() < Duration::from_secs(2));
                 thread::sleep(Duration::from_millis(5));
             }
-            assert_eq!(roster.lost_since(&joins), [1]);
+            assert!(roster.is_quiet(1));
+            assert_eq!(all.lost(), [1]);
             let again = TcpStream::connect(roster.address()).unwrap();
             (&again).write_all(&line_of(&join).unwrap()).unwrap();
             roster.wait_for_all(|| false).unwrap();
-            assert_eq!(roster.lost_since(&joins), [1]);
+            assert_eq!(all.lost(), [1]);
             drop(again);
             while roster.absent().is_empty() {
                 thread::sleep(Duration::from_millis(5));

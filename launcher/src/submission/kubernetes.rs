@@ -19,8 +19,8 @@ struct Role<'a> {
 impl Submission {
     /// The manifests (`kubectl apply -f FILE`), as YAML.
     ///
-    /// One host: a pod runs the launcher. Several: pods run `sshd`, and one of them `mpirun`, as the MPI policy of
-    /// Kubeflow Trainer sets it up; the image must hold Open MPI and OpenSSH.
+    /// A pod a host runs its launcher. Over MPI, pods run `sshd`, and one of them `mpirun`, as the MPI policy of Kubeflow
+    /// Trainer sets it up; the image must hold Open MPI and OpenSSH.
     ///
     /// # Errors
     /// When the image or the volume claim is missing, or the name makes no label.
@@ -34,7 +34,7 @@ impl Submission {
         let claim = claim.ok_or(missing("a volume claim with configurations, data and runs"))?;
         let name = self.label()?;
         let mut jobs = String::new();
-        for role in self.roles() {
+        for role in self.roles(&name) {
             jobs.push_str(&self.replicated_job(&role, image, claim));
         }
         Ok(format!(
@@ -57,14 +57,30 @@ impl Submission {
         ))
     }
 
-    fn roles(&self) -> Vec<Role<'static>> {
-        if self.hosts == 1 {
-            return vec![Role {
+    fn roles(&self, name: &str) -> Vec<Role<'static>> {
+        match self.starts_ranks() {
+            true => self.mpi_roles(),
+            false => vec![Role {
                 name: "node",
-                command: self.host_command.clone(),
+                command: self.launcher(name),
                 is_trainer: true,
-            }];
+            }],
         }
+    }
+
+    fn launcher(&self, name: &str) -> Vec<String> {
+        if self.hosts == 1 {
+            return self.host_command.clone();
+        }
+        // The first pod of the job, as JobSet names it; its name is known a little after it starts.
+        let first = format!("{name}-node-0-0.{name}");
+        let launcher = self.launcher_line("\"$JOB_COMPLETION_INDEX\"", &first);
+        let script =
+            format!("until getent hosts {first} >/dev/null; do sleep 1; done; exec {launcher}");
+        ["/bin/sh", "-c", &script].map(str::to_owned).to_vec()
+    }
+
+    fn mpi_roles(&self) -> Vec<Role<'static>> {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         // The controller writes the host file, and names it to mpirun by a variable.
         let mut mpirun = words(&format!("mpirun --allow-run-as-root -n {}", self.ranks()));
@@ -95,7 +111,7 @@ impl Submission {
     }
 
     fn mpi_policy(&self) -> String {
-        if self.hosts == 1 {
+        if !self.starts_ranks() {
             return String::new();
         }
         format!(
@@ -105,11 +121,12 @@ impl Submission {
         )
     }
 
-    /// mpirun must find the others before they are ready, and the job is done when it is.
+    /// Pods must find one another before they are ready; over MPI the job is done when mpirun is.
     fn network(&self) -> &'static str {
-        match self.hosts {
-            1 => "",
-            _ => {
+        match (self.hosts, self.mpi) {
+            (1, _) => "",
+            (_, false) => "      network:\n        publishNotReadyAddresses: true\n",
+            (_, true) => {
                 "      network:\n        publishNotReadyAddresses: true\n      \
                  successPolicy:\n        operator: All\n        targetReplicatedJobs:\n          - launcher\n"
             }
@@ -174,7 +191,7 @@ mod tests {
 
     use rustix::process::{Pid, Signal, kill_process};
 
-    use super::super::tests::{one_host, two_hosts};
+    use super::super::tests::{one_host, two_hosts, two_hosts_over_mpi};
     use super::*;
 
     #[test]
@@ -194,13 +211,24 @@ mod tests {
     }
 
     #[test]
-    fn one_host_runs_the_launcher_and_several_run_mpi() {
+    fn every_host_runs_a_launcher_and_over_mpi_one_runs_mpirun() {
         let one = one_host().kubernetes().unwrap();
         assert!(
             one.contains("- \"launch\"\n") && !one.contains("mpi:"),
             "{one}"
         );
         let two = two_hosts().kubernetes().unwrap();
+        assert!(!two.contains("mpi") && !two.contains("sshd"), "{two}");
+        for part in [
+            "numNodes: 2",
+            "publishNotReadyAddresses: true",
+            "--nnodes 2 --node-rank \\\"$JOB_COMPLETION_INDEX\\\" \
+             --rdzv-endpoint kuairand-dcn-v2-node-0-0.kuairand-dcn-v2:29400",
+            "cpu: 8",
+        ] {
+            assert!(two.contains(part), "{part} in {two}");
+        }
+        let two = two_hosts_over_mpi().kubernetes().unwrap();
         for part in [
             "mpi:",
             "mpirun --allow-run-as-root -n 4 ",
@@ -220,7 +248,7 @@ mod tests {
             "#!/bin/sh\ntrap 'exit 143' USR1\ntouch started\nwhile true; do sleep 0.05; done\n";
         fs::write(&mpirun, text).unwrap();
         fs::set_permissions(&mpirun, fs::Permissions::from_mode(0o755)).unwrap();
-        let [launcher, _] = &two_hosts().roles()[..] else {
+        let [launcher, _] = &two_hosts_over_mpi().roles("job")[..] else {
             panic!("two roles");
         };
         let path = format!(

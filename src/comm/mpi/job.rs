@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use mpi::Threading;
 use mpi::environment::Universe;
 
-use super::engine::Engine;
 use super::memory::Link;
+use super::wire::Wire;
 use crate::comm::CommError;
 use crate::comm::call::Kind;
+use crate::comm::messaging::Engine;
 
 /// How long a process that abandons the others waits for its own communication threads.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ pub struct MpiJob {
     open: Arc<Open>,
     /// What meets the other ranks over MPI's own world whenever communicators are made of all of them: one for all
     /// times, since a rank that is ahead may have said already what belongs to the next.
-    world: RefCell<Option<Engine>>,
+    world: RefCell<Option<Engine<Wire>>>,
     /// MPI must end on the thread that began it.
     here: PhantomData<*const ()>,
 }
@@ -45,7 +46,7 @@ pub(super) struct Open {
 }
 
 /// Counts one communication thread, until it drops.
-pub(super) struct Member(Arc<Open>);
+pub(in crate::comm) struct Member(Arc<Open>);
 
 impl MpiJob {
     /// Begins MPI. Waits for all processes of the job.
@@ -80,7 +81,7 @@ impl MpiJob {
             )));
         }
         let place = Link::world().and_then(Link::place);
-        (job.rank, job.size) = place.map_err(|refusal| refused(refusal.0))?;
+        (job.rank, job.size) = place.map_err(|refusal| refused(refusal.problem))?;
         Ok(job)
     }
 
@@ -103,7 +104,7 @@ impl MpiJob {
         Member::of(&self.open)
     }
 
-    pub(super) fn world(&self) -> &RefCell<Option<Engine>> {
+    pub(super) fn world(&self) -> &RefCell<Option<Engine<Wire>>> {
         &self.world
     }
 

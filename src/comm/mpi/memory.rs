@@ -10,11 +10,9 @@ use std::ptr::NonNull;
 
 use mpi::ffi;
 
+use super::wire::Wire;
 use crate::comm::CommBuffer;
-
-/// What MPI said of a call that it refused.
-#[derive(Debug)]
-pub(super) struct Refusal(pub(super) String);
+use crate::comm::messaging::{self, Refusal};
 
 /// A communicator of MPI. It lasts until MPI is finalised: a job makes a handful.
 #[derive(Clone, Copy)]
@@ -94,7 +92,7 @@ impl Link {
         // SAFETY: The status is of the message that was found.
         let code = unsafe { ffi::MPI_Get_count(&status, ffi::RSMPI_UINT8_T, &mut count) };
         check("ask for the size of a message", code)?;
-        let mut memory = Memory::of_bytes(vec![0; index(count)]);
+        let mut memory: Memory<()> = messaging::Memory::of_bytes(vec![0; index(count)]);
         let start = memory.base.as_ptr();
         // SAFETY: The memory is of `count` bytes and stays until the operation is over.
         memory.begin(0..index(count), true, (), |request| unsafe {
@@ -106,7 +104,7 @@ impl Link {
 }
 
 /// Bytes that messages are sent from and received into; `L` says what each operation is for.
-pub(super) struct Memory<L> {
+pub(in crate::comm) struct Memory<L> {
     /// `None` after it was given back.
     storage: Option<Storage>,
     base: NonNull<u8>,
@@ -130,82 +128,63 @@ struct Operation<L> {
 // SAFETY: The pointer is to what `storage` owns, which may be sent; requests may be tested on any thread (see `Link`).
 unsafe impl<L: Send> Send for Memory<L> {}
 
-impl<L: Copy> Memory<L> {
-    pub(super) fn of_buffer(mut buffer: CommBuffer) -> Self {
+impl<L: Copy + Send> messaging::Memory<L> for Memory<L> {
+    type Transport = Wire;
+
+    fn of_buffer(mut buffer: CommBuffer) -> Self {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut buffer);
         let (base, bytes) = (NonNull::from(&mut *bytes).cast(), bytes.len());
         Self::new(Storage::Buffer(buffer), base, bytes)
     }
 
-    pub(super) fn of_bytes(mut values: Vec<u8>) -> Self {
+    fn of_bytes(mut values: Vec<u8>) -> Self {
         let (base, bytes) = (NonNull::from(values.as_mut_slice()).cast(), values.len());
         Self::new(Storage::Bytes(values), base, bytes)
     }
 
-    fn new(storage: Storage, base: NonNull<u8>, bytes: usize) -> Self {
-        Self {
-            storage: Some(storage),
-            base,
-            bytes,
-            requests: Vec::new(),
-            operations: Vec::new(),
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.bytes
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        self.operations.is_empty()
-    }
-
-    /// The labels of the operations under way.
-    pub(super) fn under_way(&self) -> impl Iterator<Item = L> {
+    fn under_way(&self) -> impl Iterator<Item = L> {
         self.operations.iter().map(|operation| operation.label)
     }
 
-    /// The buffer, if it is one. Panics while operations are under way.
-    pub(super) fn into_buffer(mut self) -> Option<CommBuffer> {
-        assert!(self.is_idle(), "MPI still uses the buffer");
+    fn into_buffer(mut self) -> Option<CommBuffer> {
+        assert!(self.is_over(), "MPI still uses the buffer");
         match self.storage.take() {
             Some(Storage::Buffer(buffer)) => Some(buffer),
             _ => None,
         }
     }
 
-    /// The bytes; none of a buffer. Panics while operations are under way.
-    pub(super) fn into_bytes(mut self) -> Vec<u8> {
-        assert!(self.is_idle(), "MPI still uses the bytes");
+    fn into_bytes(mut self) -> Vec<u8> {
+        assert!(self.is_over(), "MPI still uses the bytes");
         match self.storage.take() {
             Some(Storage::Bytes(bytes)) => bytes,
             _ => Vec::new(),
         }
     }
 
-    /// The bytes at `range`. Panics where they are being received.
-    pub(super) fn read(&self, range: Range<usize>) -> &[u8] {
+    /// Panics where they are being received.
+    fn read(&self, range: Range<usize>) -> &[u8] {
         self.check(&range, false);
         // SAFETY: In bounds of what `storage` owns, and initialised there; nobody writes: `check` rules out MPI, and
         // `&self` this process.
         unsafe { std::slice::from_raw_parts(self.base.add(range.start).as_ptr(), range.len()) }
     }
 
-    /// The bytes at `range`, to be written. Panics where they are being sent or received.
-    pub(super) fn write(&mut self, range: Range<usize>) -> &mut [u8] {
+    /// Panics where they are being sent or received.
+    fn write(&mut self, range: Range<usize>) -> &mut [u8] {
         self.check(&range, true);
         // SAFETY: As in `read`; nobody else reads either, by `check` and `&mut self`.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(range.start).as_ptr(), range.len()) }
     }
 
-    /// Begins to send the bytes at `range`, at most `i32::MAX`, to the process `to` of `link`.
-    pub(super) fn send(
+    fn send(
         &mut self,
-        link: Link,
+        wire: &mut Wire,
         range: Range<usize>,
-        (to, tag): (i32, i32),
+        (to, tag): (usize, i32),
         label: L,
     ) -> Result<(), Refusal> {
+        let (link, to) = (wire.link, to as i32);
         let (start, count) = self.place(&range, false);
         self.begin(range, false, label, |request| {
             // SAFETY: A live communicator. The bytes are in bounds and stay in place until the request is over, since
@@ -217,14 +196,14 @@ impl<L: Copy> Memory<L> {
         })
     }
 
-    /// Begins to receive the bytes at `range`, at most `i32::MAX`, from the process `from` of `link`.
-    pub(super) fn receive(
+    fn receive(
         &mut self,
-        link: Link,
+        wire: &mut Wire,
         range: Range<usize>,
-        (from, tag): (i32, i32),
+        (from, tag): (usize, i32),
         label: L,
     ) -> Result<(), Refusal> {
+        let (link, from) = (wire.link, from as i32);
         let (start, count) = self.place(&range, true);
         self.begin(range, true, label, |request| {
             // SAFETY: As in `send`; nobody reads the bytes meanwhile either (`check`).
@@ -241,6 +220,26 @@ impl<L: Copy> Memory<L> {
                 )
             }
         })
+    }
+
+    fn poll(&mut self, _wire: &mut Wire, over: &mut Vec<L>) -> Result<(), Refusal> {
+        self.test(over)
+    }
+}
+
+impl<L: Copy> Memory<L> {
+    fn new(storage: Storage, base: NonNull<u8>, bytes: usize) -> Self {
+        Self {
+            storage: Some(storage),
+            base,
+            bytes,
+            requests: Vec::new(),
+            operations: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.operations.is_empty()
     }
 
     fn place(&self, range: &Range<usize>, receives: bool) -> (NonNull<u8>, i32) {
@@ -270,7 +269,7 @@ impl<L: Copy> Memory<L> {
     }
 
     /// Appends the labels of the operations that are over by now.
-    pub(super) fn poll(&mut self, over: &mut Vec<L>) -> Result<(), Refusal> {
+    pub(super) fn test(&mut self, over: &mut Vec<L>) -> Result<(), Refusal> {
         let count = self.requests.len() as i32;
         if count == 0 {
             return Ok(());
@@ -339,7 +338,7 @@ fn check(what: &str, code: i32) -> Result<(), Refusal> {
         || format!("error {code}"),
         |text| String::from_utf8_lossy(text).into_owned(),
     );
-    Err(Refusal(format!("MPI cannot {what}: {text}")))
+    Err(Refusal::new(format!("MPI cannot {what}: {text}")))
 }
 
 /// A count or a rank of MPI, which is never negative where it is asked for.

@@ -82,16 +82,8 @@ impl SharedMemory {
     /// All ranks of a world inside this process, in rank order; each is meant for a thread of
     /// its own. For tests and examples.
     pub fn connect_threads(size: usize, settings: &Settings) -> Result<Vec<Self>, CommError> {
-        let bootstrap = &InProcessBootstrap::default();
-        let connect = |rank| Self::connect(rank, size, bootstrap, settings.clone());
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..size)
-                .map(|rank| scope.spawn(move || connect(rank)))
-                .collect();
-            let joined = threads.into_iter().map(|thread| thread.join());
-            joined
-                .map(|result| result.unwrap_or(Err(CommError::Abandoned)))
-                .collect()
+        InProcessBootstrap::connect_threads(size, |rank, bootstrap| {
+            Self::connect(rank, size, bootstrap, settings.clone())
         })
     }
 

@@ -6,8 +6,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use streamrec_launcher::{RankEnvironment, Store, free_port};
 
 use super::*;
+use crate::comm::{Route, Tcp};
 
-/// What a child process is: `rank ranks tp port last_step predictions`.
+/// What a child process is: `rank ranks tp port is_tcp last_step predictions`.
 const VARIABLE: &str = "STREAMREC_TEST_DEVICE_RANK";
 
 /// A rank in a process of its own; killed when dropped.
@@ -23,14 +24,28 @@ impl Drop for Process {
     }
 }
 
+/// Where ranks meet, and over what.
+#[derive(Clone, Copy)]
+struct Meeting {
+    port: u16,
+    is_tcp: bool,
+}
+
+impl Meeting {
+    fn new(is_tcp: bool) -> Self {
+        let port = free_port().unwrap();
+        Self { port, is_tcp }
+    }
+}
+
 impl Process {
-    fn start(place: [usize; 3], port: u16, last_step: u64) -> Self {
-        Self::start_to_predict(place, port, [last_step, 0])
+    fn start(place: [usize; 3], meeting: Meeting, last_step: u64) -> Self {
+        Self::start_to_predict(place, meeting, [last_step, 0])
     }
 
     fn start_to_predict(
         [rank, ranks, tp]: [usize; 3],
-        port: u16,
+        Meeting { port, is_tcp }: Meeting,
         [last_step, predictions]: [u64; 2],
     ) -> Self {
         let module = module_path!().split_once("::").unwrap().1;
@@ -43,7 +58,10 @@ impl Process {
             ])
             .env(
                 VARIABLE,
-                format!("{rank} {ranks} {tp} {port} {last_step} {predictions}"),
+                format!(
+                    "{rank} {ranks} {tp} {port} {} {last_step} {predictions}",
+                    u8::from(is_tcp)
+                ),
             )
             .stdout(Stdio::piped())
             .spawn()
@@ -78,7 +96,8 @@ fn one_process() {
     let mut numbers = variable.split(' ').map(|number| number.parse().unwrap());
     let mut number = || -> u64 { numbers.next().unwrap() };
     let [rank, ranks, tp] = [(); 3].map(|()| number() as usize);
-    let (port, last_step, predictions) = (number() as u16, number(), number());
+    let (port, is_tcp) = (number() as u16, number() == 1);
+    let (last_step, predictions) = (number(), number());
     let environment = RankEnvironment {
         rank,
         world_size: ranks,
@@ -86,9 +105,13 @@ fn one_process() {
         ..RankEnvironment::single()
     };
     let store = Store::join(&environment, LONG).unwrap();
-    let comm = SharedMemory::connect(rank, ranks, &store, Settings::default()).unwrap();
+    let settings = Settings::default();
+    let comm: Arc<dyn Communicator> = if is_tcp {
+        Arc::new(Tcp::connect(rank, ranks, &store, Route::LOOPBACK, settings).unwrap())
+    } else {
+        Arc::new(SharedMemory::connect(rank, ranks, &store, settings).unwrap())
+    };
     store.barrier("connected", LONG).unwrap();
-    let comm: Arc<dyn Communicator> = Arc::new(comm);
     let case = case(tp);
     let mut trainer = case.on_tested_device_of(&comm);
     for step in 1..=last_step {
@@ -120,11 +143,11 @@ fn one_process() {
 
 #[test]
 fn processes_with_devices_equal_one_cpu() {
-    for [ranks, tp] in [[2, 1], [4, 1], [4, 2]] {
+    for (ranks, tp, is_tcp) in [(2, 1, false), (4, 1, false), (4, 2, false), (4, 2, true)] {
         let whole = case(tp).whole();
         let curve = whole.train(&mut whole.on_cpu(), 1..=6, undisturbed);
-        let port = free_port().unwrap();
-        let start = |rank| Process::start([rank, ranks, tp], port, 6);
+        let meeting = Meeting::new(is_tcp);
+        let start = |rank| Process::start([rank, ranks, tp], meeting, 6);
         let mut processes: Vec<Process> = (0..ranks).map(start).collect();
         for expected in &curve {
             let said = processes.iter_mut().map(Process::says);
@@ -139,9 +162,9 @@ fn processes_with_devices_equal_one_cpu() {
 /// Rank 0 waits for the second predictions of a shared layer when rank 1, which never comes to them, is killed.
 #[test]
 fn a_process_that_is_killed_in_an_evaluation_ends_the_others_in_words() {
-    let port = free_port().unwrap();
+    let meeting = Meeting::new(false);
     let start = |[rank, predictions]: [u64; 2]| {
-        Process::start_to_predict([rank as usize, 2, 2], port, [2, predictions])
+        Process::start_to_predict([rank as usize, 2, 2], meeting, [2, predictions])
     };
     let [mut stays, mut killed] = [[0, 9], [1, 1]].map(start);
     for _ in 0..3 {
@@ -163,11 +186,9 @@ fn a_process_that_is_killed_in_an_evaluation_ends_the_others_in_words() {
 }
 
 /// Rank 0 waits in a collective of step 4 when rank 1, which never comes to it, is killed.
-#[test]
-fn a_process_that_is_killed_ends_the_others_in_words() {
-    let port = free_port().unwrap();
+fn a_killed_process_ends_the_others(meeting: Meeting) {
     let [mut stays, mut killed] =
-        [[0, 9], [1, 3]].map(|[rank, last]| Process::start([rank, 2, 1], port, last as u64));
+        [[0, 9], [1, 3]].map(|[rank, last]| Process::start([rank, 2, 1], meeting, last as u64));
     for _ in 0..3 {
         assert_eq!(stays.says(), killed.says());
     }
@@ -184,4 +205,14 @@ fn a_process_that_is_killed_ends_the_others_in_words() {
         began.elapsed() < LONG / 2,
         "the time-out was not waited for"
     );
+}
+
+#[test]
+fn a_process_that_is_killed_ends_the_others_in_words() {
+    a_killed_process_ends_the_others(Meeting::new(false));
+}
+
+#[test]
+fn a_process_that_is_killed_ends_the_others_in_words_over_tcp() {
+    a_killed_process_ends_the_others(Meeting::new(true));
 }

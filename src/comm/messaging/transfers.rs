@@ -2,16 +2,14 @@
 
 use std::ops::Range;
 
-use super::engine::{Engine, Work};
-use super::memory::{Memory, Refusal};
+use super::{Engine, Memory, Refusal, Transport, Work};
 
 /// The tag of data that are in the order of their pieces; messages and blocks of an all-reduce have others.
 const DATA_TAG: i32 = 2;
 
 /// What goes out and what comes in; the label of an operation is the rank at the other end.
-#[derive(Default)]
-pub(super) struct Transfers {
-    memories: Vec<Memory<usize>>,
+pub(super) struct Transfers<T: Transport> {
+    memories: Vec<T::Memory<usize>>,
     over: Vec<usize>,
 }
 
@@ -19,51 +17,58 @@ pub(super) struct Transfers {
 #[derive(Clone, Copy)]
 pub(super) struct Place(usize);
 
-impl Transfers {
-    pub(super) fn hold(&mut self, memory: Memory<usize>) -> Place {
+impl<T: Transport> Transfers<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            memories: Vec::new(),
+            over: Vec::new(),
+        }
+    }
+
+    pub(super) fn hold(&mut self, memory: T::Memory<usize>) -> Place {
         self.memories.push(memory);
         Place(self.memories.len() - 1)
     }
 
     pub(super) fn send(
         &mut self,
-        engine: &Engine,
+        engine: &mut Engine<T>,
         place: Place,
         range: Range<usize>,
         to: usize,
     ) -> Result<(), Refusal> {
-        let address = (to as i32, DATA_TAG);
+        let address = (to, DATA_TAG);
         for piece in pieces(range, engine.settings.piece_bytes) {
-            self.memories[place.0].send(engine.link, piece, address, to)?;
+            self.memories[place.0].send(&mut engine.transport, piece, address, to)?;
         }
         Ok(())
     }
 
     pub(super) fn receive(
         &mut self,
-        engine: &Engine,
+        engine: &mut Engine<T>,
         place: Place,
         range: Range<usize>,
         from: usize,
     ) -> Result<(), Refusal> {
-        let address = (from as i32, DATA_TAG);
+        let address = (from, DATA_TAG);
         for piece in pieces(range, engine.settings.piece_bytes) {
-            self.memories[place.0].receive(engine.link, piece, address, from)?;
+            self.memories[place.0].receive(&mut engine.transport, piece, address, from)?;
         }
         Ok(())
     }
 
     /// The memories, in the order of `hold`.
-    pub(super) fn into_memories(self) -> impl Iterator<Item = Memory<usize>> {
+    pub(super) fn into_memories(self) -> impl Iterator<Item = T::Memory<usize>> {
         self.memories.into_iter()
     }
 }
 
-impl Work for Transfers {
-    fn advance(&mut self, _engine: &Engine) -> Result<bool, Refusal> {
+impl<T: Transport> Work<T> for Transfers<T> {
+    fn advance(&mut self, engine: &mut Engine<T>) -> Result<bool, Refusal> {
         self.over.clear();
         for memory in &mut self.memories {
-            memory.poll(&mut self.over)?;
+            memory.poll(&mut engine.transport, &mut self.over)?;
         }
         Ok(!self.over.is_empty())
     }
@@ -77,6 +82,12 @@ impl Work for Transfers {
         ranks.sort_unstable();
         ranks.dedup();
         ranks
+    }
+
+    fn abandon(&mut self, engine: &mut Engine<T>) {
+        for memory in &mut self.memories {
+            memory.abandon(&mut engine.transport);
+        }
     }
 }
 

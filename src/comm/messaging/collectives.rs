@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::all_reduce::AllReduce;
-use super::engine::Engine;
-use super::memory::Memory;
-use super::message::{Arrival, INLINE_BYTES};
+use super::message::Arrival;
 use super::transfers::Transfers;
+use super::{Engine, Memory, Transport};
 use crate::comm::buffer::Owner;
 use crate::comm::call::{Call, Kind, op_number};
 use crate::comm::reduction::{MAX_LEN, reduce};
@@ -20,7 +19,7 @@ type Messages = Vec<Vec<u8>>;
 /// What does not travel with the call is no part of it.
 const NOTHING: &[u8] = &[];
 
-impl Engine {
+impl<T: Transport> Engine<T> {
     pub(super) fn barrier(&mut self) -> Result<(), CommError> {
         self.run(Kind::Barrier, |engine| {
             engine.meet(Call::new(Kind::Barrier), |_| NOTHING)?;
@@ -52,7 +51,7 @@ impl Engine {
     ) -> Result<CommBuffer, CommError> {
         self.run(Kind::AllReduce, |engine| {
             let call = engine.operand(Kind::AllReduce, op_number(op), &buffer)?;
-            if buffer.len() * WORD <= INLINE_BYTES {
+            if buffer.len() * WORD <= T::INLINE_BYTES {
                 engine.all_reduce_small(call, &mut buffer, op)?;
                 return Ok(buffer);
             }
@@ -69,26 +68,25 @@ impl Engine {
         op: ReduceOp,
     ) -> Result<(), CommError> {
         let arrivals = self.meet(call, |_| bytemuck::cast_slice(buffer))?;
-        let mut values = Vec::with_capacity(self.size());
-        for (rank, arrival) in arrivals.into_iter().enumerate() {
-            let mut theirs = [0.0; INLINE_BYTES / WORD];
-            let theirs_bytes = bytemuck::cast_slice_mut::<f32, u8>(&mut theirs[..buffer.len()]);
-            if rank == self.rank {
-                theirs_bytes.copy_from_slice(bytemuck::cast_slice(buffer));
-            } else {
-                let data = arrival.inline.unwrap_or_default();
-                if data.len() != theirs_bytes.len() {
-                    let problem =
-                        format!("expected {} bytes, got {}", theirs_bytes.len(), data.len());
-                    return Err(self.corrupt(rank, problem));
-                }
-                theirs_bytes.copy_from_slice(&data);
-            }
-            values.push(theirs);
-        }
-        const { assert!(INLINE_BYTES / WORD <= MAX_LEN) };
+        const { assert!(T::INLINE_BYTES / WORD <= MAX_LEN) };
         let len = buffer.len();
-        reduce(op, &|rank| &values[rank][..len], 0..self.size(), buffer);
+        let mut values = vec![0.0; self.size() * len];
+        for (rank, arrival) in arrivals.into_iter().enumerate() {
+            let theirs = &mut values[rank * len..][..len];
+            if rank == self.rank {
+                theirs.copy_from_slice(buffer);
+                continue;
+            }
+            let data = arrival.inline.unwrap_or_default();
+            let theirs: &mut [u8] = bytemuck::cast_slice_mut(theirs);
+            if data.len() != theirs.len() {
+                let problem = format!("expected {} bytes, got {}", theirs.len(), data.len());
+                return Err(self.corrupt(rank, problem));
+            }
+            theirs.copy_from_slice(&data);
+        }
+        let of_rank = |rank: usize| &values[rank * len..][..len];
+        reduce(op, &of_rank, 0..self.size(), buffer);
         Ok(())
     }
 
@@ -125,8 +123,8 @@ impl Engine {
                 let range = chunk_range(len, rank, size);
                 range.start * WORD..range.end * WORD
             };
-            let mut transfers = Transfers::default();
-            let place = transfers.hold(Memory::of_buffer(buffer));
+            let mut transfers = Transfers::new();
+            let place = transfers.hold(T::Memory::of_buffer(buffer));
             for other in engine.others() {
                 let received = transfers.receive(engine, place, chunk(other), other);
                 received
@@ -153,8 +151,8 @@ impl Engine {
             let call = engine.operand(Kind::Broadcast, root as u32, &buffer)?;
             engine.meet(call, |_| NOTHING)?;
             let all = 0..buffer.len() * WORD;
-            let mut transfers = Transfers::default();
-            let place = transfers.hold(Memory::of_buffer(buffer));
+            let mut transfers = Transfers::new();
+            let place = transfers.hold(T::Memory::of_buffer(buffer));
             let begun = if engine.rank == root {
                 let mut others = engine.others();
                 others.try_for_each(|other| transfers.send(engine, place, all.clone(), other))
@@ -167,9 +165,9 @@ impl Engine {
     }
 
     /// Completes transfers from and to one buffer.
-    fn complete_on_buffer(&mut self, mut transfers: Transfers) -> Result<CommBuffer, CommError> {
+    fn complete_on_buffer(&mut self, mut transfers: Transfers<T>) -> Result<CommBuffer, CommError> {
         self.complete(&mut transfers)?;
-        let buffer = transfers.into_memories().find_map(Memory::into_buffer);
+        let buffer = transfers.into_memories().find_map(T::Memory::into_buffer);
         Ok(buffer.expect("a buffer was put in"))
     }
 
@@ -183,21 +181,27 @@ impl Engine {
         kind: Kind,
         message: Vec<u8>,
     ) -> Result<Vec<Vec<u8>>, CommError> {
-        self.run(kind, |engine| {
-            let arrivals = engine.meet(Call::new(kind), |_| &message)?;
-            let mut transfers = Transfers::default();
-            let bytes = message.len();
-            let place = transfers.hold(Memory::of_bytes(message));
-            if bytes > INLINE_BYTES {
-                let mut others = engine.others();
-                others
-                    .try_for_each(|other| transfers.send(engine, place, 0..bytes, other))
-                    .map_err(|refusal| engine.refused(refusal))?;
-            }
-            let (mut own, mut received) = engine.receive(arrivals, transfers, 1)?;
-            received[engine.rank] = own.swap_remove(0);
-            Ok(received)
-        })
+        self.run(kind, |engine| engine.share(kind, message))
+    }
+
+    /// The same inside of a collective.
+    pub(in crate::comm) fn share(
+        &mut self,
+        kind: Kind,
+        message: Vec<u8>,
+    ) -> Result<Vec<Vec<u8>>, CommError> {
+        let arrivals = self.meet(Call::new(kind), |_| &message)?;
+        let mut transfers = Transfers::new();
+        let bytes = message.len();
+        let place = transfers.hold(T::Memory::of_bytes(message));
+        if bytes > T::INLINE_BYTES {
+            self.others()
+                .try_for_each(|other| transfers.send(self, place, 0..bytes, other))
+                .map_err(|refusal| self.refused(refusal))?;
+        }
+        let (mut own, mut received) = self.receive(arrivals, transfers, 1)?;
+        received[self.rank] = own.swap_remove(0);
+        Ok(received)
     }
 
     pub(super) fn all_to_all_bytes(
@@ -219,11 +223,11 @@ impl Engine {
             let own = std::mem::take(&mut messages[engine.rank]);
             let arrivals =
                 engine.meet(Call::new(Kind::AllToAllBytes), |rank| &messages[rank][..])?;
-            let mut transfers = Transfers::default();
+            let mut transfers = Transfers::new();
             for (rank, message) in messages.into_iter().enumerate() {
                 let bytes = message.len();
-                let place = transfers.hold(Memory::of_bytes(message.into_bytes()));
-                if bytes > INLINE_BYTES {
+                let place = transfers.hold(T::Memory::of_bytes(message.into_bytes()));
+                if bytes > T::INLINE_BYTES {
                     let sent = transfers.send(engine, place, 0..bytes, rank);
                     sent.map_err(|refusal| engine.refused(refusal))?;
                 }
@@ -241,22 +245,25 @@ impl Engine {
     fn receive(
         &mut self,
         arrivals: Vec<Arrival>,
-        mut transfers: Transfers,
+        mut transfers: Transfers<T>,
         sent: usize,
     ) -> Result<(Messages, Messages), CommError> {
         for (rank, arrival) in arrivals.into_iter().enumerate() {
             let Arrival { bytes, inline, .. } = arrival;
             if let Some(data) = inline {
-                transfers.hold(Memory::of_bytes(data));
+                transfers.hold(T::Memory::of_bytes(data));
                 continue;
             }
             let memory = reserve(bytes, &mut self.spare)?;
-            let place = transfers.hold(Memory::of_bytes(memory));
+            let place = transfers.hold(T::Memory::of_bytes(memory));
             let received = transfers.receive(self, place, 0..bytes as usize, rank);
             received.map_err(|refusal| self.refused(refusal))?;
         }
         self.complete(&mut transfers)?;
-        let mut all: Messages = transfers.into_memories().map(Memory::into_bytes).collect();
+        let mut all: Messages = transfers
+            .into_memories()
+            .map(T::Memory::into_bytes)
+            .collect();
         let received = all.split_off(sent);
         Ok((all, received))
     }

@@ -3,13 +3,16 @@
 //! ```text
 //! for each block of the chunk of rank r:   others ── their values ─► r: sum in rank order ── result ─► others
 //! ```
-//! `MPI_Allreduce` may add in any order; here each rank adds up its chunk itself. The same bytes travel as in a ring,
-//! each value twice. While a block is added, the next are on their way.
+//! Each rank adds up its chunk itself. The same bytes travel as in a ring, each value twice. While a block is added, the
+//! next are on their way.
+//!
+//! Also where what a rank sends to another comes in one order whatever its tag, no rank waits for what stands behind
+//! something that its receiver does not take yet: a result is taken at once, since values go out before it, and values
+//! are taken once those of [`WINDOW`] blocks before are added up, for which no result is needed.
 
 use std::ops::Range;
 
-use super::engine::{Engine, Work};
-use super::memory::{Memory, Refusal};
+use super::{Engine, Memory, Refusal, Transport, Work};
 use crate::comm::buffer::Owner;
 use crate::comm::reduction::{MAX_LEN, reduce};
 use crate::comm::{CommBuffer, ReduceOp, chunk_range};
@@ -20,7 +23,7 @@ const BLOCK: usize = 64 * 1024;
 /// Blocks of one rank that are under way to one other.
 const WINDOW: usize = 4;
 
-/// Tags from here on are of blocks; two for each, again and again. MPI guarantees 32,767.
+/// Tags from here on are of blocks; two for each, again and again. MPI guarantees numbers up to 32,767.
 const FIRST_TAG: usize = 16;
 const TAGS: usize = 16_000;
 
@@ -44,7 +47,7 @@ enum Part {
     ResultIn,
 }
 
-pub(super) struct AllReduce {
+pub(super) struct AllReduce<T: Transport> {
     op: ReduceOp,
     rank: usize,
     size: usize,
@@ -53,9 +56,9 @@ pub(super) struct AllReduce {
     block: usize,
     /// Whether all ranks get the results.
     gathers: bool,
-    buffer: Memory<Label>,
+    buffer: T::Memory<Label>,
     /// `[WINDOW][size][block]` f32: what others sent of the blocks of this rank's chunk.
-    scratch: Memory<Label>,
+    scratch: T::Memory<Label>,
     /// For each block of this rank's chunk, how many ranks have sent their values.
     arrived: Vec<usize>,
     /// Blocks of this rank's chunk that are added up: all before this.
@@ -65,10 +68,10 @@ pub(super) struct AllReduce {
     over: Vec<Label>,
 }
 
-impl AllReduce {
+impl<T: Transport> AllReduce<T> {
     /// Begins. Ranks have met; `piece_bytes` is the same on all.
     pub(super) fn begin(
-        engine: &Engine,
+        engine: &mut Engine<T>,
         buffer: CommBuffer,
         op: ReduceOp,
         gathers: bool,
@@ -87,8 +90,8 @@ impl AllReduce {
             len,
             block,
             gathers,
-            buffer: Memory::of_buffer(buffer),
-            scratch: Memory::of_buffer(scratch),
+            buffer: T::Memory::of_buffer(buffer),
+            scratch: T::Memory::of_buffer(scratch),
             arrived: Vec::new(),
             added: 0,
             left: [0; 4],
@@ -141,29 +144,29 @@ impl AllReduce {
 
     fn begin_part(
         &mut self,
-        engine: &Engine,
+        engine: &mut Engine<T>,
         part: Part,
         rank: usize,
         block: usize,
     ) -> Result<(), Refusal> {
         let is_result = matches!(part, Part::ResultOut | Part::ResultIn);
         let tag = (FIRST_TAG + 2 * (block % (TAGS / 2)) + usize::from(is_result)) as i32;
-        let (link, address) = (engine.link, (rank as i32, tag));
+        let (transport, address) = (&mut engine.transport, (rank, tag));
         let label = Label { part, rank, block };
         let (own, theirs) = (self.range(self.rank, block), self.range(rank, block));
         match part {
-            Part::ValuesOut => self.buffer.send(link, theirs, address, label),
+            Part::ValuesOut => self.buffer.send(transport, theirs, address, label),
             Part::ValuesIn => {
                 let slot = self.slot(rank, block);
-                self.scratch.receive(link, slot, address, label)
+                self.scratch.receive(transport, slot, address, label)
             }
-            Part::ResultOut => self.buffer.send(link, own, address, label),
-            Part::ResultIn => self.buffer.receive(link, theirs, address, label),
+            Part::ResultOut => self.buffer.send(transport, own, address, label),
+            Part::ResultIn => self.buffer.receive(transport, theirs, address, label),
         }
     }
 
     /// Goes on after an operation that is over.
-    fn follow(&mut self, engine: &Engine, label: Label) -> Result<(), Refusal> {
+    fn follow(&mut self, engine: &mut Engine<T>, label: Label) -> Result<(), Refusal> {
         let Label { part, rank, block } = label;
         self.left[part as usize] -= 1;
         match part {
@@ -183,7 +186,7 @@ impl AllReduce {
     }
 
     /// Adds up the blocks whose values are all here, and passes the results on.
-    fn add_blocks(&mut self, engine: &Engine) -> Result<bool, Refusal> {
+    fn add_blocks(&mut self, engine: &mut Engine<T>) -> Result<bool, Refusal> {
         let first = self.added;
         while self.added < self.arrived.len() && self.arrived[self.added] == self.size - 1 {
             let block = self.added;
@@ -225,11 +228,11 @@ impl AllReduce {
     }
 }
 
-impl Work for AllReduce {
-    fn advance(&mut self, engine: &Engine) -> Result<bool, Refusal> {
+impl<T: Transport> Work<T> for AllReduce<T> {
+    fn advance(&mut self, engine: &mut Engine<T>) -> Result<bool, Refusal> {
         let mut over = std::mem::take(&mut self.over);
-        self.buffer.poll(&mut over)?;
-        self.scratch.poll(&mut over)?;
+        self.buffer.poll(&mut engine.transport, &mut over)?;
+        self.scratch.poll(&mut engine.transport, &mut over)?;
         let mut moved = !over.is_empty();
         for label in over.drain(..) {
             self.follow(engine, label)?;
@@ -262,5 +265,10 @@ impl Work for AllReduce {
             }
         }
         Vec::new()
+    }
+
+    fn abandon(&mut self, engine: &mut Engine<T>) {
+        self.buffer.abandon(&mut engine.transport);
+        self.scratch.abandon(&mut engine.transport);
     }
 }

@@ -13,16 +13,12 @@ use std::time::{Duration, Instant};
 
 use tracing::trace_span;
 
-use super::job::Member;
-use super::memory::{Link, Memory, Refusal};
-use super::message::{Arrival, INLINE_BYTES, Message};
+use super::message::{Arrival, Message};
 use super::wait::Wait;
+use super::{Heard, Refusal, Transport};
 use crate::comm::call::{Call, Kind};
 use crate::comm::failure::{Failure, Reason};
 use crate::comm::{CommError, Settings};
-
-/// The tag of messages; data have others.
-const MESSAGE_TAG: i32 = 1;
 
 /// How long a rank that has failed tries to tell the others.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -31,61 +27,61 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 static TOKENS: AtomicU64 = AtomicU64::new(1);
 
 /// One rank of a group.
-pub(super) struct Engine {
-    pub(super) rank: usize,
+pub(in crate::comm) struct Engine<T: Transport> {
+    pub(in crate::comm) rank: usize,
     /// The world's number of each rank of the group.
-    pub(super) world: Arc<[usize]>,
-    pub(super) settings: Settings,
-    pub(super) link: Link,
-    pub(super) member: Member,
+    pub(in crate::comm) world: Arc<[usize]>,
+    pub(in crate::comm) settings: Settings,
+    pub(in crate::comm) transport: T,
     pub(super) token: u64,
     /// The number of allocations so far.
     pub(super) allocations: u64,
     /// The messages of each rank for the collective under way and the next.
-    peers: Vec<Peer>,
-    /// A message that is being received.
-    incoming: Option<(usize, Memory<()>)>,
-    /// Messages that are being sent.
-    outgoing: Vec<Memory<()>>,
+    pub(super) peers: Vec<Peer>,
     /// What the last exchange sent, for the next to receive into: fresh memory costs more than the transfer.
     pub(super) spare: Vec<Vec<u8>>,
-    kind: Kind,
-    sequence: u64,
+    pub(super) kind: Kind,
+    pub(super) sequence: u64,
     /// What another rank told.
     heard: Option<Failure>,
     /// Whether every rank has a core of its own.
-    spins: bool,
-    /// Whether it is a communicator of ours, of which ranks take leave.
-    pub(super) is_ours: bool,
+    pub(super) spins: bool,
+    /// Whether this rank takes leave when it drops the engine.
+    pub(in crate::comm) takes_leave: bool,
     /// The failure after which nothing works any more.
     failure: Option<CommError>,
 }
 
 #[derive(Default)]
-struct Peer {
+pub(super) struct Peer {
     arrivals: VecDeque<Arrival>,
+    /// It has said that it leaves.
     has_left: bool,
+    /// Nothing comes from it any more.
+    has_closed: bool,
     /// When it said that it waits for others itself.
-    waits: Option<Instant>,
+    pub(super) waits: Option<Instant>,
 }
 
 /// What a collective waits for, once all ranks have come to it.
-pub(super) trait Work {
+pub(in crate::comm) trait Work<T: Transport> {
     /// Goes on as far as it can without waiting; returns whether anything happened.
-    fn advance(&mut self, engine: &Engine) -> Result<bool, Refusal>;
+    fn advance(&mut self, engine: &mut Engine<T>) -> Result<bool, Refusal>;
 
     fn is_done(&self) -> bool;
 
     /// The ranks that have yet to send something, ascending.
     fn missing(&self) -> Vec<usize>;
+
+    /// Gives up.
+    fn abandon(&mut self, _engine: &mut Engine<T>) {}
 }
 
-impl Engine {
-    pub(super) fn new(
+impl<T: Transport> Engine<T> {
+    pub(in crate::comm) fn new(
         rank: usize,
         world: Arc<[usize]>,
-        link: Link,
-        member: Member,
+        transport: T,
         settings: Settings,
     ) -> Self {
         // With more ranks than cores, spinning would only keep the awaited rank from running.
@@ -96,38 +92,52 @@ impl Engine {
             rank,
             world,
             settings,
-            link,
-            member,
+            transport,
             token: TOKENS.fetch_add(1, Ordering::Relaxed),
             allocations: 0,
             peers,
-            incoming: None,
-            outgoing: Vec::new(),
             spare: Vec::new(),
             kind: Kind::Connect,
             sequence: 0,
             heard: None,
             spins,
-            is_ours: true,
+            takes_leave: true,
             failure: None,
         }
     }
 
-    pub(super) fn size(&self) -> usize {
+    /// A new engine that has met the others.
+    pub(in crate::comm) fn join(
+        rank: usize,
+        world: Arc<[usize]>,
+        transport: T,
+        settings: Settings,
+    ) -> Result<Self, CommError> {
+        let mut engine = Self::new(rank, world, transport, settings);
+        engine.run(Kind::Connect, |engine| engine.greet(Kind::Connect))?;
+        Ok(engine)
+    }
+
+    pub(in crate::comm) fn size(&self) -> usize {
         self.world.len()
     }
 
-    pub(super) fn others(&self) -> impl Iterator<Item = usize> + use<> {
+    /// The number of the collective under way, or of the last one.
+    pub(in crate::comm) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    pub(in crate::comm) fn others(&self) -> impl Iterator<Item = usize> + use<T> {
         let own = self.rank;
         (0..self.size()).filter(move |rank| *rank != own)
     }
 
     /// Runs one collective. An error poisons the communicator, on all ranks.
-    pub(super) fn run<T>(
+    pub(in crate::comm) fn run<R>(
         &mut self,
         kind: Kind,
-        body: impl FnOnce(&mut Self) -> Result<T, CommError>,
-    ) -> Result<T, CommError> {
+        body: impl FnOnce(&mut Self) -> Result<R, CommError>,
+    ) -> Result<R, CommError> {
         if let Some(cause) = &self.failure {
             let cause = Box::new(cause.clone());
             return Err(CommError::Poisoned { cause });
@@ -135,7 +145,8 @@ impl Engine {
         self.kind = kind;
         self.sequence += 1;
         self.settings.observer.enter(kind.name(), self.sequence);
-        let result = trace_span!("collective", kind = kind.name()).in_scope(|| body(self));
+        let result =
+            trace_span!(parent: None, "collective", kind = kind.name()).in_scope(|| body(self));
         self.settings.observer.leave();
         if let Err(error) = &result {
             self.poison(error);
@@ -177,58 +188,35 @@ impl Engine {
     /// Says something to all, with little patience: for what nobody answers.
     fn say_to_all(&mut self, message: &Message) {
         let told = self.others().try_for_each(|rank| self.say(rank, message));
-        let mut wait = Wait::new(false);
-        while told.is_ok() && !self.outgoing.is_empty() && wait.waited() < LAST_WORDS {
-            if self.member.is_abandoned() || self.push().is_err() {
+        let mut wait = Wait::new();
+        while told.is_ok() && wait.waited() < LAST_WORDS {
+            if self.transport.is_abandoned() || !matches!(self.transport.push(), Ok(false)) {
                 return;
             }
-            wait.rest(false);
+            self.rest(&mut wait, false);
         }
     }
 
-    fn say(&mut self, rank: usize, message: &Message) -> Result<(), Refusal> {
-        let mut memory = Memory::of_bytes(message.encode());
-        let (range, to) = (0..memory.len(), rank as i32);
-        memory.send(self.link, range, (to, MESSAGE_TAG), ())?;
-        self.outgoing.push(memory);
-        Ok(())
-    }
-
-    /// Lets messages go out.
-    fn push(&mut self) -> Result<(), Refusal> {
-        let mut over = Vec::new();
-        for memory in &mut self.outgoing {
-            memory.poll(&mut over)?;
-        }
-        self.outgoing.retain(|memory| !memory.is_idle());
-        Ok(())
+    pub(super) fn say(&mut self, rank: usize, message: &Message) -> Result<(), Refusal> {
+        self.transport.say(rank, message.encode())
     }
 
     /// Takes the messages that have come; returns whether there were any.
     fn listen(&mut self) -> Result<bool, CommError> {
-        let (mut moved, mut misses) = (false, 0);
-        self.push().map_err(|refusal| self.refused(refusal))?;
-        // MPI may look for what has come only after it has said that there is nothing.
-        while misses < 2 {
-            let incoming = match self.incoming.take() {
-                Some(incoming) => Some(incoming),
-                None => (self.link.probe(MESSAGE_TAG)).map_err(|refusal| self.refused(refusal))?,
-            };
-            let Some((from, mut memory)) = incoming else {
-                misses += 1;
-                continue;
-            };
-            misses = 0;
-            memory
-                .poll(&mut Vec::new())
-                .map_err(|refusal| self.refused(refusal))?;
-            if !memory.is_idle() {
-                self.incoming = Some((from, memory));
-                return Ok(moved);
+        let mut moved = false;
+        let pushed = self.transport.push();
+        pushed.map_err(|refusal| self.refused(refusal))?;
+        loop {
+            let heard = self.transport.hear();
+            match heard.map_err(|refusal| self.refused(refusal))? {
+                Some(Heard::Message { from, text }) => moved |= self.hear(from, &text)?,
+                Some(Heard::Closed { from }) => {
+                    self.peers[from].has_closed = true;
+                    moved = true;
+                }
+                None => return Ok(moved),
             }
-            moved |= self.hear(from, &memory.into_bytes())?;
         }
-        Ok(moved)
     }
 
     /// Takes note of a message; returns whether its sender gets on.
@@ -255,6 +243,12 @@ impl Engine {
         Ok(true)
     }
 
+    /// Meets all ranks in a call without data.
+    pub(in crate::comm) fn greet(&mut self, kind: Kind) -> Result<(), CommError> {
+        self.meet(Call::new(kind), |_| &[])?;
+        Ok(())
+    }
+
     /// Tells every rank this rank's call and what it has for it, and waits for theirs; checks that all made the same
     /// call. `data(r)` are those for rank r. Returns what each rank has for this one, with an empty one of its own.
     pub(super) fn meet<'a>(
@@ -268,7 +262,7 @@ impl Engine {
                 sequence: self.sequence,
                 call,
                 bytes: data.len() as u64,
-                inline: (data.len() <= INLINE_BYTES).then(|| data.to_vec()),
+                inline: (data.len() <= T::INLINE_BYTES).then(|| data.to_vec()),
             };
             self.say(rank, &Message::Call(arrival))
                 .map_err(|refusal| self.refused(refusal))?;
@@ -289,7 +283,7 @@ impl Engine {
     }
 
     fn gather_arrivals(&mut self) -> Result<(), CommError> {
-        let mut wait = Wait::new(self.spins);
+        let mut wait = Wait::new();
         let missing = |engine: &Self| -> Vec<usize> {
             let has_come = |rank: &usize| engine.peers[*rank].arrivals.is_empty();
             engine.others().filter(has_come).collect()
@@ -301,9 +295,13 @@ impl Engine {
                 (self.heard.as_ref()).is_some_and(|failure| failure.sequence <= self.sequence);
             let mut others = self.others();
             if !is_over && others.all(|rank| !self.peers[rank].arrivals.is_empty()) {
-                return Ok(());
+                // The others must not wait for this rank's call until it comes to the next.
+                let pushed = self.transport.push();
+                if pushed.map_err(|refusal| self.refused(refusal))? {
+                    return Ok(());
+                }
             }
-            self.check_others(missing)?;
+            self.check_others(missing, |peer| peer.has_left || peer.has_closed)?;
             self.keep_waiting(&mut wait, moved, missing)?;
         }
     }
@@ -332,8 +330,16 @@ impl Engine {
     }
 
     /// Does what all ranks have met for.
-    pub(super) fn complete(&mut self, work: &mut impl Work) -> Result<(), CommError> {
-        let mut wait = Wait::new(self.spins);
+    pub(in crate::comm) fn complete(&mut self, work: &mut impl Work<T>) -> Result<(), CommError> {
+        let completed = self.drive(work);
+        if completed.is_err() {
+            work.abandon(self);
+        }
+        completed
+    }
+
+    fn drive(&mut self, work: &mut impl Work<T>) -> Result<(), CommError> {
+        let mut wait = Wait::new();
         loop {
             let moved = work
                 .advance(self)
@@ -343,24 +349,28 @@ impl Engine {
             }
             let moved = self.listen()? || moved;
             // Who has left had done its part.
-            self.check_others(|_| Vec::new())?;
+            self.check_others(|_| work.missing(), |peer| peer.has_closed)?;
             self.keep_waiting(&mut wait, moved, |_| work.missing())?;
         }
     }
 
-    /// An error where another rank told of one, or one of those that are missing has left.
-    fn check_others(&self, missing: impl FnOnce(&Self) -> Vec<usize>) -> Result<(), CommError> {
-        if self.member.is_abandoned() {
+    /// An error where another rank told of one, or one of those that are missing `is_gone`.
+    fn check_others(
+        &self,
+        missing: impl FnOnce(&Self) -> Vec<usize>,
+        is_gone: impl Fn(&Peer) -> bool,
+    ) -> Result<(), CommError> {
+        if self.transport.is_abandoned() {
             return Err(CommError::Abandoned);
         }
         if let Some(failure) = &self.heard {
             return Err(failure.error(&self.world));
         }
-        if !self.peers.iter().any(|peer| peer.has_left) {
+        if !self.peers.iter().any(&is_gone) {
             return Ok(());
         }
         let mut lost = missing(self);
-        lost.retain(|rank| self.peers[*rank].has_left);
+        lost.retain(|rank| is_gone(&self.peers[*rank]));
         if lost.is_empty() {
             return Ok(());
         }
@@ -371,78 +381,45 @@ impl Engine {
         })
     }
 
-    /// Rests a little, unless the time is over. Who is missing may itself wait for another, in this collective or the
-    /// one before; so a rank that loses patience first asks who does.
-    fn keep_waiting(
-        &mut self,
-        wait: &mut Wait,
-        moved: bool,
-        missing: impl Fn(&Self) -> Vec<usize>,
-    ) -> Result<(), CommError> {
-        let observer = Arc::clone(&self.settings.observer);
-        let called_off = wait.tell(&observer, || self.of_world(&missing(self)));
-        if let Some(reason) = called_off {
-            return Err(CommError::CalledOff {
-                collective: self.kind.name(),
-                sequence: self.sequence,
-                missing: self.of_world(&missing(self)),
-                reason,
-            });
-        }
-        let timeout = self.settings.timeout;
-        let waited = wait.idle();
-        if !moved && waited >= timeout {
-            let answers = (timeout / 4).min(Duration::from_secs(1));
-            match wait.asked {
-                None => {
-                    wait.asked = Some(Instant::now());
-                    let mut asked = missing(self).into_iter();
-                    asked
-                        .try_for_each(|rank| self.say(rank, &Message::Ask))
-                        .map_err(|refusal| self.refused(refusal))?;
+    /// The ranks of the world that have ended, or left this communicator, as far as they can be heard.
+    pub(super) fn ended(&mut self) -> Vec<usize> {
+        loop {
+            self.transport.pause(Duration::ZERO, true);
+            match self.listen() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    if self.failure.is_none() {
+                        self.poison(&error);
+                    }
+                    break;
                 }
-                Some(asked) if asked.elapsed() >= answers => {
-                    return Err(CommError::Timeout {
-                        collective: self.kind.name(),
-                        sequence: self.sequence,
-                        missing: self.of_world(&self.without_waiting(missing(self), asked)),
-                        waited,
-                    });
-                }
-                Some(_) => {}
             }
         }
-        wait.rest(moved);
-        Ok(())
-    }
-
-    /// Those of the missing ranks that have not answered that they wait themselves; all, if all have.
-    fn without_waiting(&self, missing: Vec<usize>, asked: Instant) -> Vec<usize> {
-        let waits = |rank: &usize| self.peers[*rank].waits.is_some_and(|when| when >= asked);
-        let silent: Vec<usize> = missing
-            .iter()
-            .copied()
-            .filter(|rank| !waits(rank))
-            .collect();
-        if silent.is_empty() { missing } else { silent }
+        let is_gone = |rank: &usize| self.peers[*rank].has_left || self.peers[*rank].has_closed;
+        let ended: Vec<usize> = self.others().filter(is_gone).collect();
+        self.of_world(&ended)
     }
 
     /// The numbers in the world of ranks of the group, ascending.
-    fn of_world(&self, ranks: &[usize]) -> Vec<usize> {
+    pub(super) fn of_world(&self, ranks: &[usize]) -> Vec<usize> {
         let mut ranks: Vec<usize> = ranks.iter().map(|rank| self.world[*rank]).collect();
         ranks.sort_unstable();
         ranks
     }
 
-    pub(super) fn refused(&self, refusal: Refusal) -> CommError {
+    pub(in crate::comm) fn refused(&self, refusal: Refusal) -> CommError {
+        if let Some(rank) = refusal.corrupt {
+            return self.corrupt(rank, refusal.problem);
+        }
         CommError::Transport {
             collective: self.kind.name(),
             sequence: self.sequence,
-            problem: refusal.0,
+            problem: refusal.problem,
         }
     }
 
-    pub(super) fn corrupt(&self, rank: usize, problem: String) -> CommError {
+    pub(in crate::comm) fn corrupt(&self, rank: usize, problem: String) -> CommError {
         CommError::Corrupt {
             collective: self.kind.name(),
             rank: self.world[rank],
@@ -450,27 +427,33 @@ impl Engine {
         }
     }
 
-    /// Says farewell, and waits for that of the others, so that nothing is under way when MPI ends.
+    /// Says farewell, or what is wrong; where the transport needs that, waits for the farewell of the others.
     fn leave(&mut self) {
-        if self.member.is_abandoned() || !self.is_ours {
+        if self.transport.is_abandoned() || !self.takes_leave {
             return;
         }
-        self.say_to_all(&Message::Left);
-        let mut wait = Wait::new(false);
-        let have_left = |engine: &Self| (engine.others()).all(|rank| engine.peers[rank].has_left);
-        while self.failure.is_none()
-            && !(have_left(self) && self.outgoing.is_empty())
-            && wait.waited() < self.settings.timeout
-        {
-            if self.member.is_abandoned() || self.heard.is_some() || self.listen().is_err() {
+        // Whoever hears of a failure from nobody else must not think that this rank is to blame.
+        let farewell = self.heard.clone().map_or(Message::Left, Message::Failed);
+        self.say_to_all(&farewell);
+        if !T::WAITS_FOR_FAREWELLS {
+            return;
+        }
+        let mut wait = Wait::new();
+        while self.failure.is_none() && wait.waited() < self.settings.timeout {
+            let mut others = self.others();
+            let is_over = others.all(|rank| self.peers[rank].has_left);
+            if is_over && matches!(self.transport.push(), Ok(true)) {
                 return;
             }
-            wait.rest(false);
+            if self.transport.is_abandoned() || self.heard.is_some() || self.listen().is_err() {
+                return;
+            }
+            self.rest(&mut wait, false);
         }
     }
 }
 
-impl Drop for Engine {
+impl<T: Transport> Drop for Engine<T> {
     fn drop(&mut self) {
         self.leave();
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! 7 words of 64 bits: tag | sequence | kind, argument | len | buffer | bytes | waited   then bytes
 //! ```
-//! Both ends run the same program on machines of one byte order, as MPI does without a datatype.
+//! Both ends run the same program on machines of one byte order.
 
 use std::time::Duration;
 
@@ -18,9 +18,8 @@ const WORDS: usize = 7;
 /// No message between two ranks is larger (1 TiB): a bound for sizes that come from other processes.
 const MAX_BYTES: u64 = 1 << 40;
 
-/// With its head, a message of so many bytes still fits what MPI sends at once, without asking the receiver (4 KiB
-/// over the shared memory of Open MPI).
-pub(super) const INLINE_BYTES: usize = 3840;
+/// The bytes of the words.
+pub(super) const HEAD_BYTES: usize = WORDS * size_of::<u64>();
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Message {
@@ -80,7 +79,7 @@ impl Message {
 
     /// The message that `text` holds, to a rank of a group of `size`.
     pub(super) fn decode(text: &[u8], size: usize) -> Result<Self, String> {
-        let head = text.split_at_checked(WORDS * size_of::<u64>());
+        let head = text.split_at_checked(HEAD_BYTES);
         let (head, rest) =
             head.ok_or_else(|| format!("expected {WORDS} words, got {} bytes", text.len()))?;
         let words: Vec<u64> = values_of(head).unwrap_or_default();
