@@ -86,11 +86,18 @@ impl Emulator {
     }
 
     fn work(&mut self, work: &Work) -> Result<(), DeviceError> {
+        let spoilt = self.spoils.as_ref().is_some_and(|spoils| spoils(work));
         match work {
+            Work::Launch(_) if spoilt => {}
             Work::Launch(launch) => self
                 .try_run(Launch::clone(launch))
                 .map_err(DeviceError::Undefined)?,
-            Work::Multiply(product) => multiply(self, product),
+            Work::Multiply(product) => {
+                multiply(self, product);
+                if spoilt {
+                    self.spoil_first_column(product);
+                }
+            }
             &Work::Zero(at, bytes) => {
                 let place = self.place(at, bytes);
                 // SAFETY: the bytes are inside a buffer.
@@ -102,6 +109,14 @@ impl Emulator {
             Work::Finish(number) => self.finish_collectives(*number)?,
         }
         Ok(())
+    }
+
+    fn spoil_first_column(&self, product: &Product) {
+        let bytes = product.out.rows * product.out.dtype.bytes();
+        let place = self.place(product.out.address, bytes);
+        // A number of about 1 in every type.
+        // SAFETY: the bytes are inside a buffer, and a column lies in one piece.
+        unsafe { std::ptr::write_bytes(place, 0x3f, bytes) };
     }
 
     fn write(&self, from: &[u8], to: Address) -> Result<(), DeviceError> {
@@ -132,6 +147,15 @@ impl Executor for Emulator {
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError> {
         self.outside_of_recordings("allocating memory")?;
+        let total_bytes = self.room.unwrap_or(usize::MAX);
+        let taken: usize = self.buffers.iter().map(|buffer| buffer.bytes).sum();
+        if taken + bytes > total_bytes {
+            return Err(DeviceError::Memory {
+                bytes,
+                free_bytes: total_bytes - taken,
+                total_bytes,
+            });
+        }
         Ok(self.empty("memory", bytes))
     }
 

@@ -58,6 +58,9 @@ impl<E: Executor> DeviceTrainer<E> {
         let shards = shards.map(|lookups| (lookups.shards(), lookups.row_shards()));
         let shards = shards.map(|shards| invariant_shards(shards, reduction));
         let shards = shards.transpose()?;
+        // What ranks tell one another is not mixed with what else they exchange. The last thing that they do together: a
+        // device that has no room fails alone from here on.
+        let ranks = mesh.world.split(0, mesh.world.rank())?;
         let how = (settings, &pieces);
         let step = step(&mut executor, &of, &optimizer, shards.as_ref(), how)?;
         let owned = lookups.zip(shards).map(|(lookups, (shards, rows))| {
@@ -79,8 +82,6 @@ impl<E: Executor> DeviceTrainer<E> {
             labels: layout.labels,
         };
         let (outcomes, predictions) = replies(&mut executor, &step, &layout)?;
-        // What ranks tell one another is not mixed with what else they exchange.
-        let ranks = mesh.world.split(0, mesh.world.rank())?;
         Ok(Self {
             newer: Newer::Host,
             step,

@@ -30,15 +30,19 @@
 //! rank that is gone, which the others' devices would wait for.
 
 mod build;
+mod difference;
 mod outcomes;
 mod owned_lookups;
 mod predictions;
 mod roll_call;
+mod self_check;
 mod slots;
 mod step;
 mod trainer;
 mod waiting;
 
+pub use difference::Difference;
+pub use self_check::{SelfCheck, SelfCheckError};
 pub use trainer::DeviceTrainer;
 
 #[cfg(test)]
