@@ -1,4 +1,5 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -36,6 +37,9 @@ type LaunchFunction = unsafe extern "C" fn(
     usize,
 ) -> c_int;
 
+/// What a host did, while there is a list.
+pub type Calls = Arc<Mutex<Option<Vec<Call>>>>;
+
 /// Tells work that a device does wrongly.
 pub type Spoils = Arc<dyn Fn(&Work) -> bool + Send + Sync>;
 
@@ -52,10 +56,12 @@ pub struct Emulator {
     /// Work that the device does wrongly: it leaves a launch out, and writes other numbers over the first
     /// column of a product.
     pub spoils: Option<Spoils>,
+    /// How many more batches can be copied to it.
+    pub copies_left: Option<Arc<AtomicUsize>>,
     /// The most bytes that there is memory for.
     pub room: Option<usize>,
-    /// What a host does in turn, where somebody wants to know.
-    pub calls: Option<Vec<Call>>,
+    /// What a host does in turn, in whatever thread, where somebody wants to know.
+    pub calls: Calls,
     /// What is asked for while a step is recorded.
     pub(crate) recording: Option<Vec<Work>>,
     /// While recorded work runs.

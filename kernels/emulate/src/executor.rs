@@ -1,12 +1,14 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use streamrec_kernels::cuda::product::Product;
 use streamrec_kernels::cuda::{
-    Address, BEGUN_BEFORE, Begun, Collective, DeviceError, Executor, Group, Launch, Measured,
+    self, Address, BEGUN_BEFORE, Begun, Collective, DeviceError, Executor, Group, Launch, Measured,
     NOT_FINISHED,
 };
 
-use crate::{Emulator, product::multiply};
+use crate::{Calls, Emulator, product::multiply};
 
 /// One thing that was asked for.
 #[derive(Debug, Clone)]
@@ -43,6 +45,34 @@ pub struct Feed {
     written: Option<(Address, usize)>,
     /// What lay there when the place was vacated; NaN lies there since.
     vacant: Option<(Address, Vec<u8>)>,
+    calls: Calls,
+    copies_left: Option<Arc<AtomicUsize>>,
+}
+
+impl cuda::Feed for Feed {
+    fn send(
+        &mut self,
+        to: Address,
+        write: &mut dyn FnMut(&mut [u8]) -> usize,
+    ) -> Result<(), DeviceError> {
+        note(&self.calls, Call::Send);
+        if let Some(left) = &self.copies_left {
+            let less = |left: usize| left.checked_sub(1);
+            let one = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            one.map_err(|_| DeviceError::Undefined("no copy is left".to_owned()))?;
+        }
+        let bytes = write(&mut self.memory);
+        assert!(bytes <= self.memory.len(), "more than the memory holds");
+        self.under_way = Some((to, bytes));
+        Ok(())
+    }
+}
+
+fn note(calls: &Calls, call: Call) {
+    let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(calls) = calls.as_mut() {
+        calls.push(call);
+    }
 }
 
 /// What was copied from the device.
@@ -126,12 +156,6 @@ impl Emulator {
         Ok(())
     }
 
-    fn note(&mut self, call: Call) {
-        if let Some(calls) = &mut self.calls {
-            calls.push(call);
-        }
-    }
-
     fn outside_of_recordings(&self, call: &'static str) -> Result<(), DeviceError> {
         match self.recording {
             Some(_) => Err(DeviceError::Recording { call }),
@@ -205,6 +229,8 @@ impl Executor for Emulator {
             under_way: None,
             written: None,
             vacant: None,
+            calls: Calls::clone(&self.calls),
+            copies_left: self.copies_left.clone(),
         })
     }
 
@@ -214,20 +240,6 @@ impl Executor for Emulator {
             feed.vacant = Some((at, self.bytes(at, bytes)));
             self.fill(at, bytes);
         }
-        Ok(())
-    }
-
-    fn send(
-        &mut self,
-        feed: &mut Feed,
-        to: Address,
-        write: &mut dyn FnMut(&mut [u8]) -> usize,
-    ) -> Result<(), DeviceError> {
-        self.outside_of_recordings("copying")?;
-        self.note(Call::Send);
-        let bytes = write(&mut feed.memory);
-        assert!(bytes <= feed.memory.len(), "more than the memory holds");
-        feed.under_way = Some((to, bytes));
         Ok(())
     }
 
@@ -279,7 +291,7 @@ impl Executor for Emulator {
 
     fn read<'a>(&mut self, reply: &'a mut Reply) -> Result<&'a [u8], DeviceError> {
         self.outside_of_recordings("waiting")?;
-        self.note(Call::Read);
+        note(&self.calls, Call::Read);
         Ok(&reply.memory[..reply.len])
     }
 
@@ -347,7 +359,7 @@ impl Executor for Emulator {
 
     fn replay(&mut self, graph: &Vec<Work>) -> Result<(), DeviceError> {
         self.outside_of_recordings("replaying")?;
-        self.note(Call::Replay);
+        note(&self.calls, Call::Replay);
         self.replays = true;
         let outcome = graph.iter().try_for_each(|work| self.work(work));
         self.replays = false;

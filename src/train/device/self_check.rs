@@ -3,6 +3,7 @@ mod error;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use streamrec_artifact::{FeatureSchema, Graph};
 use streamrec_kernels::Context;
@@ -168,7 +169,7 @@ impl SelfCheck {
         let before = tensors(trainee)?;
         let (mut outcomes, mut probabilities) = (Vec::new(), (0..0, Vec::new()));
         for step in 1..=steps {
-            let (batch, next) = (self.batch(step), self.batch(step + 1));
+            let [batch, next] = [step, step + 1].map(|step| Arc::new(self.batch(step)));
             let next = (step < steps).then_some(&next);
             outcomes.extend(trainee.step_ahead(&batch, next, step, false)?.outcome);
             if step == steps {
