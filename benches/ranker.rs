@@ -16,13 +16,18 @@
 //! cores, fp32. `STREAMREC_DEVICE=cuda` trains on GPU 0 of this machine, `emulated` on the emulation of the tests, which
 //! shows that it runs and times nothing. `STREAMREC_SCALE` divides rows and widths of the last two models.
 //!
-//! On a GPU `host_us_per_step` is the processor time that the thread which asks for steps spends on one, without waiting.
+//! On a GPU `host_us_per_step` is the processor time that the thread which asks for steps spends on one, without waiting, and
+//! `packing_us_per_step` that of all other threads, which check and pack the next batch. `STREAMREC_DEVICE=idle` takes both without
+//! a device, but for the driver's calls, with `STREAMREC_PRECISION=fp16`.
 
 mod clicks;
 #[path = "ranker/device.rs"]
 mod device;
+#[path = "ranker/idle.rs"]
+mod idle;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use streamrec::config::model::{DcnV2Config, DlrmConfig, ModelConfig, Structure};
@@ -203,7 +208,7 @@ fn cpu() -> String {
 /// Trains for so many steps. A loss that is not finite is an error of the step.
 fn train(
     trainee: &mut dyn Trainee,
-    batches: &[Batch],
+    batches: &[Arc<Batch>],
     ahead: bool,
     step: &mut u64,
     steps: u64,
@@ -230,7 +235,8 @@ fn main() -> Result<()> {
     let device = Device::open(&variable("STREAMREC_DEVICE", "cpu"))?;
     let model = model(&name, scale)?;
     let mut trainer = trainer(&model, rows, threads, precision, &device)?;
-    let batches = model.0.batches(rows, BATCHES);
+    let batches = model.0.batches(rows, BATCHES).into_iter();
+    let batches: Vec<Arc<Batch>> = batches.map(Arc::new).collect();
     let (mut step, ahead) = (0, device.knows_the_next_batch());
     let mut train = |steps: u64| train(trainer.as_mut(), &batches, ahead, &mut step, steps);
     train(WARM_UP_STEPS)?;
@@ -249,7 +255,8 @@ fn main() -> Result<()> {
         "min": sorted[0],
         "max": sorted[WINDOWS - 1],
         "windows_samples_per_s": rates,
-        "host_us_per_step": host_us_per_step,
+        "host_us_per_step": host_us_per_step.map(|[own, _]| own),
+        "packing_us_per_step": host_us_per_step.map(|[_, others]| others),
         "device": device.to_string(),
         "threads": threads,
         "batch": rows,

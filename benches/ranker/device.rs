@@ -1,6 +1,7 @@
 //! What a ranker is trained on.
 
-use streamrec::config::OptimizerConfig;
+use rustix::time::{ClockId, clock_gettime};
+use streamrec::config::{OptimizerConfig, Precision};
 use streamrec::parallel::Mesh;
 use streamrec::train::{DeviceTrainer, Trainee, Trainer, TrainerSettings};
 use streamrec_artifact::{FeatureSchema, Graph};
@@ -10,8 +11,9 @@ use streamrec_kernels::cuda::cache_folder;
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor};
 
 use crate::Result;
+use crate::idle::Idle;
 
-/// Steps over which the host's time is taken: the system counts it in ticks of some milliseconds.
+/// Steps over which the host's time is taken.
 const HOST_STEPS: u64 = 400;
 
 /// `STREAMREC_DEVICE`.
@@ -19,6 +21,8 @@ pub enum Device {
     Cpu,
     Cuda(Gpu),
     Emulated,
+    /// Which does nothing.
+    Idle,
 }
 
 impl std::fmt::Display for Device {
@@ -27,6 +31,7 @@ impl std::fmt::Display for Device {
             Self::Cpu => "cpu",
             Self::Cuda(_) => "cuda",
             Self::Emulated => "emulated",
+            Self::Idle => "idle",
         })
     }
 }
@@ -45,9 +50,11 @@ impl Device {
                 Ok(Self::Cuda(opened?))
             }
             "emulated" => Ok(Self::Emulated),
-            _ => Err(
-                format!("STREAMREC_DEVICE: expected cpu, cuda or emulated, got `{name}`").into(),
-            ),
+            "idle" => Ok(Self::Idle),
+            _ => Err(format!(
+                "STREAMREC_DEVICE: expected cpu, cuda, emulated or idle, got `{name}`"
+            )
+            .into()),
         }
     }
 
@@ -82,6 +89,19 @@ impl Device {
                 optimizer,
                 &settings,
             )?),
+            // Its zeros would be an error in other types.
+            Self::Idle if settings.precision != Precision::Fp16 => {
+                return Err("STREAMREC_DEVICE=idle: expected STREAMREC_PRECISION=fp16".into());
+            }
+            Self::Idle => Box::new(DeviceTrainer::new(
+                Idle::default(),
+                &context,
+                &mesh,
+                graph,
+                schema,
+                optimizer,
+                &settings,
+            )?),
         })
     }
 
@@ -93,33 +113,35 @@ impl Device {
     pub fn window_steps(&self) -> u64 {
         match self {
             Self::Cpu => 5,
-            Self::Cuda(_) => 50,
+            Self::Cuda(_) | Self::Idle => 50,
             Self::Emulated => 1,
         }
     }
 
-    /// Processor time of the thread that asks for steps, in microseconds a step. On a GPU alone: the thread sleeps where it
-    /// waits meanwhile, so that waiting counts nothing.
+    /// Processor time in microseconds a step: of the thread that asks for steps, and of all others, which pack batches. On a
+    /// GPU, where the thread sleeps while it waits meanwhile, so that waiting counts nothing; and on a device that does
+    /// nothing.
     pub fn host_us_per_step(
         &self,
         train: &mut dyn FnMut(u64) -> Result<()>,
-    ) -> Result<Option<f64>> {
-        let Self::Cuda(gpu) = self else {
-            return Ok(None);
-        };
-        gpu.sleep_while_waiting()?;
+    ) -> Result<Option<[f64; 2]>> {
+        match self {
+            Self::Cpu | Self::Emulated => return Ok(None),
+            Self::Cuda(gpu) => gpu.sleep_while_waiting()?,
+            Self::Idle => {}
+        }
         train(10)?;
-        let Some(before) = processor_ns() else {
-            return Ok(None);
-        };
+        let before = processor_us();
         train(HOST_STEPS)?;
-        let after = processor_ns();
-        Ok(after.map(|after| (after - before) as f64 / 1e3 / HOST_STEPS as f64))
+        let [own, all] = [0, 1].map(|of| (processor_us()[of] - before[of]) / HOST_STEPS as f64);
+        Ok(Some([own, all - own]))
     }
 }
 
-/// What this thread has computed, where the system tells it.
-fn processor_ns() -> Option<u64> {
-    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    told.split_whitespace().next()?.parse().ok()
+/// What this thread has computed, and all threads of this process.
+fn processor_us() -> [f64; 2] {
+    [ClockId::ThreadCPUTime, ClockId::ProcessCPUTime].map(|clock| {
+        let told = clock_gettime(clock);
+        told.tv_sec as f64 * 1e6 + told.tv_nsec as f64 / 1e3
+    })
 }

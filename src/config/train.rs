@@ -120,12 +120,13 @@ impl LossScaleConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceChoice {
-    /// The CPU, until the step on GPUs has been checked on one.
+    /// A GPU for each rank where one is found that passes the self-check, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// GPUs of NVIDIA, one for each rank. Tested by emulation only: no GPU has run it.
+    /// GPUs of NVIDIA, one for each rank, or an error: of what is missing, or of what the self-check found. Tested by emulation
+    /// only: no GPU has run it.
     Cuda,
 }
 

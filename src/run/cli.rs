@@ -1,5 +1,6 @@
 //! The command line: what there is to say, with an example each.
 
+mod doctor;
 mod kernels;
 mod monitor;
 mod plan;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::score::ScoreArgs;
+pub use doctor::*;
 pub use kernels::*;
 pub use monitor::*;
 pub use plan::*;
@@ -112,7 +114,11 @@ Examples:
   streamrec report runs/kuairand_dcn_v2 --artifact artifacts/kuairand_dcn_v2 --segment platform")]
     Report(ReportArgs),
     /// Tell what of this machine a run can use, and what to install for more.
-    Doctor,
+    #[command(after_help = "\
+Examples:
+  streamrec doctor
+  streamrec doctor --check")]
+    Doctor(DoctorArgs),
     /// Compile the CUDA kernels ahead, for GPU machines without NVRTC. Needs NVRTC, and no GPU.
     Kernels(KernelsArgs),
     /// Run a command on another host of a job, through its launcher; mpirun calls this.

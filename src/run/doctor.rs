@@ -1,11 +1,21 @@
 //! `streamrec doctor`: what of this machine a run can use, and what to install for more.
 
-use streamrec_kernels::cuda::gpu::Nccl;
+mod models;
+
+use std::time::{Duration, Instant};
+
+use streamrec_kernels::Context;
+use streamrec_kernels::cuda::gpu::{GpuExecutor, Nccl};
 use streamrec_kernels::cuda::{AHEAD_VARIABLE, AheadFolder, CudaLibrary, driver_release, gpus};
 
 use super::RunError;
+use super::cli::DoctorArgs;
+use super::device;
 
-pub(super) fn run() -> Result<(), RunError> {
+/// How long a GPU may take for all models.
+const CHECK_LIMIT: Duration = Duration::from_secs(300);
+
+pub(super) fn run(args: &DoctorArgs) -> Result<(), RunError> {
     println!("streamrec {}", env!("CARGO_PKG_VERSION"));
     row("CPU", &cpu());
     row("bf16 products", streamrec_kernels::bf16_products().unit);
@@ -27,19 +37,52 @@ pub(super) fn run() -> Result<(), RunError> {
     if gpus.is_empty() {
         row("GPUs", "none");
     }
-    for gpu in &gpus {
+    let mut failed = Vec::new();
+    for (ordinal, gpu) in gpus.iter().enumerate() {
         let [major, minor] = gpu.capability;
         let gibibytes = gpu.memory_bytes as f64 / f64::from(1 << 30);
         row(
             "GPU",
             &format!("{}, {gibibytes:.0} GiB, sm_{major}{minor}", gpu.name),
         );
+        if args.check {
+            let outcome = check(ordinal);
+            let (Ok(said) | Err(said)) = &outcome;
+            row("", said);
+            failed.extend(outcome.is_err().then_some(ordinal));
+        }
     }
     println!(
-        "Training runs on the CPU unless `train.device = \"cuda\"` is set: no GPU has run its step yet, tests emulate one \
-         (docs/cuda-kernels.md)."
+        "`train.device` = \"auto\" trains on GPUs where each rank finds one that passes a self-check at the start of a run, else \
+         on CPUs. No GPU had run any of this when this version was released; tests emulate one (docs/cuda-kernels.md)."
     );
-    Ok(())
+    match failed.as_slice() {
+        [] => Ok(()),
+        failed => Err(RunError::Usage(format!(
+            "GPUs {failed:?} cannot be trained on; set `train.device = \"cpu\"`, or hide them by CUDA_VISIBLE_DEVICES"
+        ))),
+    }
+}
+
+/// Whether a GPU trains every kind of model, in every precision, as the CPU does.
+fn check(ordinal: usize) -> Result<String, String> {
+    let opened = device::ready(ordinal).map_err(|error| device::with_causes(&error))?;
+    let (gpu, context) = (opened.0, Context::cpu(1, false));
+    let context = context.map_err(|error| device::with_causes(&error))?;
+    let began = Instant::now();
+    let checks = models::all().map_err(|error| error.message())?;
+    let count = checks.len();
+    for (name, check) in checks {
+        let gpu = gpu.clone();
+        let limit = CHECK_LIMIT.saturating_sub(began.elapsed());
+        let open = move || GpuExecutor::new(&gpu);
+        device::passes(context.clone(), check, limit, open)
+            .map_err(|problem| format!("{name}: {problem}"))?;
+    }
+    Ok(format!(
+        "passes the self-check: {count} models and precisions, {:.1} s",
+        began.elapsed().as_secs_f64()
+    ))
 }
 
 fn found(library: CudaLibrary) -> String {

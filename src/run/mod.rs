@@ -79,7 +79,7 @@ pub fn command_line() -> ExitCode {
         cli::Command::Request(args) => request::run(&args),
         cli::Command::Monitor(command) => monitor::run(&command),
         cli::Command::Report(args) => report::run(&args),
-        cli::Command::Doctor => doctor::run(),
+        cli::Command::Doctor(args) => doctor::run(&args),
         cli::Command::Kernels(args) => kernels::run(&args),
         cli::Command::Validate(command) => return validate::run(&command),
         cli::Command::NodeShell { host, command } => return launch::node_shell(&host, &command),

@@ -94,6 +94,19 @@ impl Rank {
         })
     }
 
+    /// One that has met others already, in tests.
+    #[cfg(test)]
+    pub(super) fn of(comm: Arc<dyn Communicator>) -> Result<Self, RunError> {
+        Ok(Self {
+            environment: RankEnvironment::single(),
+            reporter: Reporter::disconnected(),
+            mesh: Mesh::new(Arc::clone(&comm), 1)?,
+            comm,
+            threads: 1,
+            patience: LONGEST_SILENCE,
+        })
+    }
+
     /// Opens the device.
     pub(super) fn context(&self) -> Result<Context, RunError> {
         // The launcher has bound the whole process to its cores already.
@@ -236,12 +249,8 @@ mod tests {
         };
         let comms = SharedMemory::connect_threads(2, &settings).unwrap();
         let rank = |comm: SharedMemory| Rank {
-            environment: RankEnvironment::single(),
-            reporter: Reporter::disconnected(),
-            comm: Arc::new(comm),
-            mesh: Mesh::single(),
-            threads: 1,
             patience: timeout / 4,
+            ..Rank::of(Arc::new(comm)).unwrap()
         };
         let works = |outcome: fn() -> Result<(), RunError>, rank: &Rank| {
             rank.first_works(|| {

@@ -1,6 +1,7 @@
 //! The steps of a run, with evaluations, checkpoints and a journal between them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -137,7 +138,7 @@ pub(super) struct Session<'a> {
 
 /// A step that was asked for, and where the run stood behind it.
 struct UnderWay {
-    batch: Batch,
+    batch: Arc<Batch>,
     step: u64,
     epoch: u64,
     /// Of its global batch, and of the run.
@@ -246,9 +247,10 @@ impl<'a> Session<'a> {
                 .start(self.state.epoch, self.state.epoch_step)?;
             self.rank.reporter.set_phase("train");
             // One batch ahead, whose ids travel while this one computes.
-            let mut coming = self.training.next()?;
+            let mut coming = self.training.next()?.map(Arc::new);
             while let Some(batch) = coming {
-                coming = tracing::trace_span!("read").in_scope(|| self.training.next())?;
+                let read = tracing::trace_span!("read").in_scope(|| self.training.next());
+                coming = read?.map(Arc::new);
                 let stop = self.step(batch, coming.as_ref(), signal)?;
                 if stop
                     || self.is_last()
@@ -306,8 +308,8 @@ impl<'a> Session<'a> {
 
     fn step(
         &mut self,
-        batch: Batch,
-        next: Option<&Batch>,
+        batch: Arc<Batch>,
+        next: Option<&Arc<Batch>>,
         signal: &StopSignal,
     ) -> Result<bool, RunError> {
         let (began, step) = (Instant::now(), self.state.step + 1);
@@ -364,7 +366,9 @@ impl<'a> Session<'a> {
             self.window
                 .add(&of.batch, outcome, rows, self.trainer.as_ref());
         });
-        self.training.recycle(of.batch);
+        if let Ok(batch) = Arc::try_unwrap(of.batch) {
+            self.training.recycle(batch);
+        }
         if step.is_multiple_of(self.experiment.train.log_every_steps) {
             let _span = tracing::trace_span!("journal").entered();
             self.write_window(outcome, [of.epoch, step])?;

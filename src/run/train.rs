@@ -143,37 +143,27 @@ fn train_rank(
         Ok(())
     })?;
 
-    let path = folder.placements();
-    let planned = plan::placement::planned(&rank, experiment, &dataset, &features, &graph, &path)?;
-    let experiment = planned.as_ref();
+    rank.reporter.set_phase("check the device");
+    let rows = experiment.train.global_batch.div_ceil(rank.mesh.dp.size());
+    let check = trainee::self_check(experiment, &graph, schema, rows)?;
+    let device = device.checked(&rank, experiment, check)?;
     let (encoder, dp) = (&features.encoder, rank.mesh.dp.as_ref());
     let training = readers::training(experiment, &dataset, encoder, dp)?;
     let validation = readers::validation(experiment, &dataset, encoder, dp)?;
     rank.reporter.set_phase("build the model");
-    let rows = training.batch_rows();
-    let context = rank.context()?;
-    let mut trainer = trainee::trainer(&rank, device, context, experiment, &graph, schema, rows)?;
-    let mut state = TrainState::new(experiment);
-    if let Some(checkpoint) = &resumed {
-        let checkpoints = folder.checkpoints();
-        state = state.resume(checkpoint, &checkpoints)?;
-        rank.agree(if rank.is_first() {
-            let repaired = checkpoints.repair_best(state.best().as_ref());
-            repaired.map_err(RunError::from)
-        } else {
-            Ok(())
-        })?;
-        trainee::restore(trainer.as_mut(), checkpoint)?;
-        if let Some(scaler) = state.loss_scaler {
-            trainer.restore_loss_scaler(scaler);
-        }
-    } else if let Some(artifact) = &earlier {
-        let new_rows = trainee::warm_start(trainer.parameters_mut()?, artifact)?;
-        tracing::info!(
-            new_rows,
-            "weights are those of the artifact; new rows begin fresh"
-        );
-    }
+    let mut trainer = trainee::trainer(
+        &rank,
+        device,
+        experiment,
+        (&graph, schema),
+        training.batch_rows(),
+        || {
+            let path = folder.placements();
+            plan::placement::planned(&rank, experiment, &dataset, &features, &graph, &path)
+        },
+    )?;
+    let from = (resumed.as_ref(), earlier.as_ref());
+    let state = first_state(&rank, experiment, &folder, trainer.as_mut(), from)?;
     if rank.is_first() {
         announce(experiment, trainer.as_ref(), &training, state.step);
     }
@@ -186,6 +176,39 @@ fn train_rank(
     )?
     .with_profile(profile.map(|profile| StepProfile::new(profile, folder.profile())))
     .run(signal)
+}
+
+/// Where the run stands: at a checkpoint, whose weights and state the trainer takes, or at the beginning, perhaps with the
+/// weights of an earlier artifact. Collective.
+fn first_state(
+    rank: &Rank,
+    experiment: &Experiment,
+    folder: &RunFolder,
+    trainer: &mut dyn Trainee,
+    (resumed, earlier): (Option<&Checkpoint>, Option<&Artifact>),
+) -> Result<TrainState, RunError> {
+    let mut state = TrainState::new(experiment);
+    if let Some(checkpoint) = resumed {
+        let checkpoints = folder.checkpoints();
+        state = state.resume(checkpoint, &checkpoints)?;
+        rank.agree(if rank.is_first() {
+            let repaired = checkpoints.repair_best(state.best().as_ref());
+            repaired.map_err(RunError::from)
+        } else {
+            Ok(())
+        })?;
+        trainee::restore(trainer, checkpoint)?;
+        if let Some(scaler) = state.loss_scaler {
+            trainer.restore_loss_scaler(scaler);
+        }
+    } else if let Some(artifact) = earlier {
+        let new_rows = trainee::warm_start(trainer.parameters_mut()?, artifact)?;
+        tracing::info!(
+            new_rows,
+            "weights are those of the artifact; new rows begin fresh"
+        );
+    }
+    Ok(state)
 }
 
 /// Tells what is about to be trained, and with what.

@@ -1,5 +1,6 @@
 //! A run's model: built from its experiment, and restored from its checkpoints.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,13 +8,13 @@ use streamrec_artifact::{Artifact, FeatureSchema, Graph, Weights};
 use streamrec_kernels::{Context, cuda::Executor};
 
 use super::RunError;
-use super::device::Device;
+use super::device::{self, Device};
 use super::rank::Rank;
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
 use crate::config::{Experiment, ModelConfig, Partition, Reduction};
 use crate::model::{BucketSettings, ModelError, NamedSliceMut, ParameterStore, models};
 use crate::parallel::{Mesh, TablePlan, TensorPlan};
-use crate::train::{DeviceTrainer, Trainee, Trainer, TrainerSettings};
+use crate::train::{DeviceTrainer, SelfCheck, Trainee, Trainer, TrainerSettings};
 
 /// Where a run's graph comes from: `model` of its experiment, or a user's own code.
 pub(super) type GraphSource<'a> =
@@ -24,28 +25,34 @@ pub(super) fn built_in(config: &ModelConfig, schema: &FeatureSchema) -> Result<G
     models::build(config, schema)
 }
 
-/// A fresh model over the rank's communicator, for batches of up to `batch_rows` rows.
-pub(super) fn trainer(
+/// A fresh model over the rank's communicator, for batches of up to `batch_rows` rows: on the device, or on the CPU, where
+/// tables lie as `planned` tells. Collective.
+pub(super) fn trainer<'a>(
     rank: &Rank,
     device: Device,
-    context: Context,
     experiment: &Experiment,
-    graph: &Graph,
-    schema: &FeatureSchema,
+    model: (&Graph, &FeatureSchema),
     batch_rows: usize,
+    planned: impl FnOnce() -> Result<Cow<'a, Experiment>, RunError>,
 ) -> Result<Box<dyn Trainee>, RunError> {
-    match device {
-        Device::Cpu => {}
+    let context = rank.context()?;
+    let made = match device {
+        Device::Cpu => None,
         Device::Cuda(executor) => {
-            let model = (graph, schema);
-            return on_device(rank, *executor, &context, experiment, model, batch_rows);
+            let made = on_device(rank, *executor, &context, experiment, model, batch_rows);
+            device::made_by_all(rank, experiment, made)?
         }
         #[cfg(test)]
         Device::Emulated(executor) => {
-            let model = (graph, schema);
-            return on_device(rank, *executor, &context, experiment, model, batch_rows);
+            let made = on_device(rank, *executor, &context, experiment, model, batch_rows);
+            device::made_by_all(rank, experiment, made)?
         }
+    };
+    if let Some(made) = made {
+        return Ok(made);
     }
+    let (planned, (graph, schema)) = (planned()?, model);
+    let experiment = planned.as_ref();
     let settings = TrainerSettings {
         partitions: partitions(rank, experiment, graph),
         tables: Some(tables(rank, experiment, graph, schema)?),
@@ -91,6 +98,18 @@ pub(super) fn alone(
     Ok(Trainer::new(
         context, mesh, graph, schema, optimizer, settings,
     )?)
+}
+
+/// What a device has to train as the CPU does before it trains a run's model.
+pub(super) fn self_check(
+    experiment: &Experiment,
+    graph: &Graph,
+    schema: &FeatureSchema,
+    batch_rows: usize,
+) -> Result<SelfCheck, RunError> {
+    let settings = settings(experiment, batch_rows)?;
+    let optimizer = &experiment.optimizer;
+    Ok(SelfCheck::new(graph, schema, optimizer, &settings))
 }
 
 /// Of ranks that share nothing yet.

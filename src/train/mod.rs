@@ -15,7 +15,7 @@ mod tensorboard;
 mod trainee;
 mod trainer;
 
-pub use device::DeviceTrainer;
+pub use device::{DeviceTrainer, Difference, SelfCheck, SelfCheckError};
 pub use error::{DeviceWork, TrainError};
 pub use evaluation::{Evaluation, EvaluationPlan, LabelEvaluation};
 pub use journal::Journal;

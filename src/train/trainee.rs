@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::sync::Arc;
 
 use streamrec_kernels::cuda::Measured;
 
@@ -62,18 +63,19 @@ pub trait Trainee: Predict {
 
     /// Likewise, but the host need not wait for the step: a device may work on it while the host tells of the one before,
     /// and every outcome comes one step late. The same weights come of it. A step that is no number is an error of that step
-    /// all the same, when the next was asked for already.
+    /// all the same, when the next was asked for already. A thread may keep `next` until the step that is asked for after this
+    /// one begins.
     ///
     /// # Errors
     /// As [`step`](Self::step), of this step or the one before.
     fn step_ahead(
         &mut self,
-        batch: &Batch,
-        next: Option<&Batch>,
+        batch: &Arc<Batch>,
+        next: Option<&Arc<Batch>>,
         step: u64,
         stop: bool,
     ) -> Result<Ahead, TrainError> {
-        let outcome = self.step(batch, next, step, stop)?;
+        let outcome = self.step(batch, next.map(Arc::as_ref), step, stop)?;
         Ok(Ahead {
             stop: outcome.stop,
             outcome: Some(outcome),

@@ -1,5 +1,6 @@
 //! `streamrec doctor` tells what is there, and a device that is not there is refused in words.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::workbench::{Workbench, expect_success, said, streamrec};
@@ -9,6 +10,10 @@ fn doctor_tells_what_is_missing_and_what_to_install() {
     let output = streamrec(&["doctor"]);
     expect_success(&output);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("`train.device` = \"auto\" trains on GPUs"),
+        "{text}"
+    );
     for name in [
         "CPU",
         "shared memory",
@@ -72,6 +77,65 @@ const STANDS_IN: [(&str, &str); 4] = [
     ),
 ];
 
+fn build(library: &Path, text: &str) {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+    std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+    let source = library.with_extension("cpp");
+    std::fs::write(&source, format!("extern \"C\" {{ {text} }}\n")).unwrap();
+    let built = Command::new(&compiler)
+        .args(["-shared", "-fPIC", "-o"])
+        .args([library, source.as_path()])
+        .output();
+    expect_success(&built.expect("a C++ compiler"));
+}
+
+/// A driver with one GPU, of compute capability 9.9, that nothing can run on.
+const ONE_GPU: &str = "int cuDriverGetVersion(int* v) { *v = 13000; return 0; } int cuInit(unsigned) { return 0; } \
+                       int cuDeviceGetCount(int* n) { *n = 1; return 0; } int cuDeviceGet(int* d, int) { *d = 0; return 0; } \
+                       int cuDeviceTotalMem_v2(unsigned long* n, int) { *n = 1ul << 33; return 0; } \
+                       int cuDeviceGetAttribute(int* n, int, int) { *n = 9; return 0; } \
+                       int cuDeviceGetName(char* to, int, int) { to[0] = 'G'; to[1] = 0; return 0; } \
+                       int cuDevicePrimaryCtxRetain(void** c, int) { *c = c; return 0; } \
+                       int cuDevicePrimaryCtxRelease_v2(int) { return 0; } int cuCtxSetCurrent(void*) { return 0; } \
+                       int cuStreamCreate(void** s, unsigned) { *s = s; return 0; } \
+                       int cuStreamDestroy_v2(void*) { return 0; }";
+
+/// Whoever lets the program choose gets a model, and hears why the GPU did not train it.
+#[test]
+fn a_gpu_that_cannot_be_used_is_told_of_and_the_cpu_trains() {
+    let cublas = streamrec_kernels::cuda::CudaLibrary::CublasLt.find();
+    if !streamrec_kernels::cuda::gpus().is_empty() || cublas.is_some() {
+        eprintln!("NOT TESTED: this machine has a driver or libraries of its own");
+        return;
+    }
+    let bench = Workbench::with_events(2_000);
+    build(Path::new(&bench.path("driver/libcuda.so.1")), ONE_GPU);
+    let trains = |ranks, run: &str, device: &str| {
+        let device = format!("train.device={device:?}");
+        let settings = [device.as_str(), "train.max_steps=3"];
+        let mut command = bench.launch_command(ranks, "synthetic_dlrm.toml", run, &settings);
+        command.env("LD_LIBRARY_PATH", bench.path("driver"));
+        command.output().expect("starts")
+    };
+    for (ranks, reason) in [
+        (1, "cuBLASLt is not found; install"),
+        (
+            2,
+            "rank 0 of 2 cannot use its GPU, so none does: cuBLASLt is not found",
+        ),
+    ] {
+        let output = trains(ranks, &format!("auto-{ranks}"), "auto");
+        expect_success(&output);
+        let said = said(&output);
+        let told = "training runs on the CPU, though there is a GPU: ";
+        assert_eq!(said.matches(told).count(), 1, "{said}");
+        assert!(said.contains(reason), "{said}");
+    }
+    let output = trains(1, "cuda", "cuda");
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("`train.device` = \"cuda\": cuBLASLt is not found"));
+}
+
 #[test]
 fn doctor_tells_the_drivers_release_and_of_two_versions_of_a_library() {
     if !streamrec_kernels::cuda::gpus().is_empty() {
@@ -79,17 +143,8 @@ fn doctor_tells_the_drivers_release_and_of_two_versions_of_a_library() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     for (file, text) in STANDS_IN {
-        let library = folder.path().join(file);
-        std::fs::create_dir_all(library.parent().unwrap()).unwrap();
-        let source = library.with_extension("cpp");
-        std::fs::write(&source, format!("extern \"C\" {{ {text} }}\n")).unwrap();
-        let built = Command::new(&compiler)
-            .args(["-shared", "-fPIC", "-o"])
-            .args([&library, &source])
-            .output();
-        expect_success(&built.expect("a C++ compiler"));
+        build(&folder.path().join(file), text);
     }
     let path = |name: &str| folder.path().join(name).display().to_string();
     let output = Command::new(env!("CARGO_BIN_EXE_streamrec"))

@@ -1,11 +1,12 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytemuck::Pod;
 use libloading::Library;
 use streamrec_kernels::cuda::product::Product;
-use streamrec_kernels::cuda::{Address, Launch, Measured};
+use streamrec_kernels::cuda::{Address, DeviceError, Launch, Measured};
 
 use crate::{
     buffer::Buffer,
@@ -36,6 +37,12 @@ type LaunchFunction = unsafe extern "C" fn(
     usize,
 ) -> c_int;
 
+/// What a host did, while there is a list.
+pub type Calls = Arc<Mutex<Option<Vec<Call>>>>;
+
+/// Tells work that a device does wrongly.
+pub type Spoils = Arc<dyn Fn(&Work) -> bool + Send + Sync>;
+
 /// A device whose memory are guarded buffers.
 #[derive(Default)]
 pub struct Emulator {
@@ -46,8 +53,15 @@ pub struct Emulator {
     pub hangs: bool,
     /// Products that the device's library does not have.
     pub refuses: Option<fn(&Product) -> bool>,
-    /// What a host does in turn, where somebody wants to know.
-    pub calls: Option<Vec<Call>>,
+    /// Work that the device does wrongly: it leaves a launch out, and writes other numbers over the first
+    /// column of a product.
+    pub spoils: Option<Spoils>,
+    /// How many more batches can be copied to it.
+    pub copies_left: Option<Arc<AtomicUsize>>,
+    /// The most bytes that there is memory for.
+    pub room: Option<usize>,
+    /// What a host does in turn, in whatever thread, where somebody wants to know.
+    pub calls: Calls,
     /// What is asked for while a step is recorded.
     pub(crate) recording: Option<Vec<Work>>,
     /// While recorded work runs.
@@ -67,6 +81,18 @@ impl Emulator {
         Self {
             seed,
             ..Self::default()
+        }
+    }
+
+    /// Makes other devices of the same kind, with the same faults, without memory and without other ranks.
+    pub fn maker(&self) -> impl Fn() -> Result<Self, DeviceError> + Send + 'static {
+        let (seed, refuses, spoils) = (self.seed, self.refuses, self.spoils.clone());
+        move || {
+            Ok(Self {
+                refuses,
+                spoils: spoils.clone(),
+                ..Self::new(seed)
+            })
         }
     }
 

@@ -1,12 +1,14 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use streamrec_kernels::cuda::product::Product;
 use streamrec_kernels::cuda::{
-    Address, BEGUN_BEFORE, Begun, Collective, DeviceError, Executor, Group, Launch, Measured,
+    self, Address, BEGUN_BEFORE, Begun, Collective, DeviceError, Executor, Group, Launch, Measured,
     NOT_FINISHED,
 };
 
-use crate::{Emulator, product::multiply};
+use crate::{Calls, Emulator, product::multiply};
 
 /// One thing that was asked for.
 #[derive(Debug, Clone)]
@@ -43,6 +45,34 @@ pub struct Feed {
     written: Option<(Address, usize)>,
     /// What lay there when the place was vacated; NaN lies there since.
     vacant: Option<(Address, Vec<u8>)>,
+    calls: Calls,
+    copies_left: Option<Arc<AtomicUsize>>,
+}
+
+impl cuda::Feed for Feed {
+    fn send(
+        &mut self,
+        to: Address,
+        write: &mut dyn FnMut(&mut [u8]) -> usize,
+    ) -> Result<(), DeviceError> {
+        note(&self.calls, Call::Send);
+        if let Some(left) = &self.copies_left {
+            let less = |left: usize| left.checked_sub(1);
+            let one = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            one.map_err(|_| DeviceError::Undefined("no copy is left".to_owned()))?;
+        }
+        let bytes = write(&mut self.memory);
+        assert!(bytes <= self.memory.len(), "more than the memory holds");
+        self.under_way = Some((to, bytes));
+        Ok(())
+    }
+}
+
+fn note(calls: &Calls, call: Call) {
+    let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(calls) = calls.as_mut() {
+        calls.push(call);
+    }
 }
 
 /// What was copied from the device.
@@ -86,11 +116,18 @@ impl Emulator {
     }
 
     fn work(&mut self, work: &Work) -> Result<(), DeviceError> {
+        let spoilt = self.spoils.as_ref().is_some_and(|spoils| spoils(work));
         match work {
+            Work::Launch(_) if spoilt => {}
             Work::Launch(launch) => self
                 .try_run(Launch::clone(launch))
                 .map_err(DeviceError::Undefined)?,
-            Work::Multiply(product) => multiply(self, product),
+            Work::Multiply(product) => {
+                multiply(self, product);
+                if spoilt {
+                    self.spoil_first_column(product);
+                }
+            }
             &Work::Zero(at, bytes) => {
                 let place = self.place(at, bytes);
                 // SAFETY: the bytes are inside a buffer.
@@ -104,17 +141,19 @@ impl Emulator {
         Ok(())
     }
 
+    fn spoil_first_column(&self, product: &Product) {
+        let bytes = product.out.rows * product.out.dtype.bytes();
+        let place = self.place(product.out.address, bytes);
+        // A number of about 1 in every type.
+        // SAFETY: the bytes are inside a buffer, and a column lies in one piece.
+        unsafe { std::ptr::write_bytes(place, 0x3f, bytes) };
+    }
+
     fn write(&self, from: &[u8], to: Address) -> Result<(), DeviceError> {
         let place = self.place(to, from.len());
         // SAFETY: the bytes are inside a buffer, which `from` is not.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), place, from.len()) };
         Ok(())
-    }
-
-    fn note(&mut self, call: Call) {
-        if let Some(calls) = &mut self.calls {
-            calls.push(call);
-        }
     }
 
     fn outside_of_recordings(&self, call: &'static str) -> Result<(), DeviceError> {
@@ -132,6 +171,15 @@ impl Executor for Emulator {
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError> {
         self.outside_of_recordings("allocating memory")?;
+        let total_bytes = self.room.unwrap_or(usize::MAX);
+        let taken: usize = self.buffers.iter().map(|buffer| buffer.bytes).sum();
+        if taken + bytes > total_bytes {
+            return Err(DeviceError::Memory {
+                bytes,
+                free_bytes: total_bytes - taken,
+                total_bytes,
+            });
+        }
         Ok(self.empty("memory", bytes))
     }
 
@@ -181,6 +229,8 @@ impl Executor for Emulator {
             under_way: None,
             written: None,
             vacant: None,
+            calls: Calls::clone(&self.calls),
+            copies_left: self.copies_left.clone(),
         })
     }
 
@@ -190,20 +240,6 @@ impl Executor for Emulator {
             feed.vacant = Some((at, self.bytes(at, bytes)));
             self.fill(at, bytes);
         }
-        Ok(())
-    }
-
-    fn send(
-        &mut self,
-        feed: &mut Feed,
-        to: Address,
-        write: &mut dyn FnMut(&mut [u8]) -> usize,
-    ) -> Result<(), DeviceError> {
-        self.outside_of_recordings("copying")?;
-        self.note(Call::Send);
-        let bytes = write(&mut feed.memory);
-        assert!(bytes <= feed.memory.len(), "more than the memory holds");
-        feed.under_way = Some((to, bytes));
         Ok(())
     }
 
@@ -255,7 +291,7 @@ impl Executor for Emulator {
 
     fn read<'a>(&mut self, reply: &'a mut Reply) -> Result<&'a [u8], DeviceError> {
         self.outside_of_recordings("waiting")?;
-        self.note(Call::Read);
+        note(&self.calls, Call::Read);
         Ok(&reply.memory[..reply.len])
     }
 
@@ -323,7 +359,7 @@ impl Executor for Emulator {
 
     fn replay(&mut self, graph: &Vec<Work>) -> Result<(), DeviceError> {
         self.outside_of_recordings("replaying")?;
-        self.note(Call::Replay);
+        note(&self.calls, Call::Replay);
         self.replays = true;
         let outcome = graph.iter().try_for_each(|work| self.work(work));
         self.replays = false;

@@ -20,7 +20,7 @@ mod thread_peers;
 pub mod values;
 
 pub use collective::{Arriving, Peers};
-pub use emulator::{Emulator, SEEDS};
+pub use emulator::{Calls, Emulator, SEEDS, Spoils};
 pub use executor::{Call, Feed, Reply, Work};
 pub use library::add_source;
 pub use thread_peers::ThreadPeers;

@@ -7,6 +7,21 @@ use super::{
 };
 use crate::cuda::CompileError;
 
+/// Host memory whose copies to a device run beside other work. Any thread may fill it, while others ask the device for work.
+pub trait Feed: Send + 'static {
+    /// Lets `write` fill the memory, of which it tells how many bytes are to be copied to `to`. The copy runs behind all
+    /// that was asked for before the place was [vacated](Executor::vacate), and beside what is asked for since, up to
+    /// [`receive`](Executor::receive). Waits for the copy that was sent from this memory before.
+    ///
+    /// # Errors
+    /// As [`Executor::synchronize`].
+    fn send(
+        &mut self,
+        to: Address,
+        write: &mut dyn FnMut(&mut [u8]) -> usize,
+    ) -> Result<(), DeviceError>;
+}
+
 /// What runs launches and products, each after the one before: a stream of a GPU, or in tests the
 /// emulation. Code of a step is written against this, so that all of it runs without a GPU too.
 ///
@@ -17,7 +32,7 @@ pub trait Executor {
     type Graph: Send;
 
     /// Host memory whose copies to the device run beside other work.
-    type Feed: Send;
+    type Feed: Feed;
 
     /// Host memory that copies from the device come to, so that the host reads them when it likes.
     type Reply: Send;
@@ -74,24 +89,11 @@ pub trait Executor {
     fn feed(&mut self, bytes: usize) -> Result<Self::Feed, DeviceError>;
 
     /// Gives up the place that the memory was copied to: nothing that is asked for from now on, up to
-    /// [`receive`](Self::receive), touches where the next copy goes.
+    /// [`receive`](Self::receive), touches where the [next copy](Feed::send) goes.
     ///
     /// # Errors
     /// As [`launch`](Self::launch).
     fn vacate(&mut self, feed: &mut Self::Feed) -> Result<(), DeviceError>;
-
-    /// Lets `write` fill the memory, of which it tells how many bytes are to be copied to `to`. The copy runs behind all
-    /// that was asked for before the place was [vacated](Self::vacate), and beside what is asked for since, up to
-    /// [`receive`](Self::receive). Waits for the copy that was sent from this memory before.
-    ///
-    /// # Errors
-    /// As [`synchronize`](Self::synchronize).
-    fn send(
-        &mut self,
-        feed: &mut Self::Feed,
-        to: Address,
-        write: &mut dyn FnMut(&mut [u8]) -> usize,
-    ) -> Result<(), DeviceError>;
 
     /// Lets all that is asked for from now on wait for the copy that was sent. The host does not wait.
     ///

@@ -41,7 +41,7 @@ pub use cache::cache_folder;
 pub use collective::{Begun, Collective, Group};
 pub use compiler::{CompileError, Compiled, NotKept, compile, compile_cached};
 pub use driver_release::driver_release;
-pub use executor::{BEGUN_BEFORE, DeviceError, Executor, NOT_FINISHED};
+pub use executor::{BEGUN_BEFORE, DeviceError, Executor, Feed, NOT_FINISHED};
 pub use launch::{Address, Kernel, Launch, Matrix};
 pub use library::{CudaLibrary, FoundLibrary, Gpu, LIBRARIES_VARIABLE, TwoVersions, gpus};
 pub use measured::Measured;

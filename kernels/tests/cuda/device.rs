@@ -76,6 +76,7 @@ pub fn emulation(seed: u64) -> Option<Emulator> {
 }
 
 /// Memory with what runs launches and products on it.
+#[allow(clippy::large_enum_variant)] // One a test.
 pub enum Device {
     Emulated(Emulator),
     Shared(RefCell<Memory>),

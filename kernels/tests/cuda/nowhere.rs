@@ -2,7 +2,7 @@
 
 use streamrec_kernels::cuda::product::Product;
 use streamrec_kernels::cuda::{
-    Address, Begun, Collective, DeviceError, Executor, Group, Launch, Measured,
+    Address, Begun, Collective, DeviceError, Executor, Feed, Group, Launch, Measured,
 };
 
 #[derive(Default)]
@@ -16,9 +16,22 @@ fn refused<T>(call: &'static str) -> Result<T, DeviceError> {
     Err(DeviceError::Recording { call })
 }
 
+/// None is made.
+pub enum NoFeed {}
+
+impl Feed for NoFeed {
+    fn send(
+        &mut self,
+        _: Address,
+        _: &mut dyn FnMut(&mut [u8]) -> usize,
+    ) -> Result<(), DeviceError> {
+        match *self {}
+    }
+}
+
 impl Executor for Nowhere {
     type Graph = ();
-    type Feed = ();
+    type Feed = NoFeed;
     type Reply = ();
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError> {
@@ -52,24 +65,15 @@ impl Executor for Nowhere {
         refused("a copy")
     }
 
-    fn feed(&mut self, _: usize) -> Result<(), DeviceError> {
+    fn feed(&mut self, _: usize) -> Result<NoFeed, DeviceError> {
         refused("a feed")
     }
 
-    fn vacate(&mut self, (): &mut ()) -> Result<(), DeviceError> {
+    fn vacate(&mut self, _: &mut NoFeed) -> Result<(), DeviceError> {
         refused("a feed")
     }
 
-    fn send(
-        &mut self,
-        _: &mut (),
-        _: Address,
-        _: &mut dyn FnMut(&mut [u8]) -> usize,
-    ) -> Result<(), DeviceError> {
-        refused("a feed")
-    }
-
-    fn receive(&mut self, _: &mut ()) -> Result<(), DeviceError> {
+    fn receive(&mut self, _: &mut NoFeed) -> Result<(), DeviceError> {
         refused("a feed")
     }
 

@@ -1,10 +1,14 @@
-use bytemuck::Pod;
-use streamrec_kernels::DType;
+use rayon::prelude::*;
 use streamrec_kernels::cuda::{
-    Address, DeviceError, Executor, Matrix, embedding_bag::Bags, step::StepInput,
+    Address, DeviceError, Executor, Feed, Matrix, embedding_bag::Bags, step::StepInput,
 };
 
+use streamrec_kernels::{Context, DType};
+
 use crate::model::ModelError;
+
+/// What one of several threads checks or copies at a time.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Sections of an input begin at multiples of so many bytes.
 const ALIGNMENT: usize = 256;
@@ -133,22 +137,76 @@ impl InputLayout {
         Ok(())
     }
 
-    /// Fills `memory`; returns how many bytes are in use.
-    fn write(&self, input: &HostInput<'_>, memory: &mut [u8]) -> usize {
-        fn put<T: Pod>(memory: &mut [u8], start: usize, values: &[T]) -> usize {
-            let bytes: &[u8] = bytemuck::cast_slice(values);
-            memory[start..start + bytes.len()].copy_from_slice(bytes);
-            start + bytes.len()
+    /// Likewise, on the threads of a context where the input is large.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn check_on(&self, context: &Context, input: &HostInput<'_>) -> Result<(), ModelError> {
+        let features = self.id_limits.len();
+        let is_whole = input.offsets.len() == features * input.rows + 1
+            && input.dense.len() == input.rows * self.dense
+            && input.rows <= self.rows;
+        let bytes = size_of_val(input.ids) + size_of_val(input.offsets);
+        let all_fit = || {
+            let each = self.id_limits.par_iter().enumerate();
+            each.all(|(feature, &limit)| feature_fits(input, feature, limit))
+        };
+        if is_whole && is_large(context, bytes) && context.install(all_fit) {
+            return Ok(());
         }
-        let starts = self.starts();
-        put(memory, 0, &[input.step]);
-        put(memory, starts.weight_sum, &[input.weight_sum]);
-        put(memory, starts.dense, input.dense);
-        put(memory, starts.labels, input.labels);
-        put(memory, starts.weights, input.weights);
-        put(memory, starts.offsets, input.offsets);
-        put(memory, starts.ids, input.ids)
+        // Tells what does not fit, the first first.
+        self.check(input)
     }
+
+    /// Fills `memory`, on the threads of a context where it is large; returns how many bytes are in use.
+    fn write(&self, context: &Context, input: &HostInput<'_>, memory: &mut [u8]) -> usize {
+        let put = |memory: &mut [u8], start: usize, bytes: &[u8]| {
+            let to = &mut memory[start..start + bytes.len()];
+            if is_large(context, bytes.len()) {
+                context.install(|| {
+                    let pieces = to.par_chunks_mut(PIECE_BYTES);
+                    let from = bytes.par_chunks(PIECE_BYTES);
+                    pieces
+                        .zip(from)
+                        .for_each(|(to, from)| to.copy_from_slice(from));
+                });
+            } else {
+                to.copy_from_slice(bytes);
+            }
+            start + bytes.len()
+        };
+        let starts = self.starts();
+        put(memory, 0, bytemuck::bytes_of(&input.step));
+        put(
+            memory,
+            starts.weight_sum,
+            bytemuck::bytes_of(&input.weight_sum),
+        );
+        put(memory, starts.dense, bytemuck::cast_slice(input.dense));
+        put(memory, starts.labels, bytemuck::cast_slice(input.labels));
+        put(memory, starts.weights, bytemuck::cast_slice(input.weights));
+        put(memory, starts.offsets, bytemuck::cast_slice(input.offsets));
+        put(memory, starts.ids, bytemuck::cast_slice(input.ids))
+    }
+}
+
+/// Whether so many bytes are worth waking several threads.
+fn is_large(context: &Context, bytes: usize) -> bool {
+    context.threads() > 1 && bytes >= 4 * PIECE_BYTES
+}
+
+/// Whether the bags of a feature follow each other inside of the ids, and hold rows below `limit` only.
+fn feature_fits(input: &HostInput<'_>, feature: usize, limit: usize) -> bool {
+    let offsets = &input.offsets[feature * input.rows..=(feature + 1) * input.rows];
+    let ascend = offsets.windows(2).all(|pair| pair[0] <= pair[1]);
+    let bounds = [offsets[0], offsets[input.rows]].map(usize::try_from);
+    let [Ok(start), Ok(end)] = bounds else {
+        return false;
+    };
+    let ids = input.ids.get(start..end).filter(|_| ascend);
+    // Negative ids are huge ones.
+    let largest = |ids: &[i64]| ids.iter().fold(0, |most, &id| (id as u64).max(most));
+    ids.is_some_and(|ids| ids.is_empty() || largest(ids) < limit as u64)
 }
 
 /// An input in a device's memory.
@@ -213,7 +271,7 @@ pub struct InputSlot<F> {
     feed: F,
 }
 
-impl<F: Send> InputSlot<F> {
+impl<F: Feed> InputSlot<F> {
     /// Memory on both sides.
     ///
     /// # Errors
@@ -244,22 +302,17 @@ impl<F: Send> InputSlot<F> {
     }
 
     /// Starts the copy of an input that [`InputLayout::check`] let pass, behind all that was asked for before the place
-    /// was [vacated](Self::vacate).
+    /// was [vacated](Self::vacate). Any thread may; the context's help with large ones.
     ///
     /// # Errors
     /// When the device fails.
     ///
     /// # Panics
     /// When there is no room for it.
-    pub fn send<E: Executor<Feed = F>>(
-        &mut self,
-        executor: &mut E,
-        input: &HostInput<'_>,
-    ) -> Result<(), DeviceError> {
+    pub fn send(&mut self, context: &Context, input: &HostInput<'_>) -> Result<(), DeviceError> {
         let layout = &self.layout;
-        executor.send(&mut self.feed, self.address, &mut |memory| {
-            layout.write(input, memory)
-        })
+        let write = &mut |memory: &mut [u8]| layout.write(context, input, memory);
+        self.feed.send(self.address, write)
     }
 
     /// Lets work that follows wait for the copy.
@@ -349,12 +402,67 @@ mod tests {
     fn parts_lie_apart_and_ids_come_last() {
         let layout = layout();
         let mut memory = vec![0; layout.bytes()];
-        let used = layout.write(&input(&[3, 8, 0, 1], &[0, 1, 1, 3, 4]), &mut memory);
+        let context = Context::cpu(1, false).unwrap();
+        let input = input(&[3, 8, 0, 1], &[0, 1, 1, 3, 4]);
+        let used = layout.write(&context, &input, &mut memory);
         let starts = layout.starts();
         assert_eq!(used, starts.ids + 4 * 8);
         assert_eq!(memory[starts.dense..][..4], 0.5f32.to_le_bytes());
         assert_eq!(memory[starts.weight_sum..][..8], 2.0f64.to_le_bytes());
         assert_eq!(memory[starts.ids + 8..][..8], 8i64.to_le_bytes());
         assert_eq!(memory[starts.offsets + 32..][..8], 4i64.to_le_bytes());
+    }
+    /// Two features of 200,000 samples, with one id each.
+    fn large() -> (InputLayout, Vec<i64>, Vec<i64>, Vec<f32>) {
+        let rows = 200_000;
+        let layout = InputLayout {
+            rows,
+            dense: 1,
+            id_limits: vec![4, 9],
+            labels: 1,
+            ids: 2 * rows,
+        };
+        let ids = (0..2 * rows as i64).map(|index| index % 4).collect();
+        let offsets = (0..=2 * rows as i64).collect();
+        (layout, ids, offsets, vec![0.5; rows])
+    }
+
+    #[test]
+    fn several_threads_write_what_one_writes_and_refuse_what_it_refuses() {
+        let (layout, mut ids, mut offsets, floats) = large();
+        let contexts = [1, 3].map(|threads| Context::cpu(threads, false).unwrap());
+        fn large_input<'a>(floats: &'a [f32], ids: &'a [i64], offsets: &'a [i64]) -> HostInput<'a> {
+            HostInput {
+                rows: floats.len(),
+                dense: floats,
+                labels: floats,
+                weights: floats,
+                ..input(ids, offsets)
+            }
+        }
+        let written = contexts.each_ref().map(|context| {
+            let mut memory = vec![0; layout.bytes()];
+            let input = large_input(&floats, &ids, &offsets);
+            layout.check_on(context, &input).unwrap();
+            let used = layout.write(context, &input, &mut memory);
+            (used, memory)
+        });
+        assert!(written[0] == written[1]);
+        let refused = |ids: &[i64], offsets: &[i64]| {
+            contexts.each_ref().map(|context| {
+                let input = large_input(&floats, ids, offsets);
+                let refused = layout.check_on(context, &input);
+                refused.unwrap_err().to_string()
+            })
+        };
+        ids[199_999] = 4;
+        ids[300_000] = -1;
+        let told = refused(&ids, &offsets);
+        assert!(told[0].contains("an id is 4, expected below 4"), "{told:?}");
+        assert_eq!(told[0], told[1]);
+        offsets[200_000] = 7;
+        let told = refused(&ids, &offsets);
+        assert!(told[0].contains("a bag's offset"), "{told:?}");
+        assert_eq!(told[0], told[1]);
     }
 }

@@ -15,7 +15,7 @@ use super::demand::{Demand, dense_bytes, first_batches};
 use super::pasted;
 use super::probe::{Host, Probe};
 use crate::comm::{SingleRank, all_reduce_f64, broadcast_bytes};
-use crate::config::{DeviceChoice, Experiment, TableConfig};
+use crate::config::{Experiment, TableConfig};
 use crate::data::Dataset;
 use crate::parallel::planner::{BatchSplit, Collectives, Machine, OperationTimes, Planner, Rates};
 
@@ -33,10 +33,9 @@ struct Chosen {
     tables: BTreeMap<String, TableConfig>,
 }
 
-/// The experiment with a placement for each table: its own, where none is left to the planner, or where GPUs train, which
-/// replicate tables; what an earlier
-/// start of a job of this size chose, from `path`; else what the planner chooses by what the ranks measure of
-/// themselves. Collective.
+/// The experiment with a placement for each table, for ranks that train on CPUs: its own, where none is left to the planner;
+/// what an earlier start of a job of this size chose, from `path`; else what the planner chooses by what the ranks measure
+/// of themselves. Collective.
 pub(in crate::run) fn planned<'a>(
     rank: &Rank,
     experiment: &'a Experiment,
@@ -46,8 +45,7 @@ pub(in crate::run) fn planned<'a>(
     path: &Path,
 ) -> Result<Cow<'a, Experiment>, RunError> {
     let (world, parallel) = (rank.mesh.world.as_ref(), &experiment.parallel);
-    let on_gpus = experiment.train.device == DeviceChoice::Cuda;
-    if world.size() == 1 || on_gpus || !parallel.embeddings.is_auto() {
+    if world.size() == 1 || !parallel.embeddings.is_auto() {
         return Ok(Cow::Borrowed(experiment));
     }
     let mut chosen = Vec::new();

@@ -58,12 +58,21 @@ impl<E: Executor> DeviceTrainer<E> {
         let shards = shards.map(|lookups| (lookups.shards(), lookups.row_shards()));
         let shards = shards.map(|shards| invariant_shards(shards, reduction));
         let shards = shards.transpose()?;
+        // What ranks tell one another is not mixed with what else they exchange. The last thing that they do together: a
+        // device that has no room fails alone from here on.
+        let ranks = mesh.world.split(0, mesh.world.rank())?;
         let how = (settings, &pieces);
         let step = step(&mut executor, &of, &optimizer, shards.as_ref(), how)?;
         let owned = lookups.zip(shards).map(|(lookups, (shards, rows))| {
             let limit = |part: &ShardPart| parameters.table(part.lookup.table).rows();
             let limits = [&shards, &rows.shards].map(|of| of.own().iter().map(limit).collect());
-            OwnedLookups::new(lookups, (limits, rows), (batch, pieces.clone()), mesh)
+            OwnedLookups::new(
+                context,
+                lookups,
+                (limits, rows),
+                (batch, pieces.clone()),
+                mesh,
+            )
         });
         let features = [schema.dense.len(), schema.categorical.len()];
         let layout = InputLayout {
@@ -78,13 +87,11 @@ impl<E: Executor> DeviceTrainer<E> {
             features,
             labels: layout.labels,
         };
-        let (outcomes, predictions) = replies(&mut executor, &step, &layout)?;
-        // What ranks tell one another is not mixed with what else they exchange.
-        let ranks = mesh.world.split(0, mesh.world.rank())?;
+        let (outcomes, predictions) = replies(&mut executor, context, &step, &layout)?;
         Ok(Self {
             newer: Newer::Host,
             step,
-            slots: Slots::new(layout, cut),
+            slots: Slots::new(context, layout, cut),
             owned,
             features,
             predictions,
@@ -136,12 +143,14 @@ fn parameters(
 /// Where what became of steps comes to, and logits of predictions.
 fn replies<E: Executor>(
     executor: &mut E,
+    context: &Context,
     step: &DeviceStep,
     layout: &InputLayout,
 ) -> Result<(Outcomes<E>, Predictions<E>), ModelError> {
     let probabilities = layout.rows * layout.labels * size_of::<f32>();
     let outcomes = Outcomes::new(executor, step.optimizer.told().1 + probabilities)?;
-    Ok((outcomes, Predictions::new(executor, layout.clone())?))
+    let predictions = Predictions::new(executor, context, layout.clone())?;
+    Ok((outcomes, predictions))
 }
 
 /// Where the scaling of the loss begins, with fp16.

@@ -1,7 +1,8 @@
 //! The step on a device: a GPU, or the emulation in tests.
 //!
 //! ```text
-//! host     batch n ─┐     ask for n, batch n + 1 ─┐        loss, verdict, probabilities of n - 1
+//! packing  batch n ─┐                batch n + 1 ─┐
+//! host              │     ask for n               │        loss, verdict, probabilities of n - 1
 //! copies            └─► slot 0                    └─► slot 1            ▲
 //! work              begin ▸ forward ▸ loss ▸ backward ▸ verdict ▸ updates   (recorded, replayed)
 //! ```
@@ -11,7 +12,8 @@
 //! the batch, the learning rates, the loss scale, the verdict. An overflow is part of the same work: updates
 //! look at the verdict, and nobody asks the host.
 //!
-//! The host asks for a step before it packs the next batch, and reads what became of the step before (ADR 52).
+//! The host asks for a step before the next batch is packed, which another thread does (ADR 61), and reads what became of the
+//! step before (ADR 52).
 //!
 //! With several ranks, each of which has a device, the same step holds what they exchange:
 //!
@@ -30,15 +32,20 @@
 //! rank that is gone, which the others' devices would wait for.
 
 mod build;
+mod difference;
 mod outcomes;
 mod owned_lookups;
+mod packing;
 mod predictions;
 mod roll_call;
+mod self_check;
 mod slots;
 mod step;
 mod trainer;
 mod waiting;
 
+pub use difference::Difference;
+pub use self_check::{SelfCheck, SelfCheckError};
 pub use trainer::DeviceTrainer;
 
 #[cfg(test)]

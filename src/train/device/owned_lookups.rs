@@ -1,3 +1,4 @@
+use streamrec_kernels::Context;
 use streamrec_kernels::cuda::{Executor, step::StepInput};
 
 use crate::model::{
@@ -17,6 +18,7 @@ const PREDICTING: usize = 2;
 /// The lookups of all ranks in the sharded tables that this device holds, and this rank's in those whose ids travel once:
 /// ids travel between the ranks' hosts, and go to the device, while it works on the batch before.
 pub(super) struct OwnedLookups<E: Executor> {
+    context: Context,
     lookups: DeviceLookups,
     /// Of the lookups that owners pool.
     layout: InputLayout,
@@ -56,6 +58,7 @@ impl<E: Executor> OwnedLookups<E> {
     /// Without room for ids yet, for batches of up to `batch` samples. The limits are the rows of the table of each lookup
     /// that this rank pools for all, and of each table of which it sends rows.
     pub(super) fn new(
+        context: &Context,
         lookups: DeviceLookups,
         ([limits, row_limits], rows): ([Vec<usize>; 2], RowShards),
         (batch, pieces): (usize, MicroShards),
@@ -63,6 +66,7 @@ impl<E: Executor> OwnedLookups<E> {
     ) -> Self {
         let ranks = [mesh.dp.size(), mesh.world.size()];
         Self {
+            context: context.clone(),
             lookups,
             layout: layout(batch * ranks[0], limits, 0),
             row_limits,
@@ -149,14 +153,14 @@ impl<E: Executor> OwnedLookups<E> {
     ///
     /// # Errors
     /// When ranks cannot communicate, or the device fails.
-    pub(super) fn send_ahead(&mut self, executor: &mut E, slot: usize) -> Result<(), ModelError> {
+    pub(super) fn send_ahead(&mut self, slot: usize) -> Result<(), ModelError> {
         let Next::Announced(pending) = std::mem::replace(&mut self.next, Next::Unknown) else {
             return Ok(());
         };
         let owned = self.arrived(pending)?;
         self.next = match !self.slots.is_empty() && needs(&owned).join(self.room) == self.room {
             true => {
-                self.copy(executor, &owned, slot)?;
+                self.copy(&owned, slot)?;
                 Next::Sent(slot, owned)
             }
             false => Next::Here(owned),
@@ -198,27 +202,23 @@ impl<E: Executor> OwnedLookups<E> {
             room = Some(self.reserve(executor, needed)?);
         }
         self.vacate(executor, slot)?;
-        self.copy(executor, &owned, slot)?;
+        self.copy(&owned, slot)?;
         self.give_back(owned);
         Ok((self.receive(executor, rows, slot)?, room))
     }
 
-    fn copy(
-        &mut self,
-        executor: &mut E,
-        owned: &[OwnedBags],
-        slot: usize,
-    ) -> Result<(), ModelError> {
+    fn copy(&mut self, owned: &[OwnedBags], slot: usize) -> Result<(), ModelError> {
+        let context = &self.context;
         for (place, bags) in self.slots[slot].iter_mut().zip(owned) {
-            place.owned.send(executor, &owned_input(bags))?;
+            place.owned.send(context, &owned_input(bags))?;
             if let Some([asked, positions]) = &mut place.rows {
                 let rows = self.room.rows;
                 let ids = self.lookups.rows_of_ranks(bags, rows);
-                asked.send(executor, &host_input(self.ranks[1] * rows, &ids))?;
+                asked.send(context, &host_input(self.ranks[1] * rows, &ids))?;
                 let own = self.lookups.positions(bags, rows);
                 let lookups = self.rows.lookups().count();
                 let samples = (own.offsets.len() - 1) / lookups.max(1);
-                positions.send(executor, &host_input(samples, &own))?;
+                positions.send(context, &host_input(samples, &own))?;
             }
         }
         Ok(())

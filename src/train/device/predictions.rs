@@ -1,3 +1,4 @@
+use streamrec_kernels::Context;
 use streamrec_kernels::cuda::{DeviceError, Executor, Group, Matrix};
 
 use super::slots::{host_input, record};
@@ -12,6 +13,7 @@ use crate::train::{DeviceWork, Predict, TrainError};
 
 /// What predictions work with: a place for a batch, the forward pass that was recorded, and where logits come to.
 pub(super) struct Predictions<E: Executor> {
+    context: Context,
     /// Without room for ids: that is the slot's.
     layout: InputLayout,
     /// With the ids that it has room for.
@@ -31,9 +33,14 @@ struct Recorded<E: Executor> {
 
 impl<E: Executor> Predictions<E> {
     /// Of batches of a layout.
-    pub(super) fn new(executor: &mut E, layout: InputLayout) -> Result<Self, DeviceError> {
+    pub(super) fn new(
+        executor: &mut E,
+        context: &Context,
+        layout: InputLayout,
+    ) -> Result<Self, DeviceError> {
         let logits = layout.rows * layout.labels * size_of::<f32>();
         Ok(Self {
+            context: context.clone(),
             layout,
             slot: None,
             reply: executor.reply(logits)?,
@@ -65,7 +72,7 @@ impl<E: Executor> Predictions<E> {
         }
         let (_, slot) = self.slot.as_mut().expect("it was made above");
         slot.vacate(executor)?;
-        slot.send(executor, input)?;
+        slot.send(&self.context, input)?;
         slot.receive(executor)?;
         Ok(DeviceInput {
             remote,
@@ -137,7 +144,8 @@ impl<E: Executor> DeviceTrainer<E> {
             weights: &[],
             ..host_input(batch, self.step_input(1))
         };
-        self.predictions.layout.check(&input)?;
+        let predictions = &self.predictions;
+        predictions.layout.check_on(&predictions.context, &input)?;
         let (together, mut ids) = (self.predicts_together(), input.ids.len());
         if together {
             ids = self.ranks.arrive_to_predict(self.last_step, ids)?;

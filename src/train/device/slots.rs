@@ -1,7 +1,10 @@
 use std::ops::Range;
+use std::sync::Arc;
 
+use streamrec_kernels::Context;
 use streamrec_kernels::cuda::{DeviceError, Executor, step::StepInput};
 
+use super::packing::{Job, Packer, PackingThread};
 use super::step::DeviceStep;
 use crate::data::{Batch, Position};
 use crate::model::{
@@ -32,6 +35,24 @@ impl Sent {
             rows: batch.rows,
             ids: batch.encoded.ids.len(),
             step,
+        }
+    }
+}
+
+/// The batch behind the one of a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Next<'a> {
+    /// For the time of a call.
+    Lent(&'a Batch),
+    /// So that another thread may read it.
+    Shared(&'a Arc<Batch>),
+}
+
+impl<'a> Next<'a> {
+    pub(super) fn batch(self) -> &'a Batch {
+        match self {
+            Self::Lent(batch) => batch,
+            Self::Shared(batch) => batch,
         }
     }
 }
@@ -76,7 +97,7 @@ impl Cut {
     }
 
     /// Hands over what the device is sent of each micro-batch.
-    fn each(
+    pub(super) fn each(
         &self,
         (batch, step): (&Batch, StepInput),
         buffer: &mut MicroBatch,
@@ -113,8 +134,13 @@ impl Cut {
 /// for each.
 pub(super) struct Slots<E: Executor> {
     layout: InputLayout,
-    cut: Cut,
-    buffer: MicroBatch,
+    cut: Arc<Cut>,
+    /// Packs what this thread packs.
+    packer: Packer,
+    /// Packs batches ahead; there from the first one on.
+    thread: Option<PackingThread<E::Feed>>,
+    /// The slot that the thread has, which is empty here meanwhile, and the batch for it.
+    packing: Option<(usize, Sent)>,
     /// The micro-batches that were taken last.
     inputs: Vec<DeviceInput>,
     /// Of each place, those of the micro-batches.
@@ -132,12 +158,15 @@ pub(super) struct Slots<E: Executor> {
 }
 
 impl<E: Executor> Slots<E> {
-    /// Without room for ids yet.
-    pub(super) fn new(layout: InputLayout, cut: Cut) -> Self {
+    /// Without room for ids yet. Large batches are packed on the threads of the context.
+    pub(super) fn new(context: &Context, layout: InputLayout, cut: Cut) -> Self {
+        let cut = Arc::new(cut);
         Self {
+            packer: Packer::new(context, layout.clone(), Arc::clone(&cut)),
+            thread: None,
+            packing: None,
             layout,
             cut,
-            buffer: MicroBatch::default(),
             inputs: Vec::new(),
             slots: Vec::new(),
             graphs: [None, None],
@@ -191,6 +220,22 @@ impl<E: Executor> Slots<E> {
         1 - self.last
     }
 
+    /// Waits for the batch that is packed ahead, if one is. Before anything else of a step.
+    ///
+    /// # Errors
+    /// When the device failed meanwhile.
+    pub(super) fn wait_for_packing(&mut self) -> Result<(), ModelError> {
+        let (Some((slot, sent)), Some(thread)) = (self.packing.take(), &mut self.thread) else {
+            return Ok(());
+        };
+        let (slots, packed) = thread.wait();
+        self.slots[slot] = slots;
+        if packed? {
+            self.ahead = Some((slot, sent));
+        }
+        Ok(())
+    }
+
     /// Checks a batch that is to be taken, unless it was sent ahead, before which it was checked.
     ///
     /// # Errors
@@ -199,7 +244,7 @@ impl<E: Executor> Slots<E> {
         let sent = Sent::new(batch, step.number);
         match self.ahead {
             Some((_, known)) if known == sent => Ok(()),
-            _ => self.layout.check(&host_input(batch, step)),
+            _ => self.packer.check(batch, step),
         }
     }
 
@@ -230,7 +275,7 @@ impl<E: Executor> Slots<E> {
             _ => {
                 let slot = 1 - self.last;
                 self.vacate(executor, slot)?;
-                self.send(executor, slot, (batch, step))?;
+                self.packer.pack(&mut self.slots[slot], (batch, step))?;
                 slot
             }
         };
@@ -260,23 +305,43 @@ impl<E: Executor> Slots<E> {
 
     /// Whether a batch that comes next fits. One that does not is left to its own step, whose error it is.
     pub(super) fn fits(&self, (next, step): (&Batch, StepInput)) -> bool {
-        self.layout.check(&host_input(next, step)).is_ok()
+        self.packer.check(next, step).is_ok()
     }
 
-    /// Begins to send the batch that comes next and [fits](Self::fits), after its place was
-    /// [vacated](Self::vacate_next). One for which there is no room yet is left to its own step.
+    /// Begins to send the batch that comes next, after its place was [vacated](Self::vacate_next): at once, or in a thread of
+    /// its own where the batch is shared. One that does not fit, which the thread may find out, or for which there is no room
+    /// yet, is left to its own step.
     ///
     /// # Errors
     /// When the device fails.
     pub(super) fn send_ahead(
         &mut self,
-        executor: &mut E,
-        (next, step): (&Batch, StepInput),
+        (next, step): (Next<'_>, StepInput),
+        is_checked: bool,
     ) -> Result<(), ModelError> {
-        if self.cut.ids(next) <= self.layout.ids {
-            let slot = self.next();
-            self.send(executor, slot, (next, step))?;
-            self.ahead = Some((slot, Sent::new(next, step.number)));
+        let batch = next.batch();
+        if self.cut.ids(batch) > self.layout.ids {
+            return Ok(());
+        }
+        let (slot, sent) = (self.next(), Sent::new(batch, step.number));
+        if let Next::Shared(batch) = next {
+            if self.thread.is_none() {
+                self.thread = PackingThread::start(self.packer.another());
+            }
+            if let Some(thread) = &mut self.thread {
+                thread.pack(Job {
+                    slots: std::mem::take(&mut self.slots[slot]),
+                    batch: Arc::clone(batch),
+                    step,
+                    is_checked,
+                });
+                self.packing = Some((slot, sent));
+                return Ok(());
+            }
+        }
+        if is_checked || self.fits((batch, step)) {
+            self.packer.pack(&mut self.slots[slot], (batch, step))?;
+            self.ahead = Some((slot, sent));
         }
         Ok(())
     }
@@ -284,18 +349,6 @@ impl<E: Executor> Slots<E> {
     fn vacate(&mut self, executor: &mut E, slot: usize) -> Result<(), ModelError> {
         let mut slots = self.slots[slot].iter_mut();
         Ok(slots.try_for_each(|own| own.vacate(executor))?)
-    }
-
-    fn send(
-        &mut self,
-        executor: &mut E,
-        slot: usize,
-        batch: (&Batch, StepInput),
-    ) -> Result<(), ModelError> {
-        let slots = &mut self.slots[slot];
-        self.cut.each(batch, &mut self.buffer, |index, input| {
-            Ok(slots[index].send(executor, input)?)
-        })
     }
 
     /// Runs a step on the input that was taken last: piece by piece the first time, else as it was recorded.

@@ -7,6 +7,7 @@ mod invariant;
 mod micro_batches;
 mod ranks;
 mod refused_products;
+mod self_check;
 mod sharded;
 mod tensor_parallel;
 
@@ -19,6 +20,7 @@ use streamrec_kernels::cuda::Executor;
 use streamrec_kernels::cuda::gpu::{Gpu, GpuExecutor};
 
 use super::DeviceTrainer;
+use super::difference::{self, Difference, Tensors, tolerance};
 use crate::config::{Precision, Reduction};
 use crate::data::Batch;
 use crate::parallel::Mesh;
@@ -28,13 +30,8 @@ use case::{
     undisturbed,
 };
 
-type Tensors = Vec<(String, Vec<f32>)>;
-
 fn tensors(trainee: &mut dyn Trainee) -> Tensors {
-    let slices = trainee.named_slices().unwrap().into_iter();
-    slices
-        .map(|slice| (slice.name, slice.values.to_vec()))
-        .collect()
+    difference::tensors(trainee).unwrap()
 }
 
 #[track_caller]
@@ -42,23 +39,9 @@ fn assert_same_tensors(what: &str, got: &Tensors, expected: &Tensors, tolerance:
     assert_eq!(got.len(), expected.len());
     for ((name, got), (expected_name, expected)) in got.iter().zip(expected) {
         assert_eq!((name, got.len()), (expected_name, expected.len()));
-        let scale = expected.iter().fold(0.1f32, |scale, x| scale.max(x.abs()));
-        for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
-            let error = (got - expected).abs();
-            assert!(
-                error <= tolerance * scale,
-                "{what}: {name}[{index}] is {got}, on the CPU {expected}"
-            );
+        if let Some(difference) = Difference::of_values(name, 0, [got, expected], tolerance) {
+            panic!("{what}: {difference}");
         }
-    }
-}
-
-/// Of weights and losses, by the type of the activations.
-fn tolerance(precision: Precision) -> f32 {
-    match precision {
-        Precision::Fp32 => 2e-5,
-        Precision::Bf16 => 2e-2,
-        Precision::Fp16 => 4e-3,
     }
 }
 

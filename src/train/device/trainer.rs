@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use streamrec_kernels::cuda::{Executor, Measured, step::StepInput};
@@ -7,7 +8,7 @@ use super::outcomes::Outcomes;
 use super::owned_lookups::OwnedLookups;
 use super::predictions::Predictions;
 use super::roll_call::{Report, RollCall};
-use super::slots::Slots;
+use super::slots::{Next, Slots};
 use super::step::DeviceStep;
 use crate::config::LossScaleConfig;
 use crate::data::Batch;
@@ -94,16 +95,18 @@ impl<E: Executor> DeviceTrainer<E> {
     fn begin_step(
         &mut self,
         batch: &Batch,
-        next: Option<&Batch>,
+        next: Option<Next<'_>>,
         step: u64,
         stop: bool,
     ) -> Result<bool, TrainError> {
+        self.last_step = step;
+        self.slots.wait_for_packing()?;
         self.refresh_device()?;
         let own = (batch, self.step_input(step));
         let next = next.map(|next| (next, self.step_input(step + 1)));
         self.slots.check(batch, own.1)?;
         let own_ids = self.slots.ids(batch);
-        let most = own_ids.max(next.map_or(0, |(next, _)| self.slots.ids(next)));
+        let most = own_ids.max(next.map_or(0, |(next, _)| self.slots.ids(next.batch())));
         let of_ranks = self.ranks.arrive(Report {
             step,
             ids: most as u64,
@@ -122,7 +125,7 @@ impl<E: Executor> DeviceTrainer<E> {
         }
         self.slots.run(executor, &self.step)?;
         self.ask(step, batch)?;
-        if let Some(next) = next.filter(|next| self.slots.fits(*next)) {
+        if let Some(next) = next {
             self.send_ahead(next)?;
         }
         self.ranks.leave();
@@ -144,17 +147,19 @@ impl<E: Executor> DeviceTrainer<E> {
         Ok(asked.map_err(ModelError::from)?)
     }
 
-    /// Begins to send the next batch to the device, and its ids of sharded tables through the other ranks.
-    fn send_ahead(&mut self, next: (&Batch, StepInput)) -> Result<(), TrainError> {
-        if let Some(owned) = &mut self.owned {
-            owned.announce(&BatchInput::of(&next.0.encoded, self.features))?;
+    /// Begins to send the next batch to the device, and its ids of sharded tables through the other ranks, which is done here so
+    /// that all ranks announce in the same order; so such a batch is checked here, too.
+    fn send_ahead(&mut self, next: (Next<'_>, StepInput)) -> Result<(), TrainError> {
+        let Some(owned) = &mut self.owned else {
+            return Ok(self.slots.send_ahead(next, false)?);
+        };
+        let batch = next.0.batch();
+        if !self.slots.fits((batch, next.1)) {
+            return Ok(());
         }
-        let executor = &mut self.executor;
-        self.slots.send_ahead(executor, next)?;
-        if let Some(owned) = &mut self.owned {
-            owned.send_ahead(executor, self.slots.next())?;
-        }
-        Ok(())
+        owned.announce(&BatchInput::of(&batch.encoded, self.features))?;
+        self.slots.send_ahead(next, true)?;
+        Ok(owned.send_ahead(self.slots.next())?)
     }
 
     /// Lets the device have the lookups of all ranks in the tables that it holds. Returns those of each micro-batch; none
@@ -337,7 +342,9 @@ impl<E: Executor> Trainee for DeviceTrainer<E> {
         step: u64,
         stop: bool,
     ) -> Result<StepOutcome, TrainError> {
-        self.step_ahead(batch, next, step, stop)?;
+        let next = next.map(Next::Lent);
+        let begun = self.begin_step(batch, next, step, stop);
+        begun.map_err(|error| self.explain(error, DeviceWork::Step(step)))?;
         let mut outcome = None;
         while let Some(told) = self.settle()? {
             outcome = Some(told);
@@ -347,12 +354,12 @@ impl<E: Executor> Trainee for DeviceTrainer<E> {
 
     fn step_ahead(
         &mut self,
-        batch: &Batch,
-        next: Option<&Batch>,
+        batch: &Arc<Batch>,
+        next: Option<&Arc<Batch>>,
         step: u64,
         stop: bool,
     ) -> Result<Ahead, TrainError> {
-        self.last_step = step;
+        let next = next.map(Next::Shared);
         let begun = self.begin_step(batch, next, step, stop);
         let stop = begun.map_err(|error| self.explain(error, DeviceWork::Step(step)))?;
         let outcome = match self.outcomes.is_ahead() {

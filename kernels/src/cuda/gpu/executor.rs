@@ -172,16 +172,6 @@ impl Executor for GpuExecutor {
         feed.vacate(&self.stream)
     }
 
-    fn send(
-        &mut self,
-        feed: &mut Feed,
-        to: Address,
-        write: &mut dyn FnMut(&mut [u8]) -> usize,
-    ) -> Result<(), DeviceError> {
-        self.outside_of_recordings("copying a batch")?;
-        feed.send(to, write)
-    }
-
     fn receive(&mut self, feed: &mut Feed) -> Result<(), DeviceError> {
         self.outside_of_recordings("waiting for a batch")?;
         feed.receive(&self.stream)

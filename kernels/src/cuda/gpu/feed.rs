@@ -1,5 +1,8 @@
 use super::{Copying, Event, Gpu, Pinned, Stream};
-use crate::cuda::{executor::DeviceError, launch::Address};
+use crate::cuda::{
+    executor::{self, DeviceError},
+    launch::Address,
+};
 
 /// Pinned memory with a stream of its own to copy from it.
 #[derive(Debug)]
@@ -35,12 +38,20 @@ impl Feed {
         self.before.record(stream)
     }
 
-    /// As [`Executor::send`](crate::cuda::Executor::send), beside the work that is queued since the place was vacated.
-    pub(super) fn send(
+    /// As [`Executor::receive`](crate::cuda::Executor::receive), for the work of `stream`.
+    pub(super) fn receive(&self, stream: &Stream) -> Result<(), DeviceError> {
+        stream.wait_for(&self.sent)
+    }
+}
+
+impl executor::Feed for Feed {
+    fn send(
         &mut self,
         to: Address,
         write: &mut dyn FnMut(&mut [u8]) -> usize,
     ) -> Result<(), DeviceError> {
+        // Perhaps this is another thread than the executor's.
+        self.stream.gpu().bind()?;
         let mut pinned = match std::mem::replace(&mut self.memory, Memory::Lost) {
             Memory::Idle(pinned) => pinned,
             Memory::Copying(copying) => copying.wait()?,
@@ -55,10 +66,5 @@ impl Feed {
         self.stream.wait_for(&self.before)?;
         self.memory = Memory::Copying(self.stream.upload_first(pinned, bytes, to)?);
         self.sent.record(&self.stream)
-    }
-
-    /// As [`Executor::receive`](crate::cuda::Executor::receive), for the work of `stream`.
-    pub(super) fn receive(&self, stream: &Stream) -> Result<(), DeviceError> {
-        stream.wait_for(&self.sent)
     }
 }

@@ -1,6 +1,7 @@
 //! Steps that are asked for before the one before is told of: the same steps, told one later.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use streamrec_emulation::Call;
 
@@ -16,12 +17,14 @@ fn run_ahead(
     part: impl Fn(u64) -> Batch,
     last: u64,
 ) -> Result<Vec<StepOutcome>, TrainError> {
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut batch) = (Vec::new(), Arc::new(part(1)));
     for step in 1..=last {
-        let (batch, next) = (part(step), part(step + 1));
+        let next = Arc::new(part(step + 1));
         let ahead = trainee.step_ahead(&batch, Some(&next), step, false)?;
         assert_eq!(ahead.outcome.is_some(), step > 1, "one step is under way");
+        assert_eq!(Arc::strong_count(&batch), 1, "its memory is free again");
         outcomes.extend(ahead.outcome);
+        batch = next;
     }
     while let Some(outcome) = trainee.settle()? {
         outcomes.push(outcome);
@@ -102,24 +105,22 @@ fn a_step_is_asked_for_before_the_next_batch_is_packed_and_the_one_before_read()
     let case = Case::new(DLRM, ADAM, Precision::Fp32, 1);
     let mut trainer = case.on(Emulator::new(0)).unwrap();
     run_ahead(&mut trainer, |step| case.batch(step), 3).unwrap();
-    trainer.executor.calls = Some(Vec::new());
+    trainer.slots.wait_for_packing().unwrap();
+    let calls = Arc::clone(&trainer.executor.calls);
+    *calls.lock().unwrap() = Some(Vec::new());
     for step in 4..=5 {
-        let [batch, next] = [step, step + 1].map(|step| case.batch(step));
+        let [batch, next] = [step, step + 1].map(|step| Arc::new(case.batch(step)));
         trainer
             .step_ahead(&batch, Some(&next), step, false)
             .unwrap();
     }
-    let calls = trainer.executor.calls.take().unwrap();
-    assert_eq!(
-        calls,
-        [
-            Call::Replay,
-            Call::Send,
-            Call::Replay,
-            Call::Send,
-            Call::Read
-        ]
-    );
+    // Waits for the batch that is packed.
+    drop(trainer);
+    let calls = calls.lock().unwrap().take().unwrap();
+    let (first, second) = calls.split_at(3);
+    assert_eq!(first, [Call::Replay, Call::Send, Call::Replay]);
+    // In two threads.
+    assert!(second == [Call::Send, Call::Read] || second == [Call::Read, Call::Send]);
 }
 
 #[test]
@@ -134,10 +135,13 @@ fn a_step_that_is_no_number_is_named_when_the_next_was_asked_for() {
         batch
     };
     for step in 1..=2 {
-        let ahead = device.step_ahead(&part(step), Some(&part(step + 1)), step, false);
+        let [batch, next] = [step, step + 1].map(|step| Arc::new(part(step)));
+        let ahead = device.step_ahead(&batch, Some(&next), step, false);
         assert!(ahead.is_ok());
     }
-    let error = device.step_ahead(&part(3), None, 3, false).unwrap_err();
+    let error = device
+        .step_ahead(&Arc::new(part(3)), None, 3, false)
+        .unwrap_err();
     assert!(error.to_string().contains("the loss of step 2"), "{error}");
 }
 
@@ -148,7 +152,8 @@ fn a_next_batch_that_does_not_fit_is_refused_when_its_step_comes() {
     let mut device = case.on_device();
     let mut next = case.batch(2);
     next.encoded.ids[0] = 9;
-    let first = device.step_ahead(&case.batch(1), Some(&next), 1, false);
+    let (batch, next) = (Arc::new(case.batch(1)), Arc::new(next));
+    let first = device.step_ahead(&batch, Some(&next), 1, false);
     let nothing_yet = Ahead {
         stop: false,
         outcome: None,
@@ -156,6 +161,21 @@ fn a_next_batch_that_does_not_fit_is_refused_when_its_step_comes() {
     assert_eq!(first.unwrap(), nothing_yet);
     let error = device.step_ahead(&next, None, 2, false).unwrap_err();
     assert!(error.to_string().contains("an id is 9"), "{error}");
+    assert!(device.settle().unwrap().is_some(), "step 1 is told of");
+}
+
+/// It fails in the thread that packs, while the step before is under way.
+#[test]
+fn a_copy_that_fails_is_the_error_of_its_own_step() {
+    let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
+    let mut emulator = Emulator::new(0);
+    emulator.copies_left = Some(Arc::new(AtomicUsize::new(1)));
+    let mut device = case.on(emulator).unwrap();
+    let [batch, next] = [1, 2].map(|step| Arc::new(case.batch(step)));
+    device.step_ahead(&batch, Some(&next), 1, false).unwrap();
+    let error = device.step_ahead(&next, None, 2, false).unwrap_err();
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    assert_eq!(cause.as_deref(), Some("no copy is left"), "{error}");
     assert!(device.settle().unwrap().is_some(), "step 1 is told of");
 }
 
@@ -170,7 +190,8 @@ fn a_next_batch_that_does_not_fit_is_refused_likewise_beside_sharded_tables() {
         if comm.rank() == 1 {
             next.encoded.ids[0] = 9;
         }
-        let first = trainer.step_ahead(&part(1), Some(&next), 1, false);
+        let (batch, next) = (Arc::new(part(1)), Arc::new(next));
+        let first = trainer.step_ahead(&batch, Some(&next), 1, false);
         let second = first.and_then(|_| trainer.step_ahead(&next, None, 2, false));
         second.unwrap_err()
     });
@@ -187,7 +208,7 @@ fn a_step_that_hangs_is_named_when_the_next_was_asked_for() {
     let told = on_ranks(2, |comm: Arc<dyn Communicator>| {
         let trainer = case.on_device_of(&comm);
         let mut trainer = trainer.with_timeout(std::time::Duration::from_millis(300));
-        let part = |step| case.part(&case.batch(step), comm.as_ref());
+        let part = |step| Arc::new(case.part(&case.batch(step), comm.as_ref()));
         trainer
             .step_ahead(&part(1), Some(&part(2)), 1, false)
             .unwrap();
@@ -209,7 +230,7 @@ fn weights_and_predictions_are_those_behind_the_last_step_that_was_asked_for() {
     let (mut waits, mut ahead) = (case.on_device(), case.on_device());
     let expected = case.train(waits.as_mut(), 1..=2, undisturbed);
     for step in 1..=2 {
-        let [batch, next] = [step, step + 1].map(|step| case.batch(step));
+        let [batch, next] = [step, step + 1].map(|step| Arc::new(case.batch(step)));
         ahead.step_ahead(&batch, Some(&next), step, false).unwrap();
     }
     let [mut a, mut b] = [Vec::new(), Vec::new()];

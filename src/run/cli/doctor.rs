@@ -1,0 +1,10 @@
+use clap::Args;
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Also let each GPU train small models of every kind and precision, and compare it with the CPU. Compiles the kernels
+    /// first, where they are not kept.
+    #[arg(long)]
+    pub check: bool,
+}
