@@ -126,11 +126,8 @@ impl Network {
             Some(PlannedBuffer::new(context, dtype, batch * columns))
         };
         let output = places.nodes.last().and_then(|place| place.buffer);
-        let workspace = layers
-            .iter()
-            .map(|layer| layer.workspace())
-            .max()
-            .unwrap_or(0);
+        let workspace = layers.iter().map(|layer| layer.workspace());
+        let workspace = workspace.max().unwrap_or(0);
         Ok(Self {
             names: graph.nodes.iter().map(|node| node.name.clone()).collect(),
             layers,

@@ -84,10 +84,3 @@ fn ranks_that_never_come_are_named() {
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("[1]"), "{}", said(&output));
 }
-
-#[test]
-fn ranks_on_several_hosts_are_refused() {
-    let output = rank_without_its_peer("1", "29513");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("spans hosts"), "{}", said(&output));
-}

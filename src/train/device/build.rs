@@ -66,13 +66,8 @@ impl<E: Executor> DeviceTrainer<E> {
         let owned = lookups.zip(shards).map(|(lookups, (shards, rows))| {
             let limit = |part: &ShardPart| parameters.table(part.lookup.table).rows();
             let limits = [&shards, &rows.shards].map(|of| of.own().iter().map(limit).collect());
-            OwnedLookups::new(
-                context,
-                lookups,
-                (limits, rows),
-                (batch, pieces.clone()),
-                mesh,
-            )
+            let batches = (batch, pieces.clone());
+            OwnedLookups::new(context, lookups, (limits, rows), batches, mesh)
         });
         let features = [schema.dense.len(), schema.categorical.len()];
         let layout = InputLayout {

@@ -7,6 +7,7 @@ use super::{
         wide::{Wide, WideMut},
     },
     Activation, PANEL_ROWS,
+    parts::Parts,
 };
 use crate::{
     device::{Context, Device},
@@ -22,9 +23,6 @@ const PIECE_ROWS: usize = 128;
 /// Weights from which on the gradient is one sum over the batch, or one for each half, where parts of it are summed in
 /// the same order: pieces need memory and a pass over it.
 const WHOLE_BATCH_WEIGHTS: usize = 1 << 14;
-/// The most rows, or columns, of the gradient that are computed together: packed, or with their sums, they almost fit a
-/// second cache.
-const PART: usize = 512;
 /// Half a batch is a multiple of so many samples: blocks of products are whole.
 const HALF_ROWS: usize = 256;
 
@@ -235,40 +233,6 @@ impl Pieces {
         let end = self.batch.min((piece + 1) * self.rows);
         let start = (piece * self.rows + panel * PANEL_ROWS).min(end);
         start..end.min(start + PANEL_ROWS)
-    }
-}
-
-/// How the weights of a layer are cut for threads. A band of rows needs all of `x`, one of columns all of `dz`: the longer
-/// side is cut.
-struct Parts {
-    shape: [usize; 2],
-    count: usize,
-    each: usize,
-    by_inputs: bool,
-}
-
-impl Parts {
-    fn new([outputs, inputs]: [usize; 2], threads: usize) -> Self {
-        let by_inputs = inputs > 2 * outputs;
-        let len = if by_inputs { inputs } else { outputs };
-        let count = len.div_ceil(PART).next_multiple_of(threads);
-        let each = len.div_ceil(count).next_multiple_of(LANES);
-        Self {
-            shape: [outputs, inputs],
-            count: len.div_ceil(each),
-            each,
-            by_inputs,
-        }
-    }
-
-    /// The outputs and inputs of a part.
-    fn get(&self, part: usize) -> [Range<usize>; 2] {
-        let [outputs, inputs] = self.shape;
-        let of = |len: usize| part * self.each..len.min((part + 1) * self.each);
-        match self.by_inputs {
-            true => [0..outputs, of(inputs)],
-            false => [of(outputs), 0..inputs],
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod backward;
 mod packed_weights;
+mod parts;
 
 pub use packed_weights::PackedWeights;
 
