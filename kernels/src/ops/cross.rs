@@ -65,10 +65,11 @@ multiversion! {
     fn combine_row(x0: &[f32], projection: &[f32], x: &[f32], y: &mut [f32], past: bool) {
         let (y, rest) = y.as_chunks_mut::<LANES>();
         let from = y.len() * LANES;
-        let whole = [x0, projection, x].map(|row| row.as_chunks::<LANES>().0);
-        for (index, y) in y.iter_mut().enumerate() {
-            let product = S::multiply(S::load(&whole[0][index]), S::load(&whole[1][index]));
-            let sum = S::add(product, S::load(&whole[2][index]));
+        let [whole_x0, whole_projection, whole_x] =
+            [x0, projection, x].map(|row| row.as_chunks::<LANES>().0);
+        let whole = whole_x0.iter().zip(whole_projection).zip(whole_x);
+        for (y, ((x0, projection), x)) in y.iter_mut().zip(whole) {
+            let sum = S::add(S::multiply(S::load(x0), S::load(projection)), S::load(x));
             if past { S::stream(sum, y) } else { S::store(sum, y) }
         }
         for (column, y) in (from..).zip(rest) {
