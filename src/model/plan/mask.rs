@@ -1,3 +1,5 @@
+//! Who masks the gradient of a rectified value.
+
 use super::{GradientPlan, Places, PlannedNode};
 
 /// Which linear layers mask the gradient of their input by the rectifier that made it.

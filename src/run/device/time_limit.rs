@@ -1,3 +1,5 @@
+//! Work that may never return.
+
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! In what two trainees differ after the same steps.
+
 use std::fmt;
 
 use crate::config::Precision;

@@ -12,7 +12,7 @@
 //! the batch, the learning rates, the loss scale, the verdict. An overflow is part of the same work: updates
 //! look at the verdict, and nobody asks the host.
 //!
-//! The host asks for a step before the next batch is packed, which another thread does (ADR 61), and reads what became of the
+//! The host asks for a step before the next batch is packed, which another thread does (ADR 59), and reads what became of the
 //! step before (ADR 52).
 //!
 //! With several ranks, each of which has a device, the same step holds what they exchange:

@@ -1,3 +1,5 @@
+//! The thread that checks and packs batches while a device works.
+
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

@@ -1,3 +1,5 @@
+//! Whether a device trains as the CPU does, before it is trusted.
+
 mod batches;
 mod error;
 

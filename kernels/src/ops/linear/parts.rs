@@ -1,3 +1,5 @@
+//! How threads share the gradient of the weights.
+
 use std::ops::Range;
 
 use crate::simd::LANES;

@@ -1,3 +1,5 @@
+//! Batches for a self-check.
+
 use streamrec_artifact::{Encoded, FeatureSchema};
 
 use crate::data::{Batch, Position};
