@@ -91,7 +91,7 @@ pub trait Trainee: Predict {
     }
 
     /// The probabilities that the forward pass of the step gave that was told of last: see
-    /// [`Trainer::last_probabilities`].
+    /// [`Trainer::last_probabilities`]. None once the second step since was asked for.
     fn last_probabilities(&self) -> (Range<usize>, &[f32]);
 
     /// Begins, or ends, to measure the work of a device, piece by piece, which is slower than the steps that it records.

@@ -80,6 +80,7 @@ fn note(calls: &Calls, call: Call) {
 pub struct Reply {
     memory: Vec<u8>,
     len: usize,
+    was_read: bool,
 }
 
 impl Emulator {
@@ -268,12 +269,13 @@ impl Executor for Emulator {
         Ok(Reply {
             memory: vec![0; bytes],
             len: 0,
+            was_read: false,
         })
     }
 
     fn ask(&mut self, reply: &mut Reply, parts: &[(Address, usize)]) -> Result<(), DeviceError> {
         self.outside_of_recordings("copying")?;
-        reply.len = 0;
+        (reply.len, reply.was_read) = (0, false);
         for &(from, bytes) in parts {
             let place = self.place(from, bytes);
             // SAFETY: the bytes are inside a buffer, and nothing writes meanwhile.
@@ -292,7 +294,15 @@ impl Executor for Emulator {
     fn read<'a>(&mut self, reply: &'a mut Reply) -> Result<&'a [u8], DeviceError> {
         self.outside_of_recordings("waiting")?;
         note(&self.calls, Call::Read);
+        reply.was_read = true;
         Ok(&reply.memory[..reply.len])
+    }
+
+    fn was_read<'a>(&self, reply: &'a Reply) -> &'a [u8] {
+        match reply.was_read {
+            true => &reply.memory[..reply.len],
+            false => &[],
+        }
     }
 
     fn rank(&self, group: Group) -> [usize; 2] {

@@ -135,6 +135,9 @@ pub trait Executor {
     /// As [`synchronize`](Self::synchronize).
     fn read<'a>(&mut self, reply: &'a mut Self::Reply) -> Result<&'a [u8], DeviceError>;
 
+    /// What was [read](Self::read) last; nothing once something else was asked for. Does not wait.
+    fn was_read<'a>(&self, reply: &'a Self::Reply) -> &'a [u8];
+
     /// The devices of a group, one a rank, and which of them this is: `[rank, ranks]`.
     fn rank(&self, group: Group) -> [usize; 2];
 

@@ -95,7 +95,6 @@ impl<E: Executor> DeviceTrainer<E> {
             seed: settings.seed,
             last_step: 0,
             outcomes,
-            probabilities: Vec::new(),
             predicted: 0..0,
             ranks: RollCall::new(ranks),
             timeout: Settings::default().timeout,

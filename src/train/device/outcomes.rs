@@ -10,6 +10,8 @@ pub(super) struct Outcomes<E: Executor> {
     /// In their order.
     under_way: VecDeque<UnderWay>,
     next: usize,
+    /// The reply that was told of last.
+    told: usize,
 }
 
 /// A step that was asked for.
@@ -30,6 +32,7 @@ impl<E: Executor> Outcomes<E> {
             replies: [executor.reply(bytes)?, executor.reply(bytes)?],
             under_way: VecDeque::with_capacity(2),
             next: 0,
+            told: 0,
         })
     }
 
@@ -89,7 +92,14 @@ impl<E: Executor> Outcomes<E> {
         let Some(first) = self.under_way.pop_front() else {
             return Ok(None);
         };
+        self.told = first.reply;
         let told = executor.read(&mut self.replies[first.reply])?;
         Ok(Some((first, told)))
+    }
+
+    /// What the device told of the step that was [taken](Self::take) last; nothing once its memory waits for another step, the
+    /// second that is asked for since.
+    pub(super) fn last(&self, executor: &E) -> &[u8] {
+        executor.was_read(&self.replies[self.told])
     }
 }

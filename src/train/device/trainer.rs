@@ -44,9 +44,7 @@ pub struct DeviceTrainer<E: Executor> {
     /// That was asked for.
     pub(super) last_step: u64,
     pub(super) outcomes: Outcomes<E>,
-    /// Of the step that was told of last.
-    pub(super) probabilities: Vec<f32>,
-    /// The rows of its batch that they are of.
+    /// The rows of its batch that the probabilities are of which the step gave that was told of last.
     pub(super) predicted: Range<usize>,
     pub(super) ranks: RollCall,
     /// How long devices may wait for one another.
@@ -248,12 +246,9 @@ impl<E: Executor> DeviceTrainer<E> {
         let Some((asked, told)) = taken else {
             return Ok(None);
         };
-        let (verdict, probabilities) = told.split_at(self.step.optimizer.told().1);
+        let verdict = &told[..self.step.optimizer.told().1];
         let verdict = self.step.optimizer.verdict(verdict);
         self.predicted = asked.predicted;
-        self.probabilities
-            .resize(probabilities.len() / size_of::<f32>(), 0.0);
-        bytemuck::cast_slice_mut(&mut self.probabilities).copy_from_slice(probabilities);
         let (number, stop, loss) = (asked.step, asked.stop, verdict.loss);
         if let Some(scaler) = &mut self.scaler {
             *scaler = verdict.scaler;
@@ -374,7 +369,11 @@ impl<E: Executor> Trainee for DeviceTrainer<E> {
     }
 
     fn last_probabilities(&self) -> (Range<usize>, &[f32]) {
-        (self.predicted.clone(), &self.probabilities)
+        let told = self.outcomes.last(&self.executor);
+        match told.get(self.step.optimizer.told().1..) {
+            Some(probabilities) => (self.predicted.clone(), bytemuck::cast_slice(probabilities)),
+            None => (0..0, &[]),
+        }
     }
 
     fn measure_device(&mut self, on: bool) -> Result<(), TrainError> {

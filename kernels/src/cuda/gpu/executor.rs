@@ -200,6 +200,10 @@ impl Executor for GpuExecutor {
         reply.read()
     }
 
+    fn was_read<'a>(&self, reply: &'a Reply) -> &'a [u8] {
+        reply.was_read()
+    }
+
     fn rank(&self, group: Group) -> [usize; 2] {
         let ranks = self.ranks.as_ref();
         ranks.map_or([0, 1], |ranks| ranks.rank(group))

@@ -80,6 +80,14 @@ impl Reply {
         Ok(&memory[..self.len])
     }
 
+    /// What was read last, unless copies are under way.
+    pub(super) fn was_read(&self) -> &[u8] {
+        match &self.memory {
+            Some(memory) if !self.under_way => &memory[..self.len],
+            _ => &[],
+        }
+    }
+
     fn wait(&mut self) -> Result<(), DeviceError> {
         if self.under_way {
             self.copied.wait()?;
