@@ -142,10 +142,12 @@ fn requests(schema: &FeatureSchema) -> Vec<Encoded> {
 fn weights(schema: &FeatureSchema, graph: &Graph) -> Result<Weights> {
     let mut predictor = Predictor::new(Context::cpu(1, false)?, graph, schema, 1)?;
     let mut random = Stream::new(&[5]);
-    for slice in predictor.parameters_mut().named_slices_mut() {
+    for mut slice in predictor.parameters_mut().named_slices_mut() {
         if slice.extent.shape.len() == 1 {
-            let values = slice.values;
-            values.fill_with(|| 0.1 * random.normal() as f32);
+            let values: Vec<f32> = (0..slice.extent.len())
+                .map(|_| 0.1 * random.normal() as f32)
+                .collect();
+            slice.values.set_f32(&values);
         }
     }
     Ok(export::weights(predictor.parameters()))

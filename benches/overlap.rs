@@ -158,6 +158,7 @@ fn trainer(case: &Case, comm: Arc<dyn Communicator>) -> Result<Trainer> {
         accumulate: case.pieces,
         reduction,
         precision: Precision::Fp32,
+        table_precision: Precision::Fp32,
         loss_scale: LossScaleConfig::default(),
         label_weights: vec![1.0],
         partitions: BTreeMap::new(),

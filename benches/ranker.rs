@@ -12,8 +12,8 @@
 //! | `dcn_v2_h200` | the same | bottom 512-256-128, three cross layers of rank 512 over 3,456, 1024-1024-512-256-1 |
 //!
 //! Scrambled Zipf ids, Adagrad for all, batches made before the clock starts and cycled.
-//! `STREAMREC_BATCH`, `STREAMREC_THREADS` and `STREAMREC_PRECISION` change the defaults: 8192, all
-//! cores, fp32. `STREAMREC_DEVICE=cuda` trains on GPU 0 of this machine, `emulated` on the emulation of the tests, which
+//! `STREAMREC_BATCH`, `STREAMREC_THREADS`, `STREAMREC_PRECISION` and `STREAMREC_TABLE_PRECISION` change the defaults: 8192,
+//! all cores, fp32, fp32. `STREAMREC_DEVICE=cuda` trains on GPU 0 of this machine, `emulated` on the emulation of the tests, which
 //! shows that it runs and times nothing. `STREAMREC_SCALE` divides rows and widths of the last two models.
 //!
 //! On a GPU `host_us_per_step` is the processor time that the thread which asks for steps spends on one, without waiting, and
@@ -146,21 +146,21 @@ fn model(name: &str, scale: usize) -> Result<(Clicks, Graph)> {
     }
 }
 
-fn precision(name: &str) -> Result<Precision> {
+/// That of a variable, fp32 where it is not set.
+fn precision(variable: &str) -> Result<Precision> {
+    let name = std::env::var(variable).unwrap_or_else(|_| "fp32".into());
     let all = [Precision::Fp32, Precision::Bf16, Precision::Fp16];
     let found = all
         .into_iter()
         .find(|precision| precision.to_string() == name);
-    found.ok_or_else(|| {
-        format!("STREAMREC_PRECISION: expected fp32, bf16 or fp16, got `{name}`").into()
-    })
+    found.ok_or_else(|| format!("{variable}: expected fp32, bf16 or fp16, got `{name}`").into())
 }
 
 fn trainer(
     (clicks, graph): &(Clicks, Graph),
     batch: usize,
     threads: usize,
-    precision: Precision,
+    [precision, table_precision]: [Precision; 2],
     device: &Device,
 ) -> Result<Box<dyn Trainee>> {
     let optimizer = OptimizerConfig {
@@ -188,6 +188,7 @@ fn trainer(
         accumulate: 1,
         reduction: Reduction::Fast,
         precision,
+        table_precision,
         loss_scale: LossScaleConfig::default(),
         label_weights: vec![1.0],
         partitions: BTreeMap::new(),
@@ -231,10 +232,13 @@ fn main() -> Result<()> {
     let scale = setting("STREAMREC_SCALE", 1)?;
     let variable = |name: &str, default: &str| std::env::var(name).unwrap_or(default.into());
     let name = variable("STREAMREC_MODEL", "dlrm");
-    let precision = precision(&variable("STREAMREC_PRECISION", "fp32"))?;
+    let precisions = [
+        precision("STREAMREC_PRECISION")?,
+        precision("STREAMREC_TABLE_PRECISION")?,
+    ];
     let device = Device::open(&variable("STREAMREC_DEVICE", "cpu"))?;
     let model = model(&name, scale)?;
-    let mut trainer = trainer(&model, rows, threads, precision, &device)?;
+    let mut trainer = trainer(&model, rows, threads, precisions, &device)?;
     let batches = model.0.batches(rows, BATCHES).into_iter();
     let batches: Vec<Arc<Batch>> = batches.map(Arc::new).collect();
     let (mut step, ahead) = (0, device.knows_the_next_batch());
@@ -262,7 +266,8 @@ fn main() -> Result<()> {
         "batch": rows,
         "model": name,
         "scale": scale,
-        "precision": precision.to_string(),
+        "precision": precisions[0].to_string(),
+        "table_precision": precisions[1].to_string(),
         "zipf": ZIPF,
         "cpu": cpu(),
         "version": env!("CARGO_PKG_VERSION"),

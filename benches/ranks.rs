@@ -81,6 +81,7 @@ fn trainer(comm: Arc<dyn Communicator>, threads: usize, batch: usize) -> Result<
         accumulate: 1,
         reduction: Reduction::Fast,
         precision: Precision::Fp32,
+        table_precision: Precision::Fp32,
         loss_scale: LossScaleConfig::default(),
         label_weights: vec![1.0],
         partitions: BTreeMap::new(),
@@ -132,7 +133,7 @@ fn measure(comm: Arc<dyn Communicator>, threads: usize, batch: usize) -> Result<
     }
     let floats: usize = trainer
         .named_slices_mut()
-        .map(|slice| slice.values.len())
+        .map(|slice| slice.extent.len())
         .sum();
     Ok((windows, floats as f64 * 4.0 / f64::from(1 << 20)))
 }

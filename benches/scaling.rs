@@ -136,6 +136,7 @@ impl Job<'_> {
             accumulate: 1,
             reduction: Reduction::Fast,
             precision: Precision::Fp32,
+            table_precision: Precision::Fp32,
             loss_scale: LossScaleConfig::default(),
             label_weights: vec![1.0],
             partitions: BTreeMap::new(),
@@ -309,7 +310,14 @@ fn round(workload: &Workload, ranks: usize) -> Result<Vec<(StepEstimate, f64)>> 
     let whole = &workload.clicks.batches(workload.batch, 1)[0];
     let shapes = graph.validate(&schema)?;
     let (rule, config) = (optimizer().sparse, EmbeddingsConfig::default());
-    let loads = TableLoad::of_batch(&graph, &shapes, &schema, whole, &rule, &config);
+    let loads = TableLoad::of_batch(
+        &graph,
+        &shapes,
+        &schema,
+        whole,
+        &rule,
+        (&config, Precision::Fp32),
+    );
     PLACEMENTS
         .iter()
         .take(if ranks == 1 { 1 } else { PLACEMENTS.len() })

@@ -241,19 +241,32 @@ __device__ __forceinline__ bool scale_row(Row<COUNT, VECTORS>& g, float factor, 
     return __all_sync(mask, finite);
 }
 
+// The random words of the counter that a column of a row is of.
+__device__ __forceinline__ uint4 words_of(const Step* step, u64 row, u32 column) {
+    uint4 counter = make_uint4(u32(row), u32(row >> 32), column / 4, u32(step->number));
+    return philox(counter, make_uint2(u32(step->seed), u32(step->seed >> 32)));
+}
+
 // Rounds a vector of new weights: stochastically where the table is in half precision, with random words that
-// depend on seed, step, row and column only.
+// depend on seed, step, row and column of the whole model only (src/ops/sparse_optimizer/rounding.rs).
 template <typename Weight, int COUNT>
 __device__ __forceinline__ void store_weights(Weight* to, i64 left, bool vectors, float (&w)[COUNT], u64 row, u32 column,
                                               const Step* step) {
     if constexpr (sizeof(Weight) == 2) {
+        // Not 0 where ranks have cut columns inside a counter: then its last words come first.
+        u32 shift = column % 4;
 #pragma unroll
         for (int i = 0; i < COUNT; i += 4) {
-            uint4 counter = make_uint4(u32(row), u32(row >> 32), (column + i) / 4, u32(step->number));
-            uint4 words = philox(counter, make_uint2(u32(step->seed), u32(step->seed >> 32)));
-            u32 random[4] = {words.x, words.y, words.z, words.w};
+            uint4 own = words_of(step, row, column + i), next = own;
+            if (shift) next = words_of(step, row, column + i + 4);
+            u32 random[8] = {own.x, own.y, own.z, own.w, next.x, next.y, next.z, next.w};
 #pragma unroll
-            for (int j = 0; j < 4; j++) w[i + j] = widen(round_stochastically<Weight>(w[i + j], random[j]));
+            for (int j = 0; j < 7; j++) random[j] = shift & 1 ? random[j + 1] : random[j];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                u32 word = shift & 2 ? random[j + 2] : random[j];
+                w[i + j] = widen(round_stochastically<Weight>(w[i + j], word));
+            }
         }
     }
     store_some(to, left, vectors, w);
@@ -319,7 +332,7 @@ __device__ __forceinline__ void update_row(const Rule& rule, const Table& table,
         }
         if (rule.kind >= 2) store_some(first + column, left, state_vectors, m);
         if (rule.kind == 3) store_some(second + column, left, state_vectors, s);
-        store_weights(weights + column, left, vectors, w, table.first_row + id, column, step);
+        store_weights(weights + column, left, vectors, w, table.first_row + id, table.first_column + column, step);
     });
 }
 

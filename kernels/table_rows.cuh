@@ -19,13 +19,15 @@ struct Table {
     float* first;    // state [rows, 1] or [rows, dim], or null
     float* second;   // state [rows, dim], or null
     i64 row_stride;  // of the weights, elements
-    u64 first_row;   // number of the first row among all rows of the model, for random numbers
+    u64 first_row;   // number of the first row that is here among all rows of the model, for random numbers
     u32 dim;
     float learning_rate_scale;
     float weight_decay;
-    u32 columns;     // of whole rows, of which ranks may have some each
+    u32 columns;       // of whole rows, of which ranks may have some each
+    u32 first_column;  // the first of them that is here, for random numbers
+    u32 reserved;
 };
-static_assert(sizeof(Source) == 24 && sizeof(Table) == 56, "the ABI of the host");
+static_assert(sizeof(Source) == 24 && sizeof(Table) == 64, "the ABI of the host");
 
 // The rules of src/ops/sparse_optimizer/rule.rs.
 struct Rule {

@@ -47,6 +47,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
 
 // packed: [capacity, 2, width], of each listed row the gradient's columns that are here, then the weights'. A thread a
 // number.
+template <typename Weight>
 __global__ void __launch_bounds__(UPDATE_THREADS)
     pack_rows(const Table* __restrict__ tables, const u64* __restrict__ row_keys, const u32* __restrict__ row_count,
               const float* __restrict__ gradients, u64 gradient_stride, u32 row_bits, u32 width,
@@ -56,11 +57,11 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
         u64 row = at / width, column = at % width;
         const Table table = tables[row_keys[row] >> row_bits];
         if (column >= table.dim) continue;
-        const float* weights = static_cast<const float*>(table.weights) +
-                               i64(row_of_key(row_keys[row], row_bits)) * table.row_stride;
+        const Weight* weights = static_cast<const Weight*>(table.weights) +
+                                i64(row_of_key(row_keys[row], row_bits)) * table.row_stride;
         float* to = packed + row * 2 * width + column;
         to[0] = gradients[row * gradient_stride + column];
-        to[width] = weights[column];
+        to[width] = widen(weights[column]);
     }
 }
 

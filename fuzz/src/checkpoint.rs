@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use serde_json::json;
 use streamrec::checkpoint::{Checkpoint, CheckpointFolder, Index};
 use streamrec::model::Extent;
+use streamrec_kernels::TensorMut;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::edits::edited;
@@ -75,7 +76,8 @@ pub fn check(data: &[u8]) {
         if values.is_some_and(|values| values <= VALUES_MAX) {
             let extent = Extent::whole(&tensor.shape);
             let mut into = vec![f32::NAN; extent.len()];
-            let read = checkpoint.read(name, &extent, &mut into);
+            let shape = [extent.rows.len(), extent.columns.len()];
+            let read = checkpoint.read(name, &extent, TensorMut::from_f32(&mut into, &shape));
             assert!(read.is_err() || !into.iter().any(|value| value.is_nan()) || !whole);
         }
     }

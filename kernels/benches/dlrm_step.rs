@@ -13,7 +13,7 @@ use streamrec_kernels::{
     Context, DType, Result, Tensor, TensorMut, TensorRef, bce, dense_optimizer, dot_interaction,
     embedding_bag::{self, BagSource, Bags, GroupedTable, Groups, Lookup, Pooling},
     linear::{self, Activation, LinearBackward},
-    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState},
+    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState, SparseStep},
 };
 
 const BATCH: usize = 8192;
@@ -397,8 +397,7 @@ impl Model {
             sparse_optimizer::update(
                 context,
                 &self.rule,
-                LEARNING_RATE,
-                step,
+                SparseStep::new(LEARNING_RATE, step),
                 table.view_mut(),
                 state,
                 gradient,

@@ -9,7 +9,7 @@ use streamrec_kernels::{
     Context, DType, Tensor, TensorRef, cross, dense_optimizer, dot_interaction,
     embedding_bag::{self, BagSource, Bags, Groups, Lookup, Pooling},
     linear::{self, Activation, LinearBackward},
-    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState},
+    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState, SparseStep},
 };
 
 const BATCH: usize = 8192;
@@ -181,7 +181,14 @@ fn embedding_bag(criterion: &mut Criterion) {
                 dout,
             };
             let table = table.view_mut();
-            sparse_optimizer::update(&context, &rule, 0.01, 1, table, &mut state, gradient)
+            sparse_optimizer::update(
+                &context,
+                &rule,
+                SparseStep::new(0.01, 1),
+                table,
+                &mut state,
+                gradient,
+            )
         });
     });
 }

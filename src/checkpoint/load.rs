@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use half::{bf16, f16};
 use serde::de::DeserializeOwned;
+use streamrec_kernels::{DType, TensorMut};
 
 use super::shard::Shard;
 use super::{CheckpointError, CheckpointFolder, Index, Tick};
@@ -80,16 +82,17 @@ impl Checkpoint {
         })
     }
 
-    /// Reads the part `extent` of tensor `name` into `into`. Of the checkpoint's slices, only those that
-    /// hold some of it are read.
+    /// Reads the part `extent` of tensor `name` into `into`, which is contiguous. Of the checkpoint's slices, only those
+    /// that hold some of it are read. What is stored in half precision is read into its own type, or widened to float32;
+    /// nothing is rounded.
     ///
     /// # Errors
-    /// When the tensor is missing, of another shape, or damaged.
+    /// When the tensor is missing, of another shape or of a type that would have to be rounded, or damaged.
     pub fn read(
         &self,
         name: &str,
         extent: &Extent,
-        into: &mut [f32],
+        mut into: TensorMut<'_>,
     ) -> Result<(), CheckpointError> {
         let mismatch = |problem| CheckpointError::Mismatch {
             path: self.folder.clone(),
@@ -100,14 +103,16 @@ impl Checkpoint {
             .tensors
             .get(name)
             .ok_or_else(|| mismatch(format!("tensor `{name}` is not in it")))?;
-        if tensor.shape != extent.shape || extent.len() != into.len() {
+        let (dtype, size) = (into.dtype(), into.dtype().bytes());
+        let into = into.bytes_mut().unwrap_or_default();
+        if tensor.shape != extent.shape || extent.len() * size != into.len() {
             let problem = format!(
                 "tensor `{name}` has shape {:?}, expected {:?}",
                 tensor.shape, extent.shape
             );
             return Err(mismatch(problem));
         }
-        let mut whole_slice = Vec::new();
+        let mut whole_slice: Vec<u8> = Vec::new();
         for slice in &tensor.slices {
             let shard = &self.shards[slice.shard];
             let rows = overlap(&extent.rows, slice.rows);
@@ -115,26 +120,58 @@ impl Checkpoint {
             if rows.is_empty() || columns.is_empty() {
                 continue;
             }
+            let stored = shard.dtype(slice)?;
+            if stored != dtype && (dtype != DType::F32 || !stored.is_half()) {
+                return Err(mismatch(format!(
+                    "tensor `{name}` is stored in {stored}, expected {dtype}: the checkpoint was written with another \
+                     `train.table_precision`"
+                )));
+            }
             let (width, first) = (extent.columns.len(), extent.rows.start);
-            if slice.columns == [extent.columns.start, extent.columns.end]
+            if stored == dtype
+                && slice.columns == [extent.columns.start, extent.columns.end]
                 && slice.rows == [rows.start, rows.end]
             {
-                let own = (rows.start - first) * width..(rows.end - first) * width;
+                let own = (rows.start - first) * width * size..(rows.end - first) * width * size;
                 shard.read(slice, &mut into[own], self.tick.as_ref())?;
                 continue;
             }
             let [[slice_row, last_row], [slice_column, last_column]] = [slice.rows, slice.columns];
             let slice_width = last_column - slice_column;
-            whole_slice.resize((last_row - slice_row) * slice_width, 0.0);
+            let stored_size = stored.bytes();
+            whole_slice.resize((last_row - slice_row) * slice_width * stored_size, 0);
             shard.read(slice, &mut whole_slice, self.tick.as_ref())?;
             for row in rows {
                 let from = (row - slice_row) * slice_width + columns.start - slice_column;
                 let to = (row - first) * width + columns.start - extent.columns.start;
-                into[to..to + columns.len()]
-                    .copy_from_slice(&whole_slice[from..from + columns.len()]);
+                copy_row(
+                    stored,
+                    &whole_slice[from * stored_size..][..columns.len() * stored_size],
+                    &mut into[to * size..][..columns.len() * size],
+                );
             }
         }
         Ok(())
+    }
+}
+
+/// Copies the bytes of numbers of a type, to the same type or to float32.
+fn copy_row(stored: DType, from: &[u8], into: &mut [u8]) {
+    if from.len() == into.len() {
+        into.copy_from_slice(from);
+        return;
+    }
+    let halves = from
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|&bytes| u16::from_ne_bytes(bytes));
+    for (into, bits) in into.as_chunks_mut::<4>().0.iter_mut().zip(halves) {
+        let wide = match stored {
+            DType::Bf16 => bf16::from_bits(bits).to_f32(),
+            _ => f16::from_bits(bits).to_f32(),
+        };
+        *into = wide.to_ne_bytes();
     }
 }
 

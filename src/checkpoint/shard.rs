@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
+use streamrec_kernels::DType;
 
 use super::index::{ShardFile, Slice, checksum};
 use super::{CheckpointError, Snapshot};
@@ -43,7 +44,7 @@ pub(super) fn write(
             key: part.key(),
             rows: [part.extent.rows.start, part.extent.rows.end],
             columns: [part.extent.columns.start, part.extent.columns.end],
-            xxh3: checksum(bytemuck::cast_slice(&part.data)),
+            xxh3: checksum(&part.bytes),
         };
         (part.name.clone(), part.extent.shape.clone(), slice)
     };
@@ -58,9 +59,13 @@ fn write_file(path: &Path, snapshot: &Snapshot, tick: &dyn Fn()) -> io::Result<u
     let mut offset = 0;
     let info = |part: &super::TensorPart| {
         let start = offset;
-        offset += size_of_val(part.data.as_slice());
+        offset += part.bytes.len();
         let info = TensorInfo {
-            dtype: Dtype::F32,
+            dtype: match part.dtype {
+                DType::Bf16 => Dtype::BF16,
+                DType::F16 => Dtype::F16,
+                _ => Dtype::F32,
+            },
             shape: part.extent.local_shape(),
             data_offsets: (start, offset),
         };
@@ -76,7 +81,7 @@ fn write_file(path: &Path, snapshot: &Snapshot, tick: &dyn Fn()) -> io::Result<u
     file.write_all(&header)?;
     let mut unsynced = 0;
     for part in &snapshot.parts {
-        for chunk in bytemuck::cast_slice::<f32, u8>(&part.data).chunks(CHUNK_BYTES) {
+        for chunk in part.bytes.chunks(CHUNK_BYTES) {
             file.write_all(chunk)?;
             unsynced += chunk.len();
             // A write alone only fills the page cache: the wait for a slow disk would all come in
@@ -137,29 +142,44 @@ impl Shard {
         })
     }
 
-    /// Reads one slice into `into` (`[rows, columns]`) and checks its sum.
+    /// The type of a slice's elements.
+    pub(super) fn dtype(&self, slice: &Slice) -> Result<DType, CheckpointError> {
+        match self.info(slice)?.dtype {
+            Dtype::F32 => Ok(DType::F32),
+            Dtype::BF16 => Ok(DType::Bf16),
+            Dtype::F16 => Ok(DType::F16),
+            other => {
+                let key = &slice.key;
+                let problem = format!("tensor `{key}`: expected F32, BF16 or F16, found {other:?}");
+                Err(CheckpointError::damaged(&self.path, problem))
+            }
+        }
+    }
+
+    fn info(&self, slice: &Slice) -> Result<&TensorInfo, CheckpointError> {
+        let key = &slice.key;
+        let missing = || CheckpointError::damaged(&self.path, format!("tensor `{key}` is missing"));
+        self.metadata.info(key).ok_or_else(missing)
+    }
+
+    /// Reads the bytes of one slice (`[rows, columns]`) into `bytes` and checks their sum.
     pub(super) fn read(
         &self,
         slice: &Slice,
-        into: &mut [f32],
+        bytes: &mut [u8],
         tick: &dyn Fn(),
     ) -> Result<(), CheckpointError> {
         let damaged = |problem: String| CheckpointError::damaged(&self.path, problem);
-        let key = &slice.key;
-        let info = self
-            .metadata
-            .info(key)
-            .ok_or_else(|| damaged(format!("tensor `{key}` is missing")))?;
+        let (key, info) = (&slice.key, self.info(slice)?);
         let (start, end) = info.data_offsets;
-        if info.dtype != Dtype::F32 || end - start != size_of_val(into) {
+        if end - start != bytes.len() {
             return Err(damaged(format!(
-                "tensor `{key}`: expected {} bytes of F32, found {} of {:?}",
-                size_of_val(into),
+                "tensor `{key}`: expected {} bytes, found {} of {:?}",
+                bytes.len(),
                 end - start,
                 info.dtype
             )));
         }
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(into);
         let mut offset = self.body + start as u64;
         for chunk in bytes.chunks_mut(CHUNK_BYTES) {
             self.file

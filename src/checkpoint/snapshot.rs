@@ -1,6 +1,7 @@
 //! A rank's share of the training state, copied at one step.
 
 use serde::Serialize;
+use streamrec_kernels::DType;
 
 use crate::comm::chunk_range;
 use crate::model::{Extent, NamedSlice};
@@ -12,8 +13,10 @@ pub struct TensorPart {
     pub name: String,
     /// Which part is here.
     pub extent: Extent,
+    /// The type of its elements.
+    pub dtype: DType,
     /// The part's elements, row-major.
-    pub data: Vec<f32>,
+    pub bytes: Vec<u8>,
 }
 
 impl TensorPart {
@@ -24,13 +27,16 @@ impl TensorPart {
             mut extent,
             values,
         } = slice;
-        let (width, first) = (extent.columns.len(), extent.rows.start);
+        let first = extent.rows.start;
         let rows = chunk_range(extent.rows.len(), extent.replica, extent.replicas);
         extent.rows = first + rows.start..first + rows.end;
+        // Some rows of what is contiguous are.
+        let bytes = values.rows(rows).bytes().unwrap_or_default();
         Self {
             name,
             extent: extent.replicated(0, 1),
-            data: values[rows.start * width..rows.end * width].to_vec(),
+            dtype: values.dtype(),
+            bytes: bytes.to_vec(),
         }
     }
 

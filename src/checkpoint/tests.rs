@@ -5,6 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use half::{bf16, f16};
+use streamrec_kernels::{TensorMut, TensorRef};
+
 use super::*;
 use crate::comm::{Communicator, SingleRank};
 use crate::model::{Extent, NamedSlice};
@@ -20,10 +23,9 @@ fn tensors(rows: usize) -> Vec<(String, Vec<usize>, Vec<f32>)> {
 
 fn snapshot(step: u64, rows: usize, rank: usize, size: usize) -> Snapshot {
     let tensors = tensors(rows);
-    let slices = tensors.iter().map(|(name, shape, data)| NamedSlice {
-        name: name.clone(),
-        extent: Extent::whole(shape).replicated(rank, size),
-        values: data,
+    let slices = tensors.iter().map(|(name, shape, data)| {
+        let extent = Extent::whole(shape).replicated(rank, size);
+        NamedSlice::new(name.clone(), extent, data)
     });
     Snapshot::of(step, &step, slices).expect("JSON")
 }
@@ -43,7 +45,8 @@ fn read_all(checkpoint: &Checkpoint, rows: usize) -> Vec<Vec<f32>> {
     let read = |(name, shape, data): (String, Vec<usize>, Vec<f32>)| {
         let mut into = vec![0.0; data.len()];
         let extent = Extent::whole(&shape);
-        checkpoint.read(&name, &extent, &mut into).expect("read");
+        let elements = TensorMut::from_f32(&mut into, &shape);
+        checkpoint.read(&name, &extent, elements).expect("read");
         into
     };
     tensors(rows).into_iter().map(read).collect()
@@ -86,6 +89,59 @@ fn shards_of_several_ranks_make_the_whole() {
     let checkpoint = Checkpoint::open(&folder, 7).expect("opened");
     let expected: Vec<_> = tensors(5).into_iter().map(|t| t.2).collect();
     assert_eq!(read_all(&checkpoint, 5), expected);
+}
+
+/// Halves that two ranks wrote are read as they are, in any part, or widened; nothing is rounded.
+#[test]
+fn tables_in_half_precision_are_kept_as_they_are() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = CheckpointFolder::new(root.path().to_owned());
+    let (comm, whole): (Arc<dyn Communicator>, _) = (Arc::new(SingleRank), Extent::whole(&[4, 6]));
+    let halves: Vec<bf16> = (0..24).map(|bits| bf16::from_bits(0x3f80 + bits)).collect();
+    let slice = NamedSlice {
+        name: "embedding.user".into(),
+        extent: whole.clone(),
+        values: TensorRef::from_elements(&halves, &[4, 6]),
+    };
+    let snapshot = Snapshot::of(1, &(), [slice].into_iter()).expect("JSON");
+    assert_eq!(snapshot.parts[0].bytes.len(), 48);
+    let mut saver = Saver::new(comm, folder.clone(), 1).expect("made");
+    saver.save(snapshot).expect("started");
+    saver.finish().expect("written");
+    let checkpoint = Checkpoint::open(&folder, 1).expect("opened");
+    for extent in [
+        whole.clone(),
+        whole.clone().row_part(1, 2),
+        whole.clone().column_part(1, 3),
+    ] {
+        let (rows, columns) = (extent.rows.clone(), extent.columns.clone());
+        let expected: Vec<bf16> = rows
+            .flat_map(|row| halves[row * 6..][columns.clone()].to_vec())
+            .collect();
+        let shape = [extent.rows.len(), extent.columns.len()];
+        let (mut same, mut wide) = (vec![bf16::ZERO; extent.len()], vec![0.0; extent.len()]);
+        let into = TensorMut::from_elements(&mut same, &shape);
+        checkpoint
+            .read("embedding.user", &extent, into)
+            .expect("as they are");
+        assert_eq!(same, expected);
+        let into = TensorMut::from_f32(&mut wide, &shape);
+        checkpoint
+            .read("embedding.user", &extent, into)
+            .expect("widened");
+        let expected: Vec<f32> = expected.into_iter().map(bf16::to_f32).collect();
+        assert_eq!(wide, expected);
+    }
+    let mut others = [f16::ZERO; 24];
+    let into = TensorMut::from_elements(&mut others, &[4, 6]);
+    let error = checkpoint
+        .read("embedding.user", &whole, into)
+        .expect_err("refused");
+    let text = error.to_string();
+    assert!(
+        text.contains("stored in bf16, expected f16") && text.contains("train.table_precision"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -167,7 +223,11 @@ fn damage_is_named_and_never_loaded() {
     fs::write(&path, &flipped).expect("written");
     let checkpoint = Checkpoint::open(&folder, 1).expect("the header is whole");
     let error = checkpoint
-        .read("top.bias", &Extent::whole(&[2]), &mut [0.0; 2])
+        .read(
+            "top.bias",
+            &Extent::whole(&[2]),
+            TensorMut::from_f32(&mut [0.0; 2], &[2]),
+        )
         .expect_err("a flipped bit");
     assert!(
         error
@@ -197,7 +257,11 @@ fn another_model_is_refused_with_both_shapes() {
     let folder = save(root.path(), &[1], 1);
     let checkpoint = Checkpoint::open(&folder, 1).expect("opened");
     let error = checkpoint
-        .read("embedding.user", &Extent::whole(&[6, 3]), &mut [0.0; 18])
+        .read(
+            "embedding.user",
+            &Extent::whole(&[6, 3]),
+            TensorMut::from_f32(&mut [0.0; 18], &[18]),
+        )
         .expect_err("another shape")
         .to_string();
     assert!(
@@ -205,7 +269,11 @@ fn another_model_is_refused_with_both_shapes() {
         "{error}"
     );
     let error = checkpoint
-        .read("x", &Extent::whole(&[1]), &mut [0.0])
+        .read(
+            "x",
+            &Extent::whole(&[1]),
+            TensorMut::from_f32(&mut [0.0], &[1]),
+        )
         .expect_err("no such tensor");
     assert!(error.to_string().contains("`x` is not in it"), "{error}");
 }

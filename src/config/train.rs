@@ -35,6 +35,10 @@ pub struct TrainConfig {
     /// The type of activations, of their gradients and of the factors of products.
     #[serde(default)]
     pub precision: Precision,
+    /// The type in which embedding tables are stored. Their rows are updated in fp32 and, in half precision, rounded
+    /// stochastically; their gradients and optimiser state are fp32.
+    #[serde(default)]
+    pub table_precision: Precision,
     /// How gradients are scaled; with fp16 only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScaleConfig>,
@@ -54,8 +58,8 @@ pub struct EarlyStopping {
     pub patience: u64,
 }
 
-/// Compute types. Weights, their gradients and optimiser state are fp32 whatever is chosen, and so are all
-/// sums.
+/// Types of activations, or of embedding tables. Dense weights, all gradients of weights and optimiser state are fp32
+/// whatever is chosen, and so are all sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -66,6 +70,16 @@ pub enum Precision {
     Bf16,
     /// IEEE binary16: 11 bits of precision, finite up to 65,504; the loss is scaled.
     Fp16,
+}
+
+impl Precision {
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Fp32 => 4,
+            Self::Bf16 | Self::Fp16 => 2,
+        }
+    }
 }
 
 impl fmt::Display for Precision {

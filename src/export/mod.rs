@@ -12,11 +12,11 @@ use streamrec_artifact::Weights;
 
 use crate::model::ParameterStore;
 
-/// The weights as an artifact holds them, of a store that holds every parameter in whole.
+/// The weights as an artifact holds them, float32, of a store that holds every parameter in whole.
 pub fn weights(parameters: &ParameterStore) -> Weights {
     let mut weights = Weights::new();
     for slice in parameters.named_slices() {
-        weights.insert(slice.name, slice.extent.shape, slice.values.to_vec());
+        weights.insert(slice.name, slice.extent.shape, slice.values.to_f32());
     }
     weights
 }

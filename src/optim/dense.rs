@@ -225,10 +225,8 @@ impl DenseOptimizer {
     pub fn named_slices(&self) -> impl Iterator<Item = NamedSlice<'_>> {
         self.state.iter().flat_map(|(state, arena)| {
             let slices = self.layout.slices(arena.f32());
-            slices.map(|(placed, values)| NamedSlice {
-                name: state_name(placed, state),
-                extent: placed.extent.clone(),
-                values,
+            slices.map(|(placed, values)| {
+                NamedSlice::new(state_name(placed, state), placed.extent.clone(), values)
             })
         })
     }
@@ -238,10 +236,8 @@ impl DenseOptimizer {
         let layout = &self.layout;
         self.state.iter_mut().flat_map(|(state, arena)| {
             let slices = layout.slices_mut(arena.f32_mut());
-            slices.map(|(placed, values)| NamedSliceMut {
-                name: state_name(placed, state),
-                extent: placed.extent.clone(),
-                values,
+            slices.map(|(placed, values)| {
+                NamedSliceMut::new(state_name(placed, state), placed.extent.clone(), values)
             })
         })
     }

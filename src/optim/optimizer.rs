@@ -140,7 +140,7 @@ impl Optimizer {
             .filter(|&table| !self.is_frozen(table));
         let gradients: Vec<_> = trained.map(|table| (table, gradient(table))).collect();
         self.sparse
-            .update(context, parameters, &gradients, factor, update)
+            .update(context, parameters, &gradients, factor, [step, update])
     }
 
     /// All state, for checkpoints: `optimizer.<parameter>.<state>`.

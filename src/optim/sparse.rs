@@ -3,7 +3,9 @@ use std::sync::Arc;
 use streamrec_kernels::{
     Context,
     embedding_bag::RowGradients,
-    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState, WholeRows, row_products},
+    sparse_optimizer::{
+        self, SparseGradient, SparseRule, SparseState, SparseStep, WholeRows, row_products,
+    },
 };
 
 use super::{OptimError, groups::Groups};
@@ -83,7 +85,8 @@ impl SparseOptimizer {
     }
 
     /// Updates the rows of tables that their gradients touch; tables that are frozen have none. `factor` is the
-    /// schedule's, `step` counts from 1. Collective, where ranks hold columns of the same rows.
+    /// schedule's, `step` counts from 1, and `update` those that updated anything. Collective, where ranks hold columns of
+    /// the same rows.
     ///
     /// # Errors
     /// When a gradient does not fit its table, that of a row is not finite, or ranks that hold the
@@ -94,7 +97,7 @@ impl SparseOptimizer {
         parameters: &mut ParameterStore,
         gradients: &[(TableId, SparseGradient<'_>)],
         factor: f64,
-        step: u64,
+        [step, update]: [u64; 2],
     ) -> Result<(), OptimError> {
         let apart = self.rows_apart(gradients);
         let mut whole = self.whole_rows(context, parameters, &apart)?.into_iter();
@@ -111,8 +114,10 @@ impl SparseOptimizer {
                 }
                 (gradient, _) => gradient,
             };
-            let (weights, state) = (parameters.table_mut(table).view_mut(), &mut own.state);
-            sparse_optimizer::update(context, &own.rule, rate, step, weights, state, gradient)
+            let weights = parameters.table_mut(table);
+            let step = SparseStep::new(rate, update).rounded(weights.rounding(step));
+            let (weights, state) = (weights.view_mut(), &mut own.state);
+            sparse_optimizer::update(context, &own.rule, step, weights, state, gradient)
                 .map_err(|source| own.failed(source))?;
         }
         Ok(())
@@ -197,10 +202,9 @@ impl SparseOptimizer {
     pub fn named_slices(&self) -> impl Iterator<Item = NamedSlice<'_>> {
         self.tables.iter().flat_map(|table| {
             let tensors = table.state.tensors();
-            tensors.map(|(state, tensor)| NamedSlice {
-                name: format!("optimizer.{}.{state}", table.name),
-                extent: table.state_extent(self.world.as_ref()),
-                values: tensor.f32(),
+            tensors.map(|(state, tensor)| {
+                let name = format!("optimizer.{}.{state}", table.name);
+                NamedSlice::new(name, table.state_extent(self.world.as_ref()), tensor.f32())
             })
         })
     }
@@ -211,10 +215,9 @@ impl SparseOptimizer {
             let name = &table.name;
             let extent = table.state_extent(self.world.as_ref());
             let tensors = table.state.tensors_mut();
-            tensors.map(move |(state, tensor)| NamedSliceMut {
-                name: format!("optimizer.{name}.{state}"),
-                extent: extent.clone(),
-                values: tensor.f32_mut(),
+            tensors.map(move |(state, tensor)| {
+                let name = format!("optimizer.{name}.{state}");
+                NamedSliceMut::new(name, extent.clone(), tensor.f32_mut())
             })
         })
     }
@@ -237,9 +240,9 @@ impl TableOptimizer {
         gradient: &RowGradients,
     ) -> Result<WholeRows, ModelError> {
         let (touched, dim) = (gradient.ids.len(), self.extent.width());
-        let mut own = gradient.rows.clone();
+        let (mut own, mut scratch) = (gradient.rows.clone(), Vec::new());
         for &id in &gradient.ids {
-            own.extend_from_slice(table.view().row(id as usize));
+            own.extend_from_slice(table.view().wide_row(id as usize, &mut scratch));
         }
         let parts = all_gather_pod(world, &own)?;
         let [mut gradients, mut weights] = [(); 2].map(|()| vec![0.0f32; touched * dim]);

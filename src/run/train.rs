@@ -214,6 +214,7 @@ fn first_state(
 /// Tells what is about to be trained, and with what.
 fn announce(experiment: &Experiment, trainer: &dyn Trainee, training: &BatchReader, step: u64) {
     let precision = experiment.train.precision;
+    let table_precision = experiment.train.table_precision;
     tracing::info!(
         parameters = trainer.parameters().count(),
         model = experiment.model.kind(),
@@ -221,6 +222,7 @@ fn announce(experiment: &Experiment, trainer: &dyn Trainee, training: &BatchRead
         steps_per_epoch = training.steps_per_epoch(),
         step,
         %precision,
+        %table_precision,
         "training begins"
     );
     if precision == Precision::Bf16 {

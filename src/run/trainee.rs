@@ -139,6 +139,7 @@ fn settings(experiment: &Experiment, batch_rows: usize) -> Result<TrainerSetting
         accumulate: experiment.train.accumulate,
         reduction: experiment.parallel.reduction,
         precision: experiment.train.precision,
+        table_precision: experiment.train.table_precision,
         loss_scale: experiment.train.loss_scale.unwrap_or_default(),
         label_weights,
         partitions: BTreeMap::new(),
@@ -231,18 +232,18 @@ pub(super) fn warm_start(
     for NamedSliceMut {
         name,
         extent,
-        values,
+        mut values,
     } in parameters.named_slices_mut()
     {
         let earlier = fitting(&artifact.weights, &name, &extent.shape)?;
         let width = extent.width();
         let earlier_rows = earlier.len().checked_div(width).unwrap_or(0);
         new_rows += extent.shape.first().map_or(0, |rows| rows - earlier_rows);
-        let own = values.chunks_exact_mut(extent.columns.len().max(1));
-        for (row, into) in extent.rows.clone().zip(own) {
+        for (index, row) in extent.rows.clone().enumerate() {
             if row < earlier_rows {
                 let from = &earlier[row * width..(row + 1) * width];
-                into.copy_from_slice(&from[extent.columns.clone()]);
+                let mut into = values.reborrow().rows(index..index + 1);
+                into.set_f32(&from[extent.columns.clone()]);
             }
         }
     }

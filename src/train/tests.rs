@@ -57,6 +57,8 @@ struct Plan {
     tp: usize,
     placement: Placement,
     precision: Precision,
+    /// Of tables.
+    tables: Precision,
     /// Pieces of a batch.
     pieces: usize,
     growth_steps: u64,
@@ -90,6 +92,7 @@ impl Plan {
             accumulate: self.pieces,
             reduction,
             precision: self.precision,
+            table_precision: self.tables,
             loss_scale: LossScaleConfig {
                 growth_steps: self.growth_steps,
                 ..LossScaleConfig::default()
@@ -127,7 +130,7 @@ fn tensors(trainer: &Trainer) -> Tensors {
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
     let slices = trainer.named_slices();
     slices
-        .map(|slice| (slice.name, bits(slice.values)))
+        .map(|slice| (slice.name, bits(&slice.values.to_f32())))
         .collect()
 }
 
@@ -176,11 +179,16 @@ fn an_overflow_on_one_rank_skips_that_step_on_all_tables_included() {
         tp,
         placement,
         precision: Precision::Fp16,
+        tables: Precision::Fp32,
         pieces: 1,
         growth_steps: 2_000,
         dense_frozen,
     };
     let pieces = |plan| Plan { pieces: 3, ..plan };
+    let halves = |plan| Plan {
+        tables: Precision::Fp16,
+        ..plan
+    };
     for (ranks, plan) in [
         (2, plan(1, Placement::Replicated, false)),
         (2, plan(1, Placement::RowWise, false)),
@@ -190,6 +198,8 @@ fn an_overflow_on_one_rank_skips_that_step_on_all_tables_included() {
         (2, plan(1, Placement::ColumnWise, false)),
         (4, plan(2, Placement::RowWise, false)),
         (2, pieces(plan(1, Placement::RowWise, false))),
+        (2, halves(plan(1, Placement::Replicated, false))),
+        (2, halves(plan(1, Placement::RowWise, true))),
     ] {
         let of_ranks = train(ranks, plan, 4, overflow);
         for (rank, steps) in of_ranks.iter().enumerate() {
@@ -220,6 +230,7 @@ fn scaled_gradients_update_like_unscaled_ones() {
         tp: 1,
         placement: Placement::Replicated,
         precision,
+        tables: Precision::Fp32,
         pieces: 1,
         growth_steps,
         dense_frozen: false,
@@ -257,6 +268,7 @@ fn a_loss_that_leaves_fp16_at_every_scale_ends_the_run_with_advice() {
         tp: 1,
         placement: Placement::Replicated,
         precision: Precision::Fp16,
+        tables: Precision::Fp32,
         pieces: 1,
         growth_steps: 2_000,
         dense_frozen: false,
@@ -290,20 +302,22 @@ fn vectors_that_travel_ahead_and_predictions_meanwhile_change_nothing() {
         }
         found
     };
-    for (ranks, tp, placement, precision, pieces) in [
-        (2, 1, Placement::TableWise, Precision::Fp32, 1),
-        (2, 1, Placement::RowWise, Precision::Bf16, 1),
-        (2, 1, Placement::ColumnWise, Precision::Fp32, 1),
-        (2, 1, Placement::RowWise, Precision::Fp16, 1),
-        (4, 2, Placement::TableWise, Precision::Fp32, 1),
-        (2, 1, Placement::TableWise, Precision::Fp32, 2),
-        (2, 1, Placement::RowWise, Precision::Fp16, 3),
-        (4, 2, Placement::ColumnWise, Precision::Fp32, 4),
+    let [fp32, bf16, fp16] = [Precision::Fp32, Precision::Bf16, Precision::Fp16];
+    for (ranks, tp, placement, [precision, tables], pieces) in [
+        (2, 1, Placement::TableWise, [fp32, fp32], 1),
+        (2, 1, Placement::RowWise, [bf16, fp32], 1),
+        (2, 1, Placement::ColumnWise, [fp32, bf16], 1),
+        (2, 1, Placement::RowWise, [fp16, fp32], 1),
+        (4, 2, Placement::TableWise, [fp32, fp16], 1),
+        (2, 1, Placement::TableWise, [fp32, fp32], 2),
+        (2, 1, Placement::RowWise, [fp16, bf16], 3),
+        (4, 2, Placement::ColumnWise, [fp32, fp32], 4),
     ] {
         let plan = Plan {
             tp,
             placement,
             precision,
+            tables,
             pieces,
             growth_steps: 2_000,
             dense_frozen: false,

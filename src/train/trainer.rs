@@ -47,6 +47,8 @@ pub struct TrainerSettings {
     pub reduction: Reduction,
     /// The type in which layers compute.
     pub precision: Precision,
+    /// The type in which tables are stored.
+    pub table_precision: Precision,
     /// How gradients are scaled in fp16.
     pub loss_scale: LossScaleConfig,
     /// Weight of each label's loss.
@@ -144,6 +146,7 @@ impl Trainer {
         };
         let parameters = ParameterBuilder::new(settings.seed)
             .precision(settings.precision)
+            .table_precision(settings.table_precision)
             .graph(graph, &shapes, &shared)
             .shard_tables(plan.extents(mesh.world.rank()))
             .build(&context, mesh.dp.as_ref(), settings.buckets)?;

@@ -90,10 +90,10 @@ impl ArtifactModel {
         let schema = &artifact.manifest.schema;
         let mut predictor =
             Predictor::new(context, &artifact.manifest.graph, schema, rows).map_err(graph)?;
-        for slice in predictor.parameters_mut().named_slices_mut() {
+        for mut slice in predictor.parameters_mut().named_slices_mut() {
             // A predictor holds every parameter in whole, and the artifact's were checked against the graph.
             if let Some(weight) = artifact.weights.get(&slice.name) {
-                slice.values.copy_from_slice(&weight.values);
+                slice.values.set_f32(&weight.values);
             }
         }
         let mut model = Self {

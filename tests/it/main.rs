@@ -37,6 +37,7 @@ mod retention;
 mod score;
 mod serving;
 mod submission;
+mod table_precision;
 mod tcp;
 mod untrusted_bytes;
 mod webhook_receiver;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use streamrec::checkpoint::{Checkpoint, CheckpointFolder, Index, IndexedTensor};
 use streamrec::model::Extent;
+use streamrec_kernels::TensorMut;
 
 /// One test's folder; removed when it drops.
 pub struct Workbench {
@@ -112,7 +113,8 @@ impl Workbench {
         let tensor = |(name, tensor): (String, IndexedTensor)| {
             let extent = Extent::whole(&tensor.shape);
             let mut values = vec![0.0; extent.len()];
-            checkpoint.read(&name, &extent, &mut values).expect("read");
+            let into = TensorMut::from_f32(&mut values, &tensor.shape);
+            checkpoint.read(&name, &extent, into).expect("read");
             (name, values.into_iter().map(f32::to_bits).collect())
         };
         index.tensors.into_iter().map(tensor).collect()

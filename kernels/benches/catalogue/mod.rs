@@ -6,7 +6,7 @@ use streamrec_kernels::{
     factorization_machine,
     linear::{self, Activation, LinearBackward},
     norm,
-    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState},
+    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState, SparseStep},
     sum_features,
 };
 
@@ -260,7 +260,14 @@ fn embedding(context: &Context, batch: usize, rows: usize) -> [Operation; 3] {
                 dout,
             };
             let table = table.view_mut();
-            sparse_optimizer::update(&third, &rule, 0.01, 1, table, &mut state, gradient)
+            sparse_optimizer::update(
+                &third,
+                &rule,
+                SparseStep::new(0.01, 1),
+                table,
+                &mut state,
+                gradient,
+            )
         },
     );
     [forward, sorting, update]

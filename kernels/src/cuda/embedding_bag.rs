@@ -15,7 +15,9 @@ pub(super) const KERNELS: &[&str] = &[
     "embedding_bag<float, float16>",
     "embedding_bag<bfloat16, float>",
     "embedding_bag<bfloat16, bfloat16>",
+    "embedding_bag<bfloat16, float16>",
     "embedding_bag<float16, float>",
+    "embedding_bag<float16, bfloat16>",
     "embedding_bag<float16, float16>",
 ];
 
@@ -75,8 +77,6 @@ pub struct Forward<'a> {
 }
 
 /// Pools the bags of all lookups, as [`embedding_bag::forward`](crate::embedding_bag::forward).
-///
-/// Tables in half precision may be pooled to their own type or to float32.
 ///
 /// # Errors
 /// When shapes do not fit, or there is no kernel for the pair of types.
@@ -156,8 +156,10 @@ fn kernel_of(table: DType, out: DType) -> Result<&'static str> {
         (DType::F32, DType::F16) => KERNELS[2],
         (DType::Bf16, DType::F32) => KERNELS[3],
         (DType::Bf16, DType::Bf16) => KERNELS[4],
-        (DType::F16, DType::F32) => KERNELS[5],
-        (DType::F16, DType::F16) => KERNELS[6],
+        (DType::Bf16, DType::F16) => KERNELS[5],
+        (DType::F16, DType::F32) => KERNELS[6],
+        (DType::F16, DType::Bf16) => KERNELS[7],
+        (DType::F16, DType::F16) => KERNELS[8],
         (expected, got) => {
             return Err(Error::DType {
                 operation: OPERATION,

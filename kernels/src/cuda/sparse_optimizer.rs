@@ -69,7 +69,7 @@ pub struct Table {
     pub second: u64,
     /// Elements from one row of the weights to the next.
     pub row_stride: i64,
-    /// The number of the first row among all rows of the model: random numbers depend on it.
+    /// The number of the first row that is here among all rows of the model: random numbers depend on it.
     pub first_row: u64,
     /// Elements of a row.
     pub dim: u32,
@@ -79,9 +79,13 @@ pub struct Table {
     pub weight_decay: f32,
     /// Elements of a whole row, of which several ranks may hold some each.
     pub columns: u32,
+    /// The first of them that is here: random numbers depend on it.
+    pub first_column: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Table>() == 56);
+const _: () = assert!(size_of::<Table>() == 64);
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -204,6 +208,24 @@ pub fn fuses(dim_max: usize, gradient: DType) -> bool {
     dim_max * gradient.bytes() <= NARROW_BYTES
 }
 
+/// Whether [`update`] takes tables of a type with gradients of another: tables in half precision need gradients of their
+/// own type; others need [`sum`] and [`update_rows`].
+pub fn fuses_types(gradient: DType, weights: DType) -> bool {
+    fused_kernels(gradient, weights).is_some()
+}
+
+/// The kernels of tiles, and of rows of several pieces.
+fn fused_kernels(gradient: DType, weights: DType) -> Option<(usize, usize)> {
+    Some(match (gradient, weights) {
+        (DType::F32, DType::F32) => (0, 5),
+        (DType::Bf16, DType::F32) => (1, 6),
+        (DType::Bf16, DType::Bf16) => (2, 7),
+        (DType::F16, DType::F32) => (3, 6),
+        (DType::F16, DType::F16) => (4, 8),
+        _ => return None,
+    })
+}
+
 /// Sums the gradient of each touched row and updates it. `weights` is the type of the tables;
 /// `not_finite: [1]` of `u64` receives the smallest key of a row whose gradient is not finite, which
 /// stays as it was.
@@ -225,20 +247,13 @@ pub fn update(
             NARROW_BYTES / dtype.bytes(),
         ));
     }
-    let (tiles_kernel, finish_kernel) = match (dtype, weights) {
-        (DType::F32, DType::F32) => (0, 5),
-        (DType::Bf16, DType::F32) => (1, 6),
-        (DType::Bf16, DType::Bf16) => (2, 7),
-        (DType::F16, DType::F32) => (3, 6),
-        (DType::F16, DType::F16) => (4, 8),
-        (expected, got) => {
-            return Err(Error::DType {
-                operation: OPERATION,
-                operand: "table",
-                expected,
-                got,
-            });
-        }
+    let Some((tiles_kernel, finish_kernel)) = fused_kernels(dtype, weights) else {
+        return Err(Error::DType {
+            operation: OPERATION,
+            operand: "table",
+            expected: dtype,
+            got: weights,
+        });
     };
     let rule = RawRule::from(rule);
     let first = tile_launch(tiles_kernel, gradients, &lookups)

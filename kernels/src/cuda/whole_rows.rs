@@ -7,17 +7,19 @@ use super::{
     launch::{Address, Kernel, Launch, THREADS, blocks_for, count},
     sparse_optimizer::{RawRule, UpdateRows, dim_max, fuses, longest, on_rows, row_stride},
 };
-use crate::{
-    error::{Error, Result},
-    sparse_optimizer::SparseRule,
-    tensor::DType,
-};
+use crate::{error::Result, sparse_optimizer::SparseRule, tensor::DType};
 
 const OPERATION: &str = "cuda::whole_rows";
 pub(super) const KERNELS: &[&str] = &[
     "row_products<float, 1>",
+    "row_products<bfloat16, 1>",
+    "row_products<float16, 1>",
     "row_products<float, 8>",
-    "pack_rows",
+    "row_products<bfloat16, 8>",
+    "row_products<float16, 8>",
+    "pack_rows<float>",
+    "pack_rows<bfloat16>",
+    "pack_rows<float16>",
     "whole_rows<1>",
     "whole_rows<8>",
 ];
@@ -27,12 +29,11 @@ pub(super) const KERNELS: &[&str] = &[
 /// are here. `operands.products: [capacity, 3]` of `f64` receives them, zeros behind the last row.
 ///
 /// # Errors
-/// When rows are too long, or the tables are not float32.
+/// When rows are too long.
 pub fn row_products(operands: &UpdateRows<'_>) -> Result<Launch> {
     let dim = dim_max(operands.tables)?;
-    expect_float32(operands)?;
-    let wide = usize::from(!fuses(dim, DType::F32));
-    let kernel = Kernel::new("whole_rows", KERNELS[wide]);
+    let first = if fuses(dim, DType::F32) { 0 } else { 3 };
+    let kernel = Kernel::new("whole_rows", KERNELS[first + kind(operands)]);
     let capacity = rows_of(operands)?;
     let (launch, lanes) = on_rows(operands, kernel, dim);
     Ok(launch
@@ -63,23 +64,21 @@ pub fn packed_width(columns: usize, ranks: usize) -> usize {
 /// Puts the gradient and the weights of each row beside each other, at `columns.own`, for ranks to exchange.
 ///
 /// # Errors
-/// When rows are too long, or the tables are not float32.
+/// When rows are too long.
 pub fn pack(operands: &UpdateRows<'_>, columns: &Columns) -> Result<Launch> {
     let dim = dim_max(operands.tables)?;
-    expect_float32(operands)?;
     let work = rows_of(operands)? as usize * columns.width;
     let blocks = blocks_for(work, THREADS as usize, 1 << 16);
-    Ok(
-        Launch::new(Kernel::new("whole_rows", KERNELS[2]), blocks, THREADS)
-            .with(operands.tables_on_device)
-            .with(operands.rows.keys)
-            .with(operands.rows.count)
-            .with(operands.gradients)
-            .with(row_stride(dim) as u64)
-            .with(operands.row_bits)
-            .with(columns.width as u32)
-            .with(columns.own),
-    )
+    let kernel = Kernel::new("whole_rows", KERNELS[6 + kind(operands)]);
+    Ok(Launch::new(kernel, blocks, THREADS)
+        .with(operands.tables_on_device)
+        .with(operands.rows.keys)
+        .with(operands.rows.count)
+        .with(operands.gradients)
+        .with(row_stride(dim) as u64)
+        .with(operands.row_bits)
+        .with(columns.width as u32)
+        .with(columns.own))
 }
 
 /// Computes from the columns of all ranks, at `columns.all`, what an update needs of whole rows, with the bits that a rank
@@ -97,7 +96,7 @@ pub fn of_columns(
     let wide = usize::from(!fuses(dim, DType::F32));
     let lanes = group_lanes(dim, DType::F32);
     let blocks = blocks_for(operands.capacity, (THREADS / lanes) as usize, 1 << 14);
-    let kernel = Kernel::new("whole_rows", KERNELS[3 + wide]);
+    let kernel = Kernel::new("whole_rows", KERNELS[9 + wide]);
     Ok(Launch::new(kernel, blocks, THREADS)
         .with(operands.tables_on_device)
         .with(operands.rows.keys)
@@ -116,14 +115,11 @@ fn rows_of(operands: &UpdateRows<'_>) -> Result<u32> {
     count(OPERATION, "rows number below 2^31", operands.capacity)
 }
 
-fn expect_float32(operands: &UpdateRows<'_>) -> Result<()> {
+/// Which of three kernels, by the type of the tables.
+fn kind(operands: &UpdateRows<'_>) -> usize {
     match operands.weights {
-        DType::F32 => Ok(()),
-        got => Err(Error::DType {
-            operation: OPERATION,
-            operand: "table",
-            expected: DType::F32,
-            got,
-        }),
+        DType::Bf16 => 1,
+        DType::F16 => 2,
+        _ => 0,
     }
 }

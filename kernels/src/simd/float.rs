@@ -154,8 +154,9 @@ multiversion! {
     }
 }
 
+/// `to = from`, of the same length.
 #[inline(always)]
-fn convert<S: Simd, A: Float, B: Float>(from: &[A], to: &mut [B]) {
+pub(crate) fn convert<S: Simd, A: Float, B: Float>(from: &[A], to: &mut [B]) {
     let whole = from.len() / LANES * LANES;
     for start in (0..whole).step_by(LANES) {
         B::store::<S>(A::load::<S>(&from[start..]), &mut to[start..]);

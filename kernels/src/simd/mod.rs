@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use crate::error::{Error, Result};
 
 pub(crate) use epilogue::Epilogue;
-pub(crate) use float::{Float, narrow, round, widen};
+pub(crate) use float::{Float, convert, narrow, round, widen};
 pub(crate) use stream::{finish_stream, past_caches};
 pub(crate) use transpose::transpose;
 #[cfg(target_arch = "x86_64")]
@@ -139,6 +139,9 @@ pub(crate) fn sum_lanes(mut lanes: Lanes) -> f32 {
     lanes[0]
 }
 
+/// Bytes of a cache line.
+pub(crate) const LINE_BYTES: usize = 64;
+
 /// Asks for the cache line at `pointer`, which may be any address.
 #[inline(always)]
 pub(crate) fn prefetch(pointer: *const f32) {
@@ -165,10 +168,10 @@ pub(crate) fn prefetch_far(pointer: *const f32) {
     let _ = pointer;
 }
 
-/// Asks for all cache lines of `len` floats from `pointer` on.
+/// Asks for all cache lines of `len` numbers from `pointer` on.
 #[inline(always)]
-pub(crate) fn prefetch_row(pointer: *const f32, len: usize) {
-    for line in (0..len).step_by(LANES) {
-        prefetch(pointer.wrapping_add(line));
+pub(crate) fn prefetch_row<E>(pointer: *const E, len: usize) {
+    for line in (0..len).step_by(LINE_BYTES / size_of::<E>()) {
+        prefetch(pointer.wrapping_add(line).cast());
     }
 }

@@ -1,6 +1,7 @@
 use std::{fmt, marker::PhantomData, ops::Range, slice};
 
 use super::{DType, Element};
+use crate::simd::{narrow, widen};
 
 /// Where a view's elements lie: `rows` rows of `columns` adjacent elements, `row_stride` elements
 /// from one row's start to the next.
@@ -213,6 +214,49 @@ impl<'a> TensorRef<'a> {
         Some(unsafe { slice::from_raw_parts(self.layout.start.cast(), len) })
     }
 
+    /// One row of any floats as float32: the row itself, or in half precision widened into `scratch`.
+    ///
+    /// # Panics
+    /// When there is no such row, or the view holds integers.
+    pub fn wide_row<'b>(&self, row: usize, scratch: &'b mut Vec<f32>) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        if !self.layout.dtype.is_half() {
+            return self.row(row);
+        }
+        let columns = self.layout.columns;
+        scratch.resize(columns, 0.0);
+        widen(
+            self.rows(row..row + 1),
+            TensorMut::from_f32(scratch, &[1, columns]),
+        );
+        scratch
+    }
+
+    /// All elements as float32, row by row.
+    ///
+    /// # Panics
+    /// When the view holds integers.
+    pub fn to_f32(&self) -> Vec<f32> {
+        if let Some(elements) = self.f32() {
+            return elements.to_vec();
+        }
+        let mut elements = vec![0.0; self.layout.rows * self.layout.columns];
+        widen(*self, TensorMut::from_f32(&mut elements, &self.shape()));
+        elements
+    }
+
+    /// The bytes of all elements, when they are contiguous.
+    pub fn bytes(&self) -> Option<&'a [u8]> {
+        if !self.layout.is_contiguous() {
+            return None;
+        }
+        let len = self.layout.rows * self.layout.columns * self.layout.dtype.bytes();
+        // SAFETY: contiguous rows fill `len` bytes of memory borrowed for 'a; elements have no padding.
+        Some(unsafe { slice::from_raw_parts(self.layout.start, len) })
+    }
+
     /// The first element; rows follow at [`row_stride`](Self::row_stride).
     pub(crate) fn as_ptr(&self) -> *const f32 {
         self.layout.start.cast()
@@ -372,6 +416,30 @@ impl<'a> TensorMut<'a> {
         Some(unsafe { slice::from_raw_parts_mut(self.layout.start.cast(), len) })
     }
 
+    /// Takes the elements from float32, row by row, rounded to nearest where they are stored in half precision.
+    ///
+    /// # Panics
+    /// When there are not as many, or the view holds integers.
+    pub fn set_f32(&mut self, elements: &[f32]) {
+        match self.f32_mut() {
+            Some(own) => own.copy_from_slice(elements),
+            None => {
+                let shape = self.shape();
+                narrow(TensorRef::from_f32(elements, &shape), self.reborrow());
+            }
+        }
+    }
+
+    /// The bytes of all elements, when they are contiguous. Every pattern of bits is an element.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        if !self.layout.is_contiguous() {
+            return None;
+        }
+        let len = self.layout.rows * self.layout.columns * self.layout.dtype.bytes();
+        // SAFETY: contiguous rows fill `len` bytes of memory this view borrows exclusively.
+        Some(unsafe { slice::from_raw_parts_mut(self.layout.start, len) })
+    }
+
     /// The first element; rows follow at [`row_stride`](Self::row_stride).
     pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
         self.layout.start.cast()
@@ -413,6 +481,19 @@ mod tests {
         left.row_mut(1)[0] = 1.0;
         right.row_mut(0)[1] = 2.0;
         assert_eq!(elements, [0.0, 0.0, 2.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn rows_of_any_floats_are_read_and_written_as_float32() {
+        let mut halves = [half::bf16::ZERO; 6];
+        let mut view = TensorMut::from_elements(&mut halves, &[3, 2]);
+        view.set_f32(&[1.0, 2.0, 3.0, 4.0, 1.001, 1.006]);
+        assert_eq!(view.bytes_mut().map(|bytes| bytes.len()), Some(12));
+        let (view, mut scratch) = (view.as_ref(), Vec::new());
+        assert_eq!(view.wide_row(1, &mut scratch), [3.0, 4.0]);
+        assert_eq!(view.to_f32(), [1.0, 2.0, 3.0, 4.0, 1.0, 1.0078125]);
+        assert_eq!(view.columns(0..1).bytes(), None);
+        assert_eq!(view.columns(0..1).to_f32(), [1.0, 3.0, 1.0]);
     }
 
     #[test]

@@ -150,13 +150,15 @@ fn lookup(table: &Matrix, feature: usize, column: usize) -> Lookup {
     }
 }
 
-pub const TYPES: [(DType, DType); 7] = [
+pub const TYPES: [(DType, DType); 9] = [
     (DType::F32, DType::F32),
     (DType::F32, DType::Bf16),
     (DType::F32, DType::F16),
     (DType::Bf16, DType::F32),
     (DType::Bf16, DType::Bf16),
+    (DType::Bf16, DType::F16),
     (DType::F16, DType::F32),
+    (DType::F16, DType::Bf16),
     (DType::F16, DType::F16),
 ];
 

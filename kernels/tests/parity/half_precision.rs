@@ -318,3 +318,38 @@ fn scaling_tells_whether_all_was_finite() {
         assert_eq!(x[0], 1.0);
     }
 }
+
+/// A table in half precision is pooled as the same numbers in float32, to the bit where the result is float32.
+#[test]
+fn lookups_in_half_tables_are_those_of_the_same_numbers() {
+    let context = context();
+    for dtype in HALVES {
+        for dim in [1, 15, 16, 70] {
+            let mut random = Random(17);
+            let table = Matrix::random(&context, dtype, &mut random, [9, dim]);
+            let wide = table.wide(&context);
+            let (ids, offsets) = ([3, 0, 8, 8, 1, 5], [0, 2, 2, 5, 6]);
+            let bags = Bags {
+                ids: &ids,
+                offsets: &offsets,
+                weights: Some(&[0.5, 2.0, -1.0, 0.25, 1.0, 3.0]),
+                batch: 4,
+                features: 1,
+            };
+            for into in [DType::F32, DType::Bf16, DType::F16] {
+                let pooled = |table: &Matrix| {
+                    let lookup = Lookup {
+                        feature: 0,
+                        table: table.view(),
+                        pooling: Pooling::Mean,
+                        column: 0,
+                    };
+                    let mut out = Tensor::zeros(&context, into, &[4, dim]);
+                    embedding_bag::forward(&context, &bags, &[lookup], out.view_mut()).unwrap();
+                    out.view().to_f32()
+                };
+                assert_eq!(pooled(&table), pooled(&wide), "{dtype} to {into}, {dim}");
+            }
+        }
+    }
+}

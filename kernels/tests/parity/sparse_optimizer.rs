@@ -1,7 +1,10 @@
 use streamrec_kernels::{
-    Error, TensorMut, TensorRef,
+    Context, DType, Error, Tensor, TensorMut, TensorRef,
     embedding_bag::{BagSource, Groups, Pooling, RowGradients, segment_sum},
-    sparse_optimizer::{SparseGradient, SparseRule, SparseState, WholeRows, row_products, update},
+    sparse_optimizer::{
+        Rounding, SparseGradient, SparseRule, SparseState, SparseStep, WholeRows, row_products,
+        update,
+    },
 };
 
 use crate::{
@@ -176,8 +179,7 @@ fn check(rule: &SparseRule, dim: usize) {
             update(
                 &context,
                 rule,
-                LEARNING_RATE,
-                step,
+                SparseStep::new(LEARNING_RATE, step),
                 table.view_mut(),
                 state,
                 gradient,
@@ -235,8 +237,7 @@ fn untouched_rows_keep_their_bits() {
         update(
             &context,
             &rule,
-            0.1,
-            1,
+            SparseStep::new(0.1, 1),
             view,
             &mut state,
             SparseGradient::Rows(&gradient),
@@ -270,8 +271,7 @@ fn ids_that_repeat_or_lie_outside_are_refused() {
         update(
             &context,
             &rule,
-            0.1,
-            1,
+            SparseStep::new(0.1, 1),
             view,
             &mut state,
             SparseGradient::Rows(&gradient),
@@ -298,7 +298,15 @@ fn the_state_of_another_rule_is_refused() {
         let mut state = SparseState::new(&context, other, 4, 2);
         let view = TensorMut::from_f32(&mut table, &[4, 2]);
         let gradient = SparseGradient::Rows(&gradient);
-        let error = update(&context, rule, 0.1, 1, view, &mut state, gradient).unwrap_err();
+        let error = update(
+            &context,
+            rule,
+            SparseStep::new(0.1, 1),
+            view,
+            &mut state,
+            gradient,
+        )
+        .unwrap_err();
         assert!(
             matches!(
                 error,
@@ -326,7 +334,15 @@ fn a_row_whose_gradient_is_not_finite_stays_and_is_named() {
             };
             let view = TensorMut::from_f32(&mut table, &[4, 2]);
             let gradient = SparseGradient::Rows(&gradient);
-            let error = update(&context, &rule, 0.1, 1, view, &mut state, gradient).unwrap_err();
+            let error = update(
+                &context,
+                &rule,
+                SparseStep::new(0.1, 1),
+                view,
+                &mut state,
+                gradient,
+            )
+            .unwrap_err();
             assert!(matches!(error, Error::NotFinite { row: 2, .. }), "{error}");
             assert!(table[..2].iter().all(|&w| w < 0.5));
             assert_eq!(table[2..], [0.5; 6]);
@@ -353,7 +369,15 @@ fn a_gradient_whose_square_overflows_is_clipped() {
     };
     let view = TensorMut::from_f32(&mut table, &[1, 2]);
     let gradient = SparseGradient::Rows(&gradient);
-    update(&context, &rule, 1.0, 1, view, &mut state, gradient).unwrap();
+    update(
+        &context,
+        &rule,
+        SparseStep::new(1.0, 1),
+        view,
+        &mut state,
+        gradient,
+    )
+    .unwrap();
     assert_close("clipped", &table, &[-3.0, 4.0]);
 }
 
@@ -375,8 +399,7 @@ fn columns_apart_are_updated_as_the_whole_row() {
             update(
                 &context,
                 &rule,
-                LEARNING_RATE,
-                step,
+                SparseStep::new(LEARNING_RATE, step),
                 view,
                 &mut state,
                 gradient,
@@ -415,11 +438,117 @@ fn columns_apart_are_updated_as_the_whole_row() {
                     rows: own,
                     whole: &rows,
                 };
-                update(&context, &rule, LEARNING_RATE, step, view, state, gradient).unwrap();
+                update(
+                    &context,
+                    &rule,
+                    SparseStep::new(LEARNING_RATE, step),
+                    view,
+                    state,
+                    gradient,
+                )
+                .unwrap();
             }
         }
         for ((w, ..), columns) in parts.iter().zip(&columns) {
             assert_close("columns", w, &widen(&cut(&whole, columns)));
         }
+    }
+}
+
+/// Each number of a touched row is one of the two neighbours of what float32 gives; state is that of float32; both forms of
+/// the gradient, and any number of threads, give the same bits.
+#[test]
+fn half_tables_are_updated_in_float32_and_rounded_to_a_neighbour() {
+    for dtype in [DType::Bf16, DType::F16] {
+        for (dim, norm) in [(1, None), (16, Some(0.7)), (45, None)] {
+            for rule in rules(norm, 0.02) {
+                let mut random = Random(9);
+                let rows: Vec<f32> = random.floats(ROWS * dim);
+                let gradient = RowGradients {
+                    ids: (0..ROWS as i64).step_by(2).collect(),
+                    rows: random.floats(ROWS / 2 * dim),
+                };
+                let step = SparseStep::new(LEARNING_RATE, 1).rounded(Rounding {
+                    seed: 3,
+                    step: 8,
+                    first_row: 1000,
+                    first_column: 0,
+                });
+                let updated = |dtype: DType, threads: usize, from: &[f32]| {
+                    let context = Context::cpu(threads, false).unwrap();
+                    let mut table = Tensor::zeros(&context, dtype, &[ROWS, dim]);
+                    table.view_mut().set_f32(from);
+                    let mut state = SparseState::new(&context, &rule, ROWS, dim);
+                    let gradient = SparseGradient::Rows(&gradient);
+                    let view = table.view_mut();
+                    update(&context, &rule, step, view, &mut state, gradient).unwrap();
+                    let state = state.tensors().map(|(_, tensor)| tensor.f32().to_vec());
+                    (table.view().to_f32(), state.collect::<Vec<_>>())
+                };
+                let mut stored = Tensor::zeros(&context(), dtype, &[ROWS, dim]);
+                stored.view_mut().set_f32(&rows);
+                let rows = stored.view().to_f32();
+                let (expected, states) = updated(DType::F32, 1, &rows);
+                let (got, own_states) = updated(dtype, 1, &rows);
+                assert_eq!(own_states, states, "{rule:?}");
+                assert_eq!(got, updated(dtype, 2, &rows).0, "{rule:?}");
+                let mut apart = 0;
+                for (index, (&got, &expected)) in got.iter().zip(&expected).enumerate() {
+                    let error = (got - expected).abs();
+                    let ulp = match dtype {
+                        DType::Bf16 => expected.abs() / 128.0,
+                        _ => expected.abs() / 1024.0 + 6e-8,
+                    };
+                    assert!(error <= ulp, "{rule:?} {index}: {got} {expected}");
+                    assert!(index / dim % 2 == 0 || got == rows[index], "untouched");
+                    apart += usize::from(error > 0.51 * ulp);
+                }
+                assert!(apart > 0, "nearest numbers are no claim");
+            }
+        }
+    }
+}
+
+/// Updates of a fiftieth of the distance between neighbours, of which rounding to nearest would lose each: the mean moves
+/// as in float32.
+#[test]
+fn small_updates_of_half_tables_are_not_lost() {
+    let (context, dim, steps) = (context(), 512, 200);
+    let rule = SparseRule::Sgd {
+        weight_decay: 0.0,
+        max_row_norm: None,
+    };
+    for (dtype, ulp) in [(DType::Bf16, 1.0 / 128.0), (DType::F16, 1.0 / 1024.0)] {
+        let mut table = Tensor::zeros(&context, dtype, &[1, dim]);
+        table.view_mut().set_f32(&vec![1.0; dim]);
+        let mut state = SparseState::new(&context, &rule, 1, dim);
+        let gradient = RowGradients {
+            ids: vec![0],
+            // Away from 1: below it neighbours are nearer.
+            rows: vec![-1.0; dim],
+        };
+        for number in 1..=steps {
+            let step = SparseStep::new(ulp / 50.0, number).rounded(Rounding {
+                seed: 1,
+                step: number,
+                ..Rounding::default()
+            });
+            let gradient = SparseGradient::Rows(&gradient);
+            update(
+                &context,
+                &rule,
+                step,
+                table.view_mut(),
+                &mut state,
+                gradient,
+            )
+            .unwrap();
+        }
+        let moved: f32 = table.view().to_f32().iter().map(|w| w - 1.0).sum();
+        let (moved, expected) = (moved / dim as f32, steps as f32 * ulp / 50.0);
+        assert!(
+            (moved / expected - 1.0).abs() < 0.08,
+            "{dtype}: moved {moved}, expected {expected}"
+        );
     }
 }

@@ -68,7 +68,7 @@ impl DeviceLayer {
                     bags: pass.input.bags,
                     lookups,
                     lookups_on_device: *on_device,
-                    table: streamrec_kernels::DType::F32,
+                    table: pass.weights.table_dtype(),
                     out: pass.value(node),
                     first_bad: pass.network.first_bad,
                 };

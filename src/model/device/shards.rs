@@ -164,6 +164,8 @@ pub(super) struct DeviceShards {
     shards: Shards,
     lookups: Vec<Lookup>,
     lookups_on_device: Address,
+    /// The type of the tables.
+    stored: DType,
     /// As an owner: vectors, then their gradients, `[dp * batch, width]`.
     owned: DeviceBuffer,
     d_owned: DeviceBuffer,
@@ -237,6 +239,7 @@ impl DeviceShards {
             shards,
             lookups,
             lookups_on_device,
+            stored: weights.table_dtype(),
             dtype,
         })
     }
@@ -255,7 +258,7 @@ impl DeviceShards {
                 bags,
                 lookups: &self.lookups,
                 lookups_on_device: self.lookups_on_device,
-                table: DType::F32,
+                table: self.stored,
                 out,
                 first_bad,
             };

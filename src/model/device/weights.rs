@@ -8,7 +8,7 @@ use crate::model::{ModelError, ParamId, ParameterLayout, ParameterStore, TableId
 
 /// The parameters of a model in a device's memory: those of a store, laid out alike.
 ///
-/// Masters, gradients and tables are float32; where layers compute in half precision, they read a
+/// Masters and gradients are float32, tables what the store's are; where layers compute in half precision, they read a
 /// rounded copy of the masters, which the optimiser renews with them.
 #[derive(Debug)]
 pub struct DeviceWeights {
@@ -17,6 +17,7 @@ pub struct DeviceWeights {
     gradients: Address,
     compute: (Address, DType),
     tables: Vec<Address>,
+    table_dtype: DType,
 }
 
 impl DeviceWeights {
@@ -41,7 +42,7 @@ impl DeviceWeights {
         };
         let tables = parameters
             .tables()
-            .map(|(_, table)| executor.allocate(table.extent.len() * size_of::<f32>()))
+            .map(|(_, table)| executor.allocate(table.extent.len() * table.dtype().bytes()))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             layout,
@@ -49,6 +50,7 @@ impl DeviceWeights {
             gradients,
             compute: (copy, dtype),
             tables,
+            table_dtype: parameters.table_dtype(),
         })
     }
 
@@ -69,7 +71,7 @@ impl DeviceWeights {
             executor.launch(&launch)?;
         }
         for ((_, table), &at) in parameters.tables().zip(&self.tables) {
-            upload_floats(executor, table.view().f32().unwrap_or_default(), at)?;
+            executor.upload(table.view().bytes().unwrap_or_default(), at)?;
         }
         Ok(())
     }
@@ -85,7 +87,8 @@ impl DeviceWeights {
     ) -> Result<(), ModelError> {
         download_floats(executor, self.masters, parameters.masters_mut())?;
         for (id, &at) in parameters.table_ids().zip(&self.tables) {
-            download_floats(executor, at, parameters.table_mut(id).weights_mut())?;
+            let mut weights = parameters.table_mut(id).view_mut();
+            executor.download(at, weights.bytes_mut().unwrap_or_default())?;
         }
         Ok(())
     }
@@ -111,6 +114,11 @@ impl DeviceWeights {
     /// The type in which layers compute.
     pub fn compute_dtype(&self) -> DType {
         self.compute.1
+    }
+
+    /// The type in which tables are stored.
+    pub fn table_dtype(&self) -> DType {
+        self.table_dtype
     }
 
     /// A table's weights.

@@ -2,13 +2,15 @@
 
 use rayon::prelude::*;
 use streamrec_artifact::Parameter;
-use streamrec_kernels::Context;
+use streamrec_kernels::{Context, DType, Tensor};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Extent;
 
 /// Elements of one parallel task, about.
 const CHUNK: usize = 1 << 14;
+/// Elements that are in float32 before they are rounded, about.
+const ROUNDED_AT_ONCE: usize = 1 << 22;
 /// The increment of SplitMix64: the golden ratio in 64 bits.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -45,6 +47,35 @@ pub(super) fn fill(
             }
         });
     });
+}
+
+/// The part `extent` of a table, in the type in which it is stored: what [`fill`] gives, rounded to nearest.
+pub(super) fn table(
+    context: &Context,
+    seed: u64,
+    parameter: &Parameter,
+    extent: &Extent,
+    dtype: DType,
+) -> Tensor {
+    let mut weights = Tensor::zeros(context, dtype, &extent.local_shape());
+    if dtype == DType::F32 {
+        fill(context, seed, parameter, extent, weights.f32_mut());
+        return weights;
+    }
+    let (rows, columns) = (extent.rows.len(), extent.columns.len());
+    let rows_at_once = (ROUNDED_AT_ONCE / columns.max(1)).max(1);
+    let mut values = Vec::new();
+    for first in (0..rows).step_by(rows_at_once) {
+        let own = first..rows.min(first + rows_at_once);
+        let part = Extent {
+            rows: extent.rows.start + own.start..extent.rows.start + own.end,
+            ..extent.clone()
+        };
+        values.resize(part.len(), 0.0);
+        fill(context, seed, parameter, &part, &mut values);
+        weights.view_mut().rows(own).set_f32(&values);
+    }
+    weights
 }
 
 /// Output `index` of SplitMix64 with the state `key`: <https://doi.org/10.1145/2714064.2660195>.
@@ -125,6 +156,24 @@ mod tests {
         let own = part(&whole.column_part(2, 4));
         let expected = all.chunks(columns).flat_map(|row| &row[32..48]).copied();
         assert_eq!(own, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_table_in_half_precision_begins_with_the_values_of_float32_rounded() {
+        let (rows, columns) = (5 * ROUNDED_AT_ONCE / 2048, 1024);
+        let parameter = Parameter {
+            name: "embedding.a".into(),
+            shape: vec![rows, columns],
+            fan_in: 2,
+            fan_out: 4,
+            init: Init::GlorotUniform,
+        };
+        let context = Context::cpu(2, false).unwrap();
+        let extent = Extent::whole(&parameter.shape).row_part(1, 2);
+        let of = |dtype| table(&context, 3, &parameter, &extent, dtype);
+        let mut expected = Tensor::zeros(&context, DType::Bf16, &extent.local_shape());
+        expected.view_mut().set_f32(of(DType::F32).f32());
+        assert!(of(DType::Bf16).view().bytes() == expected.view().bytes());
     }
 
     #[test]

@@ -6,12 +6,14 @@ mod initial_values;
 mod layout;
 mod named_slice;
 mod store;
+mod table;
 
 pub use extent::Extent;
 pub use gradients::Gradients;
 pub use layout::{BucketSettings, ParamId, ParameterLayout, Placed};
 pub use named_slice::{NamedSlice, NamedSliceMut};
-pub use store::{ParameterBuilder, ParameterStore, Table, TableId, Weights};
+pub use store::{ParameterBuilder, ParameterStore, Weights};
+pub use table::{Table, TableId};
 
 #[cfg(test)]
 mod tests;

@@ -1,3 +1,5 @@
+use streamrec_kernels::{TensorMut, TensorRef};
+
 use super::Extent;
 
 /// The part of a named tensor that this rank holds.
@@ -7,8 +9,24 @@ pub struct NamedSlice<'a> {
     pub name: String,
     /// Which part it is.
     pub extent: Extent,
-    /// The elements, row-major.
-    pub values: &'a [f32],
+    /// The elements, as many rows and columns as the extent has, contiguous: float32, or the type in which tables are
+    /// stored.
+    pub values: TensorRef<'a>,
+}
+
+impl<'a> NamedSlice<'a> {
+    /// Of float32, row-major.
+    ///
+    /// # Panics
+    /// When they are not as many as the extent has.
+    pub fn new(name: String, extent: Extent, values: &'a [f32]) -> Self {
+        let values = TensorRef::from_f32(values, &[extent.rows.len(), extent.columns.len()]);
+        Self {
+            name,
+            extent,
+            values,
+        }
+    }
 }
 
 /// The part of a named tensor that this rank holds, to write to.
@@ -18,6 +36,21 @@ pub struct NamedSliceMut<'a> {
     pub name: String,
     /// Which part it is.
     pub extent: Extent,
-    /// The elements, row-major.
-    pub values: &'a mut [f32],
+    /// As of a [`NamedSlice`].
+    pub values: TensorMut<'a>,
+}
+
+impl<'a> NamedSliceMut<'a> {
+    /// Of float32, row-major.
+    ///
+    /// # Panics
+    /// When they are not as many as the extent has.
+    pub fn new(name: String, extent: Extent, values: &'a mut [f32]) -> Self {
+        let values = TensorMut::from_f32(values, &[extent.rows.len(), extent.columns.len()]);
+        Self {
+            name,
+            extent,
+            values,
+        }
+    }
 }

@@ -1,11 +1,13 @@
 use std::sync::Arc;
 
 use streamrec_artifact::{Graph, Parameter, Shapes};
-use streamrec_kernels::{Context, DType, Tensor, TensorMut, TensorRef, cast};
+use streamrec_kernels::{
+    Context, DType, Tensor, TensorMut, TensorRef, cast, sparse_optimizer::Rounding,
+};
 
 use super::{
     BucketSettings, Extent, Gradients, NamedSlice, NamedSliceMut, ParamId, ParameterLayout, Placed,
-    initial_values,
+    Table, TableId, initial_values,
 };
 use crate::{
     comm::Communicator,
@@ -13,67 +15,13 @@ use crate::{
     model::{ModelError, TensorParallel},
 };
 
-/// An embedding table of a [`ParameterStore`]: its place among the graph's tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TableId(usize);
-
-impl TableId {
-    /// The place among the tables.
-    pub fn index(self) -> usize {
-        self.0
-    }
-}
-
-/// An embedding table.
-#[derive(Debug)]
-pub struct Table {
-    /// Its name (`embedding.<table>`), whole shape and first values.
-    pub parameter: Parameter,
-    /// The part of it that is here.
-    pub extent: Extent,
-    /// Whether ranks hold parts of it.
-    sharded: bool,
-    /// `[rows, dim]`
-    weights: Tensor,
-}
-
-impl Table {
-    /// The weights, `[rows, dim]`.
-    pub fn view(&self) -> TensorRef<'_> {
-        self.weights.view()
-    }
-
-    /// The weights to write to, `[rows, dim]`.
-    pub fn view_mut(&mut self) -> TensorMut<'_> {
-        TensorMut::from_f32(self.weights.f32_mut(), &self.extent.local_shape())
-    }
-
-    /// The weights to write to, row-major.
-    pub(in crate::model) fn weights_mut(&mut self) -> &mut [f32] {
-        self.weights.f32_mut()
-    }
-
-    /// Whether ranks hold parts of it, so that its vectors come from an exchange.
-    pub fn is_sharded(&self) -> bool {
-        self.sharded
-    }
-
-    /// The number of rows that are here.
-    pub fn rows(&self) -> usize {
-        self.extent.rows.len()
-    }
-
-    /// The columns that are here.
-    pub fn dim(&self) -> usize {
-        self.extent.columns.len()
-    }
-}
-
 /// Collects parameters, then makes their [`ParameterStore`].
 #[derive(Debug)]
 pub struct ParameterBuilder {
     seed: u64,
     compute: DType,
+    /// Of tables.
+    stored: DType,
     dense: Vec<(Parameter, Extent)>,
     /// With the part of a sharded table that is here.
     tables: Vec<(Parameter, Option<Extent>)>,
@@ -87,6 +35,7 @@ impl ParameterBuilder {
         Self {
             seed,
             compute: DType::F32,
+            stored: DType::F32,
             dense: Vec::new(),
             tables: Vec::new(),
             tensor_parallel: (0, 1),
@@ -95,11 +44,13 @@ impl ParameterBuilder {
 
     /// Lets layers compute in a precision. Weights, gradients and state stay float32.
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.compute = match precision {
-            Precision::Fp32 => DType::F32,
-            Precision::Bf16 => DType::Bf16,
-            Precision::Fp16 => DType::F16,
-        };
+        self.compute = dtype(precision);
+        self
+    }
+
+    /// Stores tables in a precision. Their gradients and state stay float32.
+    pub fn table_precision(mut self, precision: Precision) -> Self {
+        self.stored = dtype(precision);
         self
     }
 
@@ -174,15 +125,23 @@ impl ParameterBuilder {
             weights: Tensor::zeros(context, self.compute, &[layout.len()]),
             stale: true,
         });
+        let (seed, mut first_row) = (self.seed, 0);
         let tables = self.tables.into_iter().map(|(parameter, own)| {
             let sharded = own.is_some();
             let extent = own.unwrap_or_else(|| place(Extent::whole(&parameter.shape)));
-            let mut weights = Tensor::zeros(context, DType::F32, &extent.local_shape());
-            initial_values::fill(context, self.seed, &parameter, &extent, weights.f32_mut());
+            let weights = initial_values::table(context, seed, &parameter, &extent, self.stored);
+            let rounding = Rounding {
+                seed,
+                step: 0,
+                first_row: first_row + extent.rows.start as u64,
+                first_column: extent.columns.start as u32,
+            };
+            first_row += parameter.shape[0] as u64;
             Table {
                 parameter,
                 extent,
                 sharded,
+                rounding,
                 weights,
             }
         });
@@ -191,6 +150,7 @@ impl ParameterBuilder {
             weights,
             compute,
             gradients,
+            stored: self.stored,
             tables: tables.collect(),
         })
     }
@@ -214,12 +174,21 @@ impl ParameterBuilder {
     }
 }
 
+fn dtype(precision: Precision) -> DType {
+    match precision {
+        Precision::Fp32 => DType::F32,
+        Precision::Bf16 => DType::Bf16,
+        Precision::Fp16 => DType::F16,
+    }
+}
+
 /// All parameters of a model, with the gradients of the dense ones.
 ///
 /// Dense master weights lie in one arena in bucket order, gradients in one buffer a bucket; both are
 /// float32. Where layers compute in half precision, they read a rounded copy of the arena, which
 /// [`refresh`](Self::refresh) renews after the masters changed.
-/// Embedding tables are tensors of their own, whose gradients are sparse and never stored whole.
+/// Embedding tables are tensors of their own, float32 or in half precision, whose gradients are sparse and never stored
+/// whole.
 #[derive(Debug)]
 pub struct ParameterStore {
     layout: Arc<ParameterLayout>,
@@ -227,6 +196,7 @@ pub struct ParameterStore {
     weights: Tensor,
     compute: Option<ComputeCopy>,
     gradients: Gradients,
+    stored: DType,
     tables: Vec<Table>,
 }
 
@@ -263,6 +233,11 @@ impl ParameterStore {
         self.compute
             .as_ref()
             .map_or(DType::F32, |copy| copy.weights.dtype())
+    }
+
+    /// The type in which tables are stored.
+    pub fn table_dtype(&self) -> DType {
+        self.stored
     }
 
     /// Rounds the masters into the copy that layers compute with, if they changed since.
@@ -398,15 +373,13 @@ impl ParameterStore {
     /// All weights that are here, for checkpoint and export: dense ones, then tables.
     pub fn named_slices(&self) -> impl Iterator<Item = NamedSlice<'_>> {
         let dense = self.layout.slices(self.weights.f32());
-        let dense = dense.map(|(placed, values)| NamedSlice {
-            name: placed.parameter.name.clone(),
-            extent: placed.extent.clone(),
-            values,
+        let dense = dense.map(|(placed, values)| {
+            NamedSlice::new(placed.parameter.name.clone(), placed.extent.clone(), values)
         });
         dense.chain(self.tables.iter().map(|table| NamedSlice {
             name: table.parameter.name.clone(),
             extent: table.extent.clone(),
-            values: table.weights.f32(),
+            values: table.weights.view(),
         }))
     }
 
@@ -416,15 +389,13 @@ impl ParameterStore {
             copy.stale = true;
         }
         let dense = self.layout.slices_mut(self.weights.f32_mut());
-        let dense = dense.map(|(placed, values)| NamedSliceMut {
-            name: placed.parameter.name.clone(),
-            extent: placed.extent.clone(),
-            values,
+        let dense = dense.map(|(placed, values)| {
+            NamedSliceMut::new(placed.parameter.name.clone(), placed.extent.clone(), values)
         });
         dense.chain(self.tables.iter_mut().map(|table| NamedSliceMut {
             name: table.parameter.name.clone(),
             extent: table.extent.clone(),
-            values: table.weights.f32_mut(),
+            values: table.weights.view_mut(),
         }))
     }
 
@@ -443,16 +414,16 @@ impl ParameterStore {
             problem,
         };
         let mut slices = self.named_slices_mut();
-        let slice = slices
+        let mut slice = slices
             .find(|slice| slice.name == name)
             .ok_or_else(|| refuse("the model has no parameter of this name".into()))?;
         let expected = slice.extent.local_shape();
-        if expected != shape || slice.values.len() != elements.len() {
+        if expected != shape || slice.extent.len() != elements.len() {
             return Err(refuse(format!(
                 "the model's shape is {expected:?}, got {shape:?}"
             )));
         }
-        slice.values.copy_from_slice(elements);
+        slice.values.set_f32(elements);
         Ok(())
     }
 }

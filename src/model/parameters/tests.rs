@@ -37,7 +37,7 @@ fn weights_do_not_depend_on_buckets() {
     let values = |store: &ParameterStore| -> Vec<(String, Vec<f32>)> {
         let slices = store.named_slices();
         slices
-            .map(|slice| (slice.name, slice.values.to_vec()))
+            .map(|slice| (slice.name, slice.values.to_f32()))
             .collect()
     };
     assert_eq!(values(&small), values(&large));

@@ -223,14 +223,14 @@ impl Model {
         };
         let mut parameters = builder.build(&context, comm, buckets).unwrap();
         let mut random = Random(11);
-        for slice in parameters.named_slices_mut() {
+        for mut slice in parameters.named_slices_mut() {
             let Extent { rows, columns, .. } = &slice.extent;
             let all: Vec<f32> = (0..slice.extent.shape.iter().product())
                 .map(|_| random.symmetric(0.7))
                 .collect();
             let of_row = |row| &all[row * slice.extent.width()..][columns.clone()];
             let own: Vec<f32> = rows.clone().flat_map(of_row).copied().collect();
-            slice.values.copy_from_slice(&own);
+            slice.values.set_f32(&own);
         }
         let network = Network::new(&context, graph, schema, &parameters, shared, batch).unwrap();
         let heads = (0..schema.labels.len())

@@ -23,11 +23,8 @@ impl<'a> Oracle<'a> {
         parameters: &ParameterStore,
     ) -> Self {
         let weights = parameters.named_slices().map(|slice| {
-            let values = slice.values.iter();
-            (
-                slice.name,
-                values.map(|&weight| f64::from(weight)).collect(),
-            )
+            let values = slice.values.to_f32().into_iter();
+            (slice.name, values.map(f64::from).collect())
         });
         Self {
             graph,

@@ -6,7 +6,9 @@ use streamrec_kernels::cuda::{
     embedding_bag::Bags,
     groups::{self, Build, ListAsked, Memory, Rows},
     radix_sort::counts_len,
-    sparse_optimizer::{self, Gradients, Partial, Table, UpdateRows, fuses, row_stride, tiles},
+    sparse_optimizer::{
+        self, Gradients, Partial, Table, UpdateRows, fuses, fuses_types, row_stride, tiles,
+    },
 };
 use streamrec_kernels::sparse_optimizer::SparseRule;
 
@@ -34,8 +36,10 @@ pub(super) struct DeviceTables {
     /// The longest row, of sums.
     stride: usize,
     /// Sums of rows are tested before anything is updated: with a scaled loss, where rows are too long for the fused
-    /// update, where ranks hold columns of them, and where sums are not to depend on the ranks.
+    /// update or of a type that it does not take with the gradients', where ranks hold columns of them, and where sums are not to depend on the ranks.
     pub(super) sums_first: bool,
+    /// The type in which they are stored.
+    stored: DType,
     memory: Option<LookupMemory>,
     /// Of replicated tables with several ranks, and with several micro-batches.
     exchange: Option<RowExchange>,
@@ -212,7 +216,11 @@ impl DeviceTables {
             rounds: of_rounds,
             control,
             stride: row_stride(dim_max),
-            sums_first: sums_first || apart || !fuses(dim_max, gradient),
+            sums_first: sums_first
+                || apart
+                || !fuses(dim_max, gradient)
+                || !fuses_types(gradient, weights.table_dtype()),
+            stored: weights.table_dtype(),
             memory: None,
             exchange,
             lists,
@@ -336,7 +344,7 @@ impl DeviceTables {
     ) -> Result<(), OptimError> {
         let fused = |gradients: &Gradients<'_>| {
             let not_finite = self.control.not_finite();
-            sparse_optimizer::update(gradients, &self.rule, DType::F32, not_finite)
+            sparse_optimizer::update(gradients, &self.rule, self.stored, not_finite)
         };
         for (index, (own, round)) in self.rounds.iter().zip(rounds.rounds()).enumerate() {
             match (&self.exchange, self.sums_first) {
@@ -414,7 +422,7 @@ impl DeviceTables {
         Ok(UpdateRows {
             tables: &own.tables,
             tables_on_device: own.on_device,
-            weights: DType::F32,
+            weights: self.stored,
             row_bits: keys.row_bits,
             rows: sums.rows,
             capacity: sums.capacity,
@@ -433,27 +441,23 @@ fn tables(
     states: &[[Address; 2]],
     round: &TableRound,
 ) -> Vec<Table> {
-    let first_rows: Vec<u64> = parameters
-        .tables()
-        .scan(0, |next, (_, table)| {
-            let first = *next;
-            *next += table.rows() as u64;
-            Some(first)
-        })
-        .collect();
     let table = |&id: &crate::model::TableId| {
         let (own, [first, second]) = (parameters.table(id), states[id.index()]);
         let (learning_rate_scale, weight_decay) = optimizer.sparse.factors(id);
+        // Seed and step come with each step.
+        let rounding = own.rounding(0);
         Table {
             weights: weights.table(id).0,
             first: first.0,
             second: second.0,
             row_stride: own.dim() as i64,
-            first_row: first_rows[id.index()],
+            first_row: rounding.first_row,
             dim: own.dim() as u32,
             learning_rate_scale,
             weight_decay,
             columns: own.extent.width() as u32,
+            first_column: rounding.first_column,
+            reserved: 0,
         }
     };
     round.tables.iter().map(table).collect()

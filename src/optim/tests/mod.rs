@@ -129,7 +129,7 @@ impl Rank {
     fn tensors(&self) -> Vec<(String, Vec<f32>)> {
         let weights = self.model.parameters.named_slices();
         let all = weights.chain(self.optimizer.named_slices());
-        all.map(|slice| (slice.name, slice.values.to_vec()))
+        all.map(|slice| (slice.name, slice.values.to_f32()))
             .collect()
     }
 }

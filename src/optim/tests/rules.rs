@@ -67,7 +67,7 @@ impl Reference {
             }
         };
         let shadow = |NamedSlice { name, values, .. }: NamedSlice<'_>| {
-            let weights: Vec<f64> = values.iter().map(|&w| f64::from(w)).collect();
+            let weights: Vec<f64> = values.to_f32().into_iter().map(f64::from).collect();
             let first = vec![accumulator(&name); weights.len()];
             let second = vec![0.0; weights.len()];
             (
@@ -194,8 +194,11 @@ impl Reference {
 
     fn check(&self, model: &Model) {
         for NamedSlice { name, values, .. } in model.parameters.named_slices() {
-            for (index, (&got, expected)) in
-                values.iter().zip(&self.shadows[&name].weights).enumerate()
+            for (index, (&got, expected)) in values
+                .to_f32()
+                .iter()
+                .zip(&self.shadows[&name].weights)
+                .enumerate()
             {
                 let error = (f64::from(got) - expected).abs();
                 assert!(
@@ -477,8 +480,8 @@ fn state_is_restored_by_name() {
     let mut restored = Rank::new(&config, Arc::new(SingleRank), 9);
     restored.step = 3;
     let weights = restored.model.parameters.named_slices_mut();
-    for slice in weights.chain(restored.optimizer.named_slices_mut()) {
-        slice.values.copy_from_slice(&saved[&slice.name]);
+    for mut slice in weights.chain(restored.optimizer.named_slices_mut()) {
+        slice.values.set_f32(&saved[&slice.name]);
     }
     for step in 4..=6 {
         rank.train(&[batch(step)], batch(step).weight_sum());

@@ -39,7 +39,7 @@ impl EmbeddingExchange {
         trace_span!("look up ids of all ranks")
             .in_scope(|| embedding_bag::forward(context, &bags, &lookups, out))
             .map_err(ModelError::kernel("the lookup of other ranks' ids"))?;
-        let mut first = 0;
+        let (mut first, mut scratch) = (0, Vec::new());
         let mut answers = Vec::with_capacity(owned.samples.len());
         for (rank, &samples) in owned.samples.iter().enumerate() {
             let mut answer = empty_message(&mut self.spare, &*self.world);
@@ -50,7 +50,7 @@ impl EmbeddingExchange {
             for (part, of_ranks) in own.unique.iter().zip(&owned.unique) {
                 let table = parameters.table(self.layout.tables[part.table].id).view();
                 for &id in &of_ranks[rank] {
-                    put(&mut answer, table.row(id as usize));
+                    put(&mut answer, table.wide_row(id as usize, &mut scratch));
                 }
             }
             answers.push(answer);

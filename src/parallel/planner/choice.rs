@@ -228,6 +228,7 @@ mod tests {
             lookups: 1,
             ids_per_sample: ids,
             distinct: Distinct::new((1_024, distinct / 4), (8_192, distinct)),
+            number_bytes: 4,
             state_bytes: 4,
             payloads: [Payload::Fp32; 2],
         }

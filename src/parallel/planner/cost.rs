@@ -129,7 +129,8 @@ pub struct BatchSplit {
 /// Reading `ids` gradients and adding them into `rows`, then reading those rows of the table with their state and
 /// writing them back.
 fn updated(load: &TableLoad, ids: f64, rows: f64, dim: f64) -> RowWork {
-    let bytes = ids * dim * FLOAT + rows * 2.0 * (dim * FLOAT + load.state_bytes as f64);
+    let stored = load.number_bytes as f64;
+    let bytes = ids * dim * FLOAT + rows * 2.0 * (dim * stored + load.state_bytes as f64);
     RowWork::new(rows, bytes)
 }
 
@@ -158,10 +159,12 @@ impl<'a> Replicated<'a> {
     /// Every part sums its gradients by row and sends them to all others; all merge them and update.
     fn cost(&self) -> Cost {
         let (load, dim) = (self.load, self.load.dim as f64);
-        let memory_bytes = load.rows as f64 * (dim * FLOAT + load.state_bytes as f64);
+        let memory_bytes = load.rows as f64 * load.row_bytes();
         let ids = self.local * load.ids_per_sample;
         // Rows to pool, and the vectors.
-        let looked_up = RowWork::new(ids, (ids + self.local * load.lookups as f64) * dim * FLOAT);
+        let vectors = self.local * load.lookups as f64;
+        let bytes = dim * (ids * load.number_bytes as f64 + vectors * FLOAT);
+        let looked_up = RowWork::new(ids, bytes);
         if self.parts == 1.0 {
             return Cost {
                 memory_bytes,
@@ -252,7 +255,13 @@ impl<'a> Shard<'a> {
     }
 
     fn memory_bytes(&self) -> f64 {
-        self.rows * (self.dim * FLOAT + held_state(self.load, self.placement, self.dim))
+        let state = held_state(self.load, self.placement, self.dim);
+        self.rows * (self.dim * self.stored() + state)
+    }
+
+    /// Bytes of a number of the table.
+    fn stored(&self) -> f64 {
+        self.load.number_bytes as f64
     }
 
     /// Vectors that a tensor-parallel group gathers after each of its ranks looked up its part.
@@ -285,7 +294,8 @@ impl<'a> Shard<'a> {
             return own;
         }
         // Gradients are summed first; rows and sums are read for what goes to the others, then again.
-        own.plus(RowWork::new(rows, 4.0 * rows * self.dim * FLOAT))
+        let bytes = 2.0 * rows * self.dim * (FLOAT + self.stored());
+        own.plus(RowWork::new(rows, bytes))
     }
 
     /// Bytes of the sums over its rows that the other ranks send, where the update needs whole rows.
@@ -318,7 +328,10 @@ impl<'a> Shard<'a> {
         let own_ids = self.share * self.batch * load.ids_per_sample;
         Cost {
             memory_bytes: self.memory_bytes(),
-            looked_up: RowWork::new(own_ids, (own_ids * self.dim + answered) * FLOAT),
+            looked_up: RowWork::new(
+                own_ids,
+                own_ids * self.dim * self.stored() + answered * FLOAT,
+            ),
             grouped_ids: own_ids,
             updated: self.updated(own_ids),
             pooled: RowWork::new(ids + own_ids, self.copied_bytes(answered, returned)),
@@ -344,7 +357,7 @@ impl<'a> Shard<'a> {
         let returned = self.local_distinct * dim;
         Cost {
             memory_bytes: self.memory_bytes(),
-            looked_up: RowWork::new(own_ids, 2.0 * answered * FLOAT),
+            looked_up: RowWork::new(own_ids, answered * (self.stored() + FLOAT)),
             grouped_ids: own_ids,
             updated: self.updated(own_ids),
             pooled: RowWork::default(),
@@ -385,6 +398,7 @@ mod tests {
             lookups: 1,
             ids_per_sample: 2.0,
             distinct: Distinct::new((100, 100), (1_000, 400)),
+            number_bytes: 4,
             state_bytes: 4,
             payloads: [Payload::Fp32; 2],
         }
@@ -415,6 +429,24 @@ mod tests {
         assert_eq!(held(Placement::Replicated), 4.0 * whole);
         // A row's one value of state is wherever columns of the row are.
         assert_eq!(held(Placement::ColumnWise), whole + 3.0 * 4_000.0);
+    }
+
+    #[test]
+    fn a_table_in_half_precision_is_half_the_weights_beside_the_same_state() {
+        let load = TableLoad {
+            number_bytes: 2,
+            ..load()
+        };
+        for (placement, ranks) in [(Placement::Replicated, 1), (Placement::RowWise, 4)] {
+            let own = |load| Cost::of(load, placement, Exchange::Unique, 0, 0, &split(ranks));
+            let (half, whole) = (own(&load), own(&self::load()));
+            let rows = 1_000.0 / ranks as f64;
+            assert_eq!(half.memory_bytes, rows * (16.0 * 2.0 + 4.0));
+            assert_eq!(whole.memory_bytes, rows * (16.0 * 4.0 + 4.0));
+            assert!(half.looked_up.bytes < whole.looked_up.bytes);
+            assert!(half.updated.bytes < whole.updated.bytes);
+            assert_eq!(half.exchanged_bytes, whole.exchanged_bytes);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use streamrec_artifact::{FeatureSchema, Graph, GraphTable, LookupSpec, Op, Shapes};
 
 use crate::config::optimizer::SparseOptimizerConfig;
-use crate::config::{EmbeddingsConfig, Payload};
+use crate::config::{EmbeddingsConfig, Payload, Precision};
 use crate::data::Batch;
 
 /// What a step asks of a table.
@@ -21,6 +21,8 @@ pub struct TableLoad {
     pub ids_per_sample: f64,
     /// Distinct rows of some samples.
     pub distinct: Distinct,
+    /// Bytes of a number of the table.
+    pub number_bytes: usize,
     /// Bytes of optimiser state a row.
     pub state_bytes: usize,
     /// How its vectors travel, and their gradients, where it is sharded.
@@ -81,17 +83,17 @@ impl Distinct {
 }
 
 impl TableLoad {
-    /// What a batch asks of each table of a graph, in the order of its tables.
+    /// What a batch asks of each table of a graph, in the order of its tables; `stored` is the type in which they are.
     pub fn of_batch(
         graph: &Graph,
         shapes: &Shapes,
         schema: &FeatureSchema,
         batch: &Batch,
         rule: &SparseOptimizerConfig,
-        config: &EmbeddingsConfig,
+        (config, stored): (&EmbeddingsConfig, Precision),
     ) -> Vec<Self> {
         let filled = batch.filled.max(1);
-        let mut loads = Self::declared(graph, shapes, schema, rule, config);
+        let mut loads = Self::declared(graph, shapes, schema, rule, (config, stored));
         for load in &mut loads {
             let features = features_of(graph, schema, &load.name);
             let ids = |samples: usize| -> Vec<i64> {
@@ -115,7 +117,7 @@ impl TableLoad {
         shapes: &Shapes,
         schema: &FeatureSchema,
         rule: &SparseOptimizerConfig,
-        config: &EmbeddingsConfig,
+        (config, stored): (&EmbeddingsConfig, Precision),
     ) -> Vec<Self> {
         let load = |(table, &rows): (&GraphTable, &usize)| {
             let lookups = features_of(graph, schema, &table.name).len();
@@ -126,6 +128,7 @@ impl TableLoad {
                 lookups,
                 ids_per_sample: lookups as f64,
                 distinct: Distinct::new((1, lookups), (2, 2 * lookups)),
+                number_bytes: stored.bytes(),
                 state_bytes: state_bytes(rule, table.dim),
                 payloads: [config.vectors, config.gradients],
             }
@@ -140,7 +143,7 @@ impl TableLoad {
 
     /// Bytes of a row and of its state.
     pub fn row_bytes(&self) -> f64 {
-        (self.dim * size_of::<f32>() + self.state_bytes) as f64
+        (self.dim * self.number_bytes + self.state_bytes) as f64
     }
 
     /// Distinct rows of `samples` samples, no more than there are.
@@ -208,6 +211,7 @@ mod tests {
             lookups: 1,
             ids_per_sample: 0.1,
             distinct: Distinct::new((100, 50), (10_000, 500)),
+            number_bytes: 4,
             state_bytes: 4,
             payloads: [Payload::Fp32; 2],
         };

@@ -6,7 +6,7 @@ use streamrec_kernels::{
     Context, DType, Tensor, TensorMut, TensorRef,
     embedding_bag::{self, BagSource, Bags, Groups, Lookup, Pooling},
     linear::{self, Activation},
-    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState},
+    sparse_optimizer::{self, SparseGradient, SparseRule, SparseState, SparseStep},
 };
 
 use super::{Collectives, Line, Rates, RowRate, RowWork};
@@ -168,7 +168,8 @@ fn rows_of(together: &Barrier, dim: usize) -> OfRows {
             dout: TensorRef::from_f32(&vectors, &[ROWS, dim]),
         };
         let weights = table.view_mut();
-        let _ = sparse_optimizer::update(&context, &rule, 1e-3, 1, weights, &mut state, gradient);
+        let step = SparseStep::new(1e-3, 1);
+        let _ = sparse_optimizer::update(&context, &rule, step, weights, &mut state, gradient);
     });
     OfRows {
         lookup: (RowWork::new(rows, 2.0 * bytes), lookup_s),

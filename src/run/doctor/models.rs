@@ -62,6 +62,7 @@ fn settings(precision: Precision) -> TrainerSettings {
         accumulate: 1,
         reduction: Reduction::Fast,
         precision,
+        table_precision: Precision::Fp32,
         loss_scale: LossScaleConfig::default(),
         label_weights: vec![1.0],
         partitions: BTreeMap::new(),

@@ -48,10 +48,9 @@ impl Demand {
         schema: FeatureSchema,
         batch: &Batch,
     ) -> Result<Self, RunError> {
-        let (rule, config) = (
-            &experiment.optimizer.sparse,
-            &experiment.parallel.embeddings,
-        );
+        let rule = &experiment.optimizer.sparse;
+        let stored = experiment.train.table_precision;
+        let config = (&experiment.parallel.embeddings, stored);
         Self::new(graph, schema, |graph, shapes, schema| {
             Ok(TableLoad::of_batch(
                 graph, shapes, schema, batch, rule, config,

@@ -159,11 +159,17 @@ mod tests {
             lookups: 1,
             ids_per_sample: 1.0,
             distinct: Distinct::new((1, 1), (2, 2)),
+            number_bytes: 4,
             state_bytes: 16,
             payloads: [Payload::Fp32; 2],
         };
         let tables = [table(1_000), table(10)];
         assert_eq!(cut(&tables, 32.0 * 1_010.0), None);
         assert_eq!(cut(&tables, 32.0 * 300.0), Some(250));
+        let halves = tables.map(|table| TableLoad {
+            number_bytes: 2,
+            ..table
+        });
+        assert_eq!(cut(&halves, 24.0 * 1_010.0), None);
     }
 }

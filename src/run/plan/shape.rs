@@ -62,7 +62,10 @@ pub(super) fn demand(
             shapes,
             schema,
             &experiment.optimizer.sparse,
-            &experiment.parallel.embeddings,
+            (
+                &experiment.parallel.embeddings,
+                experiment.train.table_precision,
+            ),
         );
         let of_table = |mut load: TableLoad| {
             // Every table has the feature of its name.

@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field};
 use streamrec_artifact::{
     Encoder, FeatureSchema, FittedFeatures, Graph, MANIFEST_FILE, RawBatch, Weights,
 };
+use streamrec_kernels::TensorMut;
 use streamrec_serving::ranker::Ranker;
 use streamrec_serving::scorer::Scorer;
 
@@ -177,7 +178,7 @@ fn weights(
         checkpoint.read(
             &parameter.name,
             &Extent::whole(&parameter.shape),
-            &mut values,
+            TensorMut::from_f32(&mut values, &parameter.shape),
         )?;
         weights.insert(parameter.name, parameter.shape, values);
     }

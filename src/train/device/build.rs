@@ -128,6 +128,7 @@ fn parameters(
     };
     let parameters = ParameterBuilder::new(settings.seed)
         .precision(settings.precision)
+        .table_precision(settings.table_precision)
         .graph(graph, &shapes, &shared)
         .shard_tables(plan.extents(mesh.world.rank()))
         .build(context, mesh.dp.as_ref(), settings.buckets)?;

@@ -12,7 +12,7 @@ pub(super) type Tensors = Vec<(String, Vec<f32>)>;
 pub(super) fn tensors(trainee: &mut dyn Trainee) -> Result<Tensors, TrainError> {
     let slices = trainee.named_slices()?.into_iter();
     Ok(slices
-        .map(|slice| (slice.name, slice.values.to_vec()))
+        .map(|slice| (slice.name, slice.values.to_f32()))
         .collect())
 }
 

@@ -124,9 +124,9 @@ impl SelfCheck {
             ..own.clone()
         };
         let [got, expected] = descent.both(context, device()?, 1)?;
-        descent.compare(&got, &expected, gradient_tolerance(own.settings.precision))?;
+        descent.compare(&got, &expected, gradient_tolerance(&own.settings))?;
         let [got, expected] = own.both(context, device()?, STEPS)?;
-        own.compare(&got, &expected, weight_tolerance(own.settings.precision))
+        own.compare(&got, &expected, weight_tolerance(&own.settings))
     }
 
     /// Trains on both: what the device found, and the CPU.
@@ -204,13 +204,21 @@ impl SelfCheck {
         expected: &Trained,
         change: f64,
     ) -> Result<(), SelfCheckError> {
-        let tolerance = f64::from(tolerance(self.settings.precision));
+        let TrainerSettings {
+            precision,
+            table_precision,
+            ..
+        } = self.settings;
+        let [tolerance, of_tables] =
+            [precision, table_precision].map(|of| f64::from(tolerance(of)));
+        // A row that is rounded to the other neighbour is off as an activation is.
+        let later = tolerance.max(of_tables);
         let steps = expected.outcomes.len() as u64;
         let mut found = None;
         for (step, (got, expected)) in (1..).zip(got.outcomes.iter().zip(&expected.outcomes)) {
             // Weights differ from the second step on.
-            let allowed =
-                tolerance * expected.loss.abs().max(1.0) * if step == 1 { 1.0 } else { 10.0 };
+            let allowed = if step == 1 { tolerance } else { 10.0 * later };
+            let allowed = allowed * expected.loss.abs().max(1.0);
             let skipped = [got, expected].map(|outcome| f64::from(u8::from(outcome.skipped)));
             found = found
                 .or_else(|| {
@@ -234,7 +242,7 @@ impl SelfCheck {
             found = found.or_else(of);
         }
         for (got, expected) in got.predictions.iter().zip(&expected.predictions) {
-            let allowed = 10.0 * tolerance as f32;
+            let allowed = 10.0 * later as f32;
             let of = || Difference::of_values("prediction", steps, [got, expected], allowed);
             found = found.or_else(of);
         }
@@ -270,20 +278,31 @@ fn no_number(error: TrainError, expected: &Trained) -> SelfCheckError {
 
 /// Of the change by one step of gradient descent. Sums in another order are apart by about 1e-5 of it; one sample that a ReLU
 /// lets pass on one side only, by some thousandths.
-fn gradient_tolerance(precision: Precision) -> f64 {
-    match precision {
+fn gradient_tolerance(settings: &TrainerSettings) -> f64 {
+    let of_change = match settings.precision {
         Precision::Fp32 => 0.01,
         Precision::Bf16 => 0.05,
         Precision::Fp16 => 0.02,
-    }
+    };
+    behind_rounding(of_change, settings)
 }
 
 /// Of the change of weights and state by the run's own optimiser, whose adaptive rules make whole steps of gradients that are
 /// but rounding.
-fn weight_tolerance(precision: Precision) -> f64 {
-    match precision {
+fn weight_tolerance(settings: &TrainerSettings) -> f64 {
+    let of_change = match settings.precision {
         Precision::Fp32 => 0.05,
         Precision::Bf16 | Precision::Fp16 => 0.5,
+    };
+    behind_rounding(of_change, settings)
+}
+
+/// Where tables are rounded, by the same random words on both sides: a share of the numbers that is as large as their
+/// difference is rounded to the other neighbour, which is the root of it in a norm. Other words would make the norm about 1.
+fn behind_rounding(of_change: f64, settings: &TrainerSettings) -> f64 {
+    match settings.table_precision {
+        Precision::Fp32 => of_change,
+        Precision::Bf16 | Precision::Fp16 => of_change.sqrt(),
     }
 }
 

@@ -9,6 +9,7 @@ mod ranks;
 mod refused_products;
 mod self_check;
 mod sharded;
+mod table_precision;
 mod tensor_parallel;
 
 use std::collections::BTreeMap;
@@ -201,9 +202,9 @@ fn weights_and_state_move_between_cpu_and_device_in_mid_run() {
     let trainees: [&mut dyn Trainee; 2] = [other.as_mut(), &mut cpu];
     for trainee in trainees {
         let slices = trainee.named_slices_mut().unwrap().into_iter();
-        for (slice, (name, values)) in slices.zip(&saved) {
+        for (mut slice, (name, values)) in slices.zip(&saved) {
             assert_eq!(slice.name, *name);
-            slice.values.copy_from_slice(values);
+            slice.values.set_f32(values);
         }
         trainee.restore_loss_scaler(scaler);
         let got = case.train(trainee, 5..=8, undisturbed);

@@ -24,7 +24,9 @@ pub fn each<E: Executor>(
     for shape in [narrow, shapes.wide] {
         let tables = Tables::new(memory, shapes.batch, shape)?;
         let batch = Batch::new(memory, &tables, Ids::Uniform)?;
-        whole_rows(memory, &tables, &batch, visit)?;
+        for weights in [DType::F32, DType::Bf16, DType::F16] {
+            whole_rows(memory, &tables, &batch, weights, visit)?;
+        }
         if shape == narrow {
             lists(memory, &tables, &batch, visit)?;
             asked(memory, &tables, &batch, visit)?;
@@ -38,16 +40,17 @@ fn whole_rows<E: Executor>(
     memory: &mut Memory<'_, E>,
     tables: &Tables,
     batch: &Batch,
+    weights: DType,
     visit: Visit<'_, E>,
 ) -> Outcome<()> {
     let (sorting, sorted) = batch.sort()?;
     let (capacity, rows) = (batch.lookups.len(), batch.lookups.rows);
     let (half, width) = (tables.dim / RANKS, packed_width(tables.dim, RANKS));
-    let own = tables.tables(DType::F32, half);
+    let own = tables.tables(weights, half);
     let operands = UpdateRows {
         tables_on_device: memory.upload(&own)?,
         tables: &own,
-        weights: DType::F32,
+        weights,
         row_bits: sorted.layout.row_bits,
         rows: batch.rows,
         capacity,
@@ -63,19 +66,19 @@ fn whole_rows<E: Executor>(
         all: memory.numbers(DType::F32, RANKS * capacity * 2 * width)?,
     };
     let shape = tables.describe(&format!(
-        "uniform ids, {RANKS} ranks with {half} columns each"
+        "uniform ids, {RANKS} ranks with {half} columns each, {weights} tables"
     ));
     let products = 24 * capacity;
     for (name, launch, bytes) in [
         (
             "products of columns",
             row_products(&operands)?,
-            rows * (8 + 8 * half) + products,
+            rows * (8 + (4 + weights.bytes()) * half) + products,
         ),
         (
             "columns packed",
             pack(&operands, &columns)?,
-            rows * (8 + 16 * half),
+            rows * (8 + (12 + weights.bytes()) * half),
         ),
         (
             "products of whole rows",

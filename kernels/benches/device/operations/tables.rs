@@ -92,6 +92,8 @@ impl Tables {
             learning_rate_scale: 1.0,
             weight_decay: 0.0,
             columns: self.dim as u32,
+            first_column: 0,
+            reserved: 0,
         };
         (0..self.features).map(table).collect()
     }
@@ -242,9 +244,7 @@ fn forward<E: Executor>(
     };
     let lookups: Vec<Lookup> = (0..tables.features).map(lookup).collect();
     let lookups_on_device = memory.upload(&lookups)?;
-    let fits =
-        |out: &&Matrix| weights == DType::F32 || out.dtype == DType::F32 || out.dtype == weights;
-    for out in outs.iter().filter(fits) {
+    for out in outs {
         let launch = embedding_bag::forward(&Forward {
             bags: batch.bags,
             lookups: &lookups,

@@ -6,8 +6,8 @@ use super::{Bags, Lookup, Pooling};
 use crate::{
     device::{Context, Device},
     error::{Error, Result},
-    ops::operand::{expect, expect_float},
-    simd::{Float, LANES, Simd, finish_stream, lanes, multiversion, past_caches, prefetch_row},
+    ops::operand::expect_float,
+    simd::{Float, LANES, Simd, finish_stream, multiversion, past_caches, prefetch_row},
     tensor::{DType, TensorMut, TensorRef},
 };
 
@@ -19,7 +19,7 @@ const PANEL_ROWS: usize = 128;
 const PREFETCH_AHEAD: usize = 8;
 
 /// Pools the bags of all lookups into `out: [batch, columns]`; each lookup overwrites its columns.
-/// Sums are float32 and rounded once, where `out` is in half precision.
+/// Tables may hold any floats. Sums are float32 and rounded once, where `out` is in half precision.
 ///
 /// # Errors
 /// When shapes do not fit, offsets are malformed, or an id is outside its table.
@@ -50,7 +50,7 @@ fn check(bags: &Bags<'_>, lookups: &[Lookup<'_>], out: &TensorMut<'_>) -> Result
     bags.check(OPERATION)?;
     for lookup in lookups {
         let [rows, dim] = lookup.table.shape();
-        expect(OPERATION, "table", &lookup.table, [rows, dim])?;
+        expect_float(OPERATION, "table", &lookup.table, [rows, dim])?;
         if lookup.column + dim > columns {
             return Err(Error::Shape {
                 operation: OPERATION,
@@ -66,19 +66,19 @@ fn check(bags: &Bags<'_>, lookups: &[Lookup<'_>], out: &TensorMut<'_>) -> Result
 
 /// The rows of a table, for ids already checked.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
+struct Rows<'a, T> {
     table: TensorRef<'a>,
-    start: *const f32,
+    start: *const T,
     stride: usize,
     dim: usize,
 }
 
-impl<'a> Rows<'a> {
+impl<'a, T: Float> Rows<'a, T> {
     #[inline(always)]
     fn new(table: TensorRef<'a>) -> Self {
         Self {
             table,
-            start: table.as_ptr(),
+            start: table.as_ptr().cast(),
             stride: table.row_stride(),
             dim: table.shape()[1],
         }
@@ -87,9 +87,9 @@ impl<'a> Rows<'a> {
     /// # Safety
     /// `id` is a row of the table.
     #[inline(always)]
-    unsafe fn row(&self, id: i64) -> &'a [f32] {
-        debug_assert!((id as usize) < self.table.shape()[0]);
-        // SAFETY: the row is inside the table, which is borrowed for 'a.
+    unsafe fn row(&self, id: i64) -> &'a [T] {
+        debug_assert!(self.table.dtype() == T::DTYPE && (id as usize) < self.table.shape()[0]);
+        // SAFETY: the row is inside the table, which is borrowed for 'a and holds `T`.
         unsafe { slice::from_raw_parts(self.start.add(id as usize * self.stride), self.dim) }
     }
 
@@ -124,27 +124,43 @@ fn pool_lookups<S: Simd, F: Float>(
     stream: bool,
 ) {
     for lookup in lookups {
-        let rows = Rows::new(lookup.table);
-        // Rows fetched ahead may belong to the next panel, never to the next feature.
-        let last = bags.of_feature(lookup.feature).end;
-        for (index, sample) in samples.clone().enumerate() {
-            let bag = bags.bag(lookup.feature, sample);
-            for position in bag.clone() {
-                if position + PREFETCH_AHEAD < last {
-                    rows.prefetch(bags.ids[position + PREFETCH_AHEAD]);
-                }
-            }
-            let out = &mut out.row_mut_of::<F>(index)[lookup.column..][..rows.dim];
-            let weights = bags.weights.map(|weights| &weights[bag.clone()]);
-            pool::<S, F>(&rows, &bags.ids[bag], weights, lookup.pooling, out, stream);
+        let (samples, out) = (samples.clone(), out.reborrow());
+        match lookup.table.dtype() {
+            DType::Bf16 => pool_lookup::<S, bf16, F>(bags, lookup, samples, out, stream),
+            DType::F16 => pool_lookup::<S, f16, F>(bags, lookup, samples, out, stream),
+            _ => pool_lookup::<S, f32, F>(bags, lookup, samples, out, stream),
         }
+    }
+}
+
+#[inline(always)]
+fn pool_lookup<S: Simd, T: Float, F: Float>(
+    bags: &Bags<'_>,
+    lookup: &Lookup<'_>,
+    samples: Range<usize>,
+    mut out: TensorMut<'_>,
+    stream: bool,
+) {
+    let rows = Rows::<T>::new(lookup.table);
+    // Rows fetched ahead may belong to the next panel, never to the next feature.
+    let last = bags.of_feature(lookup.feature).end;
+    for (index, sample) in samples.enumerate() {
+        let bag = bags.bag(lookup.feature, sample);
+        for position in bag.clone() {
+            if position + PREFETCH_AHEAD < last {
+                rows.prefetch(bags.ids[position + PREFETCH_AHEAD]);
+            }
+        }
+        let out = &mut out.row_mut_of::<F>(index)[lookup.column..][..rows.dim];
+        let weights = bags.weights.map(|weights| &weights[bag.clone()]);
+        pool::<S, T, F>(&rows, &bags.ids[bag], weights, lookup.pooling, out, stream);
     }
 }
 
 /// Pools one bag whose ids have been checked against the table.
 #[inline(always)]
-fn pool<S: Simd, F: Float>(
-    rows: &Rows<'_>,
+fn pool<S: Simd, T: Float, F: Float>(
+    rows: &Rows<'_, T>,
     ids: &[i64],
     weights: Option<&[f32]>,
     pooling: Pooling,
@@ -158,18 +174,18 @@ fn pool<S: Simd, F: Float>(
     let dim = rows.dim;
     let mut column = 0;
     while dim - column >= 4 * LANES {
-        pool_block::<S, F, 4>(rows, ids, weights, scale, column, out, stream);
+        pool_block::<S, T, F, 4>(rows, ids, weights, scale, column, out, stream);
         column += 4 * LANES;
     }
     while dim - column >= LANES {
-        pool_block::<S, F, 1>(rows, ids, weights, scale, column, out, stream);
+        pool_block::<S, T, F, 1>(rows, ids, weights, scale, column, out, stream);
         column += LANES;
     }
     for (column, out) in out.iter_mut().enumerate().skip(column) {
         let mut sum = 0.0;
         for (index, &id) in ids.iter().enumerate() {
             // SAFETY: `check` has compared every id of the feature with the table's rows.
-            let value = unsafe { rows.row(id) }[column];
+            let value = unsafe { rows.row(id) }[column].widen();
             sum = S::multiply_add_scalar(weight(weights, index), value, sum);
         }
         *out = F::narrow(scale * sum);
@@ -183,8 +199,8 @@ fn weight(weights: Option<&[f32]>, index: usize) -> f32 {
 
 /// As [`pool`], for `BLOCKS * LANES` columns from `column` on.
 #[inline(always)]
-fn pool_block<S: Simd, F: Float, const BLOCKS: usize>(
-    rows: &Rows<'_>,
+fn pool_block<S: Simd, T: Float, F: Float, const BLOCKS: usize>(
+    rows: &Rows<'_, T>,
     ids: &[i64],
     weights: Option<&[f32]>,
     scale: f32,
@@ -198,7 +214,7 @@ fn pool_block<S: Simd, F: Float, const BLOCKS: usize>(
         let row = &unsafe { rows.row(id) }[column..][..BLOCKS * LANES];
         let weight = S::splat(weight(weights, index));
         for (block, sum) in sums.iter_mut().enumerate() {
-            *sum = S::multiply_add(weight, S::load(lanes(&row[block * LANES..])), *sum);
+            *sum = S::multiply_add(weight, T::load::<S>(&row[block * LANES..]), *sum);
         }
     }
     let scale = S::splat(scale);

@@ -7,14 +7,12 @@ use crate::{
     device::{Context, Device, DisjointMut},
     error::{Error, Result},
     ops::operand::expect_float,
-    simd::{Float, LANES, Simd, lanes_mut, multiversion, prefetch},
+    simd::{Float, LANES, LINE_BYTES, Simd, lanes_mut, multiversion, prefetch},
     tensor::{DType, TensorRef},
 };
 
 /// Rows of one parallel task.
 pub(crate) const PANEL_ROWS: usize = 128;
-/// Bytes of a cache line.
-const LINE_BYTES: usize = 64;
 /// Lookups between the gradient being read and the gradient being fetched from memory.
 const PREFETCH_AHEAD: usize = 8;
 

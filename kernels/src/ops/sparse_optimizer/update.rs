@@ -3,17 +3,19 @@ use std::{
     sync::atomic::{AtomicI64, Ordering},
 };
 
-use super::{SparseRule, SparseState, WholeRows};
+use half::{bf16, f16};
+
+use super::{SparseRule, SparseState, SparseStep, WholeRows, rounding::Stored};
 use crate::{
     device::{Context, Device, DisjointMut},
     error::{Error, Result},
     ops::{
         dense_optimizer::BiasCorrection,
         embedding_bag::{BagSource, Groups, RowGradients, RowGradientsRef, Segments},
-        operand::{expect, expect_len},
+        operand::{expect_float, expect_len},
     },
-    simd::{LANES, Simd, multiversion, prefetch_row, sum_lanes},
-    tensor::{TensorMut, TensorRef},
+    simd::{LANES, Simd, convert, multiversion, prefetch_row, sum_lanes},
+    tensor::{DType, TensorMut, TensorRef},
 };
 
 const OPERATION: &str = "sparse_optimizer::update";
@@ -47,7 +49,8 @@ pub enum SparseGradient<'a> {
     },
 }
 
-/// Applies `rule` to each touched row of `table: [rows, dim]`. `step` counts from 1.
+/// Applies `rule` to each touched row of `table: [rows, dim]`, of any floats: of a row in half precision the update is
+/// computed in float32 and rounded as [`Rounding`](super::Rounding) tells.
 ///
 /// # Errors
 /// When shapes do not fit, ids do not ascend or are outside the table, the groups were built for
@@ -56,37 +59,35 @@ pub enum SparseGradient<'a> {
 pub fn update(
     context: &Context,
     rule: &SparseRule,
-    learning_rate: f32,
-    step: u64,
-    mut table: TensorMut<'_>,
+    step: SparseStep,
+    table: TensorMut<'_>,
     state: &mut SparseState,
     gradient: SparseGradient<'_>,
 ) -> Result<()> {
     let [rows, dim] = table.shape();
-    expect(OPERATION, "table", &table, [rows, dim])?;
+    expect_float(OPERATION, "table", &table, [rows, dim])?;
     let whole = match gradient {
         SparseGradient::Columns { whole, .. } => Some(whole),
         _ => None,
     };
     let gradient = Gradient::new(gradient, rows, dim)?;
-    let stride = table.row_stride();
-    let len = rows.saturating_sub(1) * stride + if rows > 0 { dim } else { 0 };
-    // SAFETY: the table borrows every element of its rows exclusively, and rows are cut out of
-    // the slice at multiples of the stride, so elements between rows are never touched.
-    let elements = unsafe { DisjointMut::from_raw(table.as_mut_ptr(), len) };
+    // Of a row in half precision the weights are widened beside the gradient.
+    let scratch_len = if table.dtype().is_half() {
+        2 * dim
+    } else {
+        dim
+    };
     let task = Task {
         rule,
-        learning_rate,
+        step,
         correction: match *rule {
-            SparseRule::LazyAdam { beta1, beta2, .. } => BiasCorrection::new(beta1, beta2, step),
+            SparseRule::LazyAdam { beta1, beta2, .. } => {
+                BiasCorrection::new(beta1, beta2, step.number)
+            }
             _ => BiasCorrection::new(0.0, 0.0, 1),
         },
         dim,
-        table: DisjointRows {
-            elements,
-            stride,
-            columns: dim,
-        },
+        table: TableRows::new(table),
         state: state_rows(rule, state, rows, dim)?,
         gradient,
         whole,
@@ -94,7 +95,7 @@ pub fn update(
     };
     match context.device() {
         Device::Cpu => context.for_each_panel(task.gradient.ids().len(), PANEL_ROWS, |range| {
-            let mut scratch = context.scratch(dim);
+            let mut scratch = context.scratch(scratch_len);
             update_panel(&task, range, &mut scratch);
         }),
     }
@@ -167,19 +168,56 @@ impl<'a> Gradient<'a> {
     }
 }
 
+/// The rows of a table, in the type in which it is stored.
+enum TableRows<'a> {
+    F32(DisjointRows<'a, f32>),
+    Bf16(DisjointRows<'a, bf16>),
+    F16(DisjointRows<'a, f16>),
+}
+
+impl<'a> TableRows<'a> {
+    /// Of a table of floats.
+    fn new(mut table: TensorMut<'a>) -> Self {
+        let start = table.as_mut_ptr();
+        // SAFETY: in each arm `table` holds elements of that type.
+        unsafe {
+            match table.dtype() {
+                DType::Bf16 => Self::Bf16(DisjointRows::of(&table, start.cast())),
+                DType::F16 => Self::F16(DisjointRows::of(&table, start.cast())),
+                _ => Self::F32(DisjointRows::of(&table, start)),
+            }
+        }
+    }
+}
+
 /// Rows that different threads change at the same time.
-struct DisjointRows<'a> {
-    elements: DisjointMut<'a, f32>,
+struct DisjointRows<'a, E> {
+    elements: DisjointMut<'a, E>,
     stride: usize,
     columns: usize,
 }
 
-impl DisjointRows<'_> {
+impl<'a, E> DisjointRows<'a, E> {
+    /// # Safety
+    /// `start` is where `table` begins, and it holds `E`; for `'a` the rows are changed through the result only.
+    unsafe fn of(table: &TensorMut<'a>, start: *mut E) -> Self {
+        let ([rows, columns], stride) = (table.shape(), table.row_stride());
+        let len = rows.saturating_sub(1) * stride + if rows > 0 { columns } else { 0 };
+        // SAFETY: the table borrows every element of its rows exclusively, and rows are cut out of
+        // the slice at multiples of the stride, so elements between rows are never touched.
+        let elements = unsafe { DisjointMut::from_raw(start, len) };
+        Self {
+            elements,
+            stride,
+            columns,
+        }
+    }
+
     /// # Safety
     /// No other reference to the row is alive.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)] // Disjointness is the caller's to prove.
-    unsafe fn row(&self, id: i64) -> &mut [f32] {
+    unsafe fn row(&self, id: i64) -> &mut [E] {
         let start = id as usize * self.stride;
         // SAFETY: by contract this row is not referenced elsewhere, and rows do not overlap.
         unsafe { self.elements.slice(start..start + self.columns) }
@@ -202,7 +240,7 @@ fn state_rows<'a>(
     state: &'a mut SparseState,
     rows: usize,
     dim: usize,
-) -> Result<Vec<DisjointRows<'a>>> {
+) -> Result<Vec<DisjointRows<'a, f32>>> {
     let columns: &[usize] = match rule {
         SparseRule::Sgd { .. } => &[],
         SparseRule::RowWiseAdagrad { .. } => &[1],
@@ -241,11 +279,11 @@ fn state_rows<'a>(
 
 struct Task<'a> {
     rule: &'a SparseRule,
-    learning_rate: f32,
+    step: SparseStep,
     correction: BiasCorrection,
     dim: usize,
-    table: DisjointRows<'a>,
-    state: Vec<DisjointRows<'a>>,
+    table: TableRows<'a>,
+    state: Vec<DisjointRows<'a, f32>>,
     gradient: Gradient<'a>,
     /// Of rows of which the table holds some columns.
     whole: Option<&'a WholeRows>,
@@ -254,28 +292,53 @@ struct Task<'a> {
 }
 
 multiversion! {
-    fn update_panel(task: &Task<'_>, range: Range<usize>, g: &mut [f32]) {
-        let ids = task.gradient.ids();
-        for index in range {
-            if let Some(&next) = ids.get(index + PREFETCH_AHEAD) {
-                task.table.prefetch(next);
-                task.state.iter().for_each(|state| state.prefetch(next));
+    fn update_panel(task: &Task<'_>, range: Range<usize>, scratch: &mut [f32]) {
+        match &task.table {
+            TableRows::F32(table) => update_rows::<S, f32>(task, table, range, scratch),
+            TableRows::Bf16(table) => update_rows::<S, bf16>(task, table, range, scratch),
+            TableRows::F16(table) => update_rows::<S, f16>(task, table, range, scratch),
+        }
+    }
+}
+
+#[inline(always)]
+fn update_rows<S: Simd, E: Stored>(
+    task: &Task<'_>,
+    table: &DisjointRows<'_, E>,
+    range: Range<usize>,
+    scratch: &mut [f32],
+) {
+    let ids = task.gradient.ids();
+    let (g, wide) = scratch.split_at_mut(task.dim);
+    for index in range {
+        if let Some(&next) = ids.get(index + PREFETCH_AHEAD) {
+            table.prefetch(next);
+            task.state.iter().for_each(|state| state.prefetch(next));
+        }
+        task.gradient.write_row::<S>(index, g);
+        let squares = match task.whole {
+            Some(whole) => whole.squares[index],
+            None => squares_in_f64(g),
+        };
+        if !squares.is_finite() {
+            task.not_finite.fetch_min(ids[index], Ordering::Relaxed);
+            continue;
+        }
+        // SAFETY: ids ascend strictly and each index is processed once, so no other thread
+        // and no other iteration refers to this row.
+        let row = unsafe { table.row(ids[index]) };
+        let mean_square = task.whole.map(|whole| whole.mean_squares[index]);
+        match E::as_float32(row) {
+            Some(w) => {
+                clip_and_decay(task.rule, squares, w, g);
+                update_row(task, ids[index], mean_square, w, g);
             }
-            task.gradient.write_row::<S>(index, g);
-            let squares = match task.whole {
-                Some(whole) => whole.squares[index],
-                None => squares_in_f64(g),
-            };
-            if !squares.is_finite() {
-                task.not_finite.fetch_min(ids[index], Ordering::Relaxed);
-                continue;
+            None => {
+                convert::<S, E, f32>(row, wide);
+                clip_and_decay(task.rule, squares, wide, g);
+                update_row(task, ids[index], mean_square, wide, g);
+                task.step.rounding.store(ids[index] as u64, wide, row);
             }
-            // SAFETY: ids ascend strictly and each index is processed once, so no other thread
-            // and no other iteration refers to this row.
-            let w = unsafe { task.table.row(ids[index]) };
-            clip_and_decay(task.rule, squares, w, g);
-            let mean_square = task.whole.map(|whole| whole.mean_squares[index]);
-            update_row(task, ids[index], mean_square, w, g);
         }
     }
 }
@@ -329,7 +392,7 @@ pub(super) fn sum_of_squares(g: &[f32]) -> f32 {
 
 #[inline(always)]
 fn update_row(task: &Task<'_>, id: i64, mean_square: Option<f32>, w: &mut [f32], g: &[f32]) {
-    let learning_rate = task.learning_rate;
+    let learning_rate = task.step.learning_rate;
     // SAFETY: as for the row of the table, in `update_panel`; each state tensor is one of its own.
     let state = |index: usize| unsafe { task.state[index].row(id) };
     match *task.rule {

@@ -5,7 +5,7 @@ use super::{
 use crate::{
     device::{Context, Device, DisjointMut},
     error::Result,
-    ops::{embedding_bag::RowGradients, operand::expect},
+    ops::{embedding_bag::RowGradients, operand::expect_float},
     simd::multiversion,
     tensor::TensorRef,
 };
@@ -90,7 +90,7 @@ pub fn row_products(
     gradient: &RowGradients,
 ) -> Result<Vec<[f64; 3]>> {
     let [rows, dim] = table.shape();
-    expect(OPERATION, "table", &table, [rows, dim])?;
+    expect_float(OPERATION, "table", &table, [rows, dim])?;
     gradient.view().check(OPERATION, dim, rows)?;
     let mut products = vec![[0.0; 3]; gradient.ids.len()];
     let own = DisjointMut::new(&mut products);
@@ -109,8 +109,9 @@ pub fn row_products(
 multiversion! {
     fn product_panel(table: TensorRef<'_>, ids: &[i64], rows: &[f32], products: &mut [[f64; 3]]) {
         let dim = table.shape()[1];
+        let mut scratch = Vec::new();
         for (index, product) in products.iter_mut().enumerate() {
-            let w = table.row(ids[index] as usize);
+            let w = table.wide_row(ids[index] as usize, &mut scratch);
             let g = &rows[index * dim..][..dim];
             for (&g, &w) in g.iter().zip(w) {
                 let (g, w) = (f64::from(g), f64::from(w));

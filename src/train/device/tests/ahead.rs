@@ -262,8 +262,9 @@ fn predictions_are_recorded_once_and_are_those_of_passes_that_are_not() {
         recorded.push(device.predictions_are_recorded(unseen.rows));
         let mut other = case.on(Emulator::new(0)).unwrap();
         let state = tensors(&mut device);
-        for (slice, (_, values)) in other.named_slices_mut().unwrap().into_iter().zip(&state) {
-            slice.values.copy_from_slice(values);
+        let slices = other.named_slices_mut().unwrap();
+        for (mut slice, (_, values)) in slices.into_iter().zip(&state) {
+            slice.values.set_f32(values);
         }
         other.predict(&unseen, &mut piece_by_piece).unwrap();
         assert_eq!(got, piece_by_piece, "step {step}");

@@ -128,6 +128,7 @@ impl Case {
             accumulate: 1,
             reduction: Reduction::Fast,
             precision,
+            table_precision: Precision::Fp32,
             loss_scale: LossScaleConfig {
                 growth_steps: 4,
                 ..LossScaleConfig::default()

@@ -104,17 +104,24 @@ fn is_the_same_to_the_bit(
     precision: Precision,
     meshes: &[(usize, &str)],
 ) {
-    let case = invariant(model, optimizer, precision);
+    case_is_the_same_to_the_bit(model, &|| invariant(model, optimizer, precision), meshes);
+}
+
+/// Likewise, of what `make` makes.
+fn case_is_the_same_to_the_bit(model: &str, make: &dyn Fn() -> Case, meshes: &[(usize, &str)]) {
+    let case = make();
+    let precision = case.settings.precision;
+    let near = [precision, case.settings.table_precision].map(tolerance);
     let (curve, alone) = trained_alone(&case);
     let on_cpu = case.train(&mut case.on_cpu(), 1..=STEPS, disturbed(precision));
     assert_same_curve(
         model,
         &curve,
         &on_cpu,
-        10.0 * f64::from(tolerance(precision)),
+        10.0 * f64::from(near[0].max(near[1])),
     );
     for &(ranks, placement) in meshes {
-        let placed = invariant(model, optimizer, precision).with_tables(placement, ranks);
+        let placed = make().with_tables(placement, ranks);
         let (told, tensors) = trained_on(&placed, ranks);
         let what = format!("{model} {precision} on {ranks} devices, {placement}");
         assert_eq!(told, alone.0, "{what}: losses and norms");
@@ -224,4 +231,32 @@ fn what_cannot_be_the_same_on_any_number_of_devices_is_refused() {
         pooled.contains("expected `exchange` = \"unique\""),
         "{pooled}"
     );
+}
+
+/// Rows are rounded by their numbers and columns in the whole model, wherever they lie.
+#[test]
+fn tables_in_half_precision_are_the_same_on_any_number_of_devices() {
+    let [fp32, bf16, fp16] = [Precision::Fp32, Precision::Bf16, Precision::Fp16];
+    for (model, optimizer, [precision, tables], meshes) in [
+        (DLRM, ADAM, [bf16, bf16], [(2, ""), (2, TABLES)]),
+        (
+            MIXED,
+            WHOLE_ROWS,
+            [fp32, bf16],
+            [(2, ROWS_APART), (4, COLUMNS)],
+        ),
+        (
+            DCN,
+            WHOLE_ROWS,
+            [fp16, fp16],
+            [(2, COLUMNS), (2, MIXED_PLACEMENTS)],
+        ),
+    ] {
+        let make = || {
+            let mut case = invariant(model, optimizer, precision);
+            case.settings.table_precision = tables;
+            case
+        };
+        case_is_the_same_to_the_bit(model, &make, &meshes);
+    }
 }

@@ -36,7 +36,12 @@ fn a_device_that_computes_as_the_cpu_passes_with_every_model_and_precision() {
     for model in MODELS {
         for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16] {
             for (optimizer, labels) in [(ADAM, 1), (LAZY, 2)] {
-                let case = Case::new(model, optimizer, precision, labels);
+                let mut case = Case::new(model, optimizer, precision, labels);
+                case.settings.table_precision = match labels {
+                    1 => Precision::Fp32,
+                    _ if precision == Precision::Fp16 => Precision::Fp16,
+                    _ => Precision::Bf16,
+                };
                 let outcome = outcome(&case, None);
                 assert!(outcome.is_ok(), "{model} {precision}: {outcome:?}");
             }
@@ -75,13 +80,16 @@ fn name(work: &Work) -> Option<String> {
 
 #[test]
 fn a_kernel_that_does_nothing_and_a_product_with_one_wrong_column_are_found() {
-    for (model, optimizer, precision) in [
-        (DLRM, ADAM, Precision::Fp32),
-        (LOW_RANK, LAZY, Precision::Bf16),
-        (DEEPFM, ADAM, Precision::Fp16),
-        (WIDE_DEEP, LAZY, Precision::Fp32),
+    let [fp32, bf16, fp16] = [Precision::Fp32, Precision::Bf16, Precision::Fp16];
+    for (model, optimizer, precision, tables) in [
+        (DLRM, ADAM, fp32, fp32),
+        (LOW_RANK, LAZY, bf16, bf16),
+        (DEEPFM, ADAM, fp16, fp32),
+        (WIDE_DEEP, LAZY, fp32, fp32),
+        (DCN, LAZY, fp32, fp16),
     ] {
-        let case = Case::new(model, optimizer, precision, 1);
+        let mut case = Case::new(model, optimizer, precision, 1);
+        case.settings.table_precision = tables;
         let names = Arc::new(Mutex::new(BTreeSet::new()));
         let listed = Arc::clone(&names);
         let list: Spoils = Arc::new(move |work| {

@@ -51,7 +51,7 @@ pub(super) type Held = Vec<(String, Extent, Vec<f32>)>;
 pub(super) fn held(trainee: &mut dyn Trainee) -> Held {
     let slices = trainee.named_slices().unwrap().into_iter();
     slices
-        .map(|slice| (slice.name, slice.extent, slice.values.to_vec()))
+        .map(|slice| (slice.name, slice.extent, slice.values.to_f32()))
         .collect()
 }
 
