@@ -9,6 +9,7 @@ mod dot_interaction;
 mod embedding_bag;
 mod factorization_machine;
 mod half_precision;
+mod half_tables;
 mod linear;
 mod norm;
 mod oracle;

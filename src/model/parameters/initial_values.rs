@@ -96,14 +96,18 @@ mod tests {
     use super::*;
     use streamrec_artifact::Init;
 
-    fn values(seed: u64, name: &str, len: usize, threads: usize) -> Vec<f32> {
-        let parameter = Parameter {
+    fn parameter(name: &str, shape: &[usize]) -> Parameter {
+        Parameter {
             name: name.into(),
-            shape: vec![len],
+            shape: shape.to_vec(),
             fan_in: 2,
             fan_out: 4,
             init: Init::GlorotUniform,
-        };
+        }
+    }
+
+    fn values(seed: u64, name: &str, len: usize, threads: usize) -> Vec<f32> {
+        let parameter = parameter(name, &[len]);
         let mut values = vec![f32::NAN; len];
         fill(
             &Context::cpu(threads, false).unwrap(),
@@ -137,13 +141,7 @@ mod tests {
     #[test]
     fn a_part_has_the_values_of_the_whole() {
         let (rows, columns) = (301, 64);
-        let parameter = Parameter {
-            name: "a.weight".into(),
-            shape: vec![rows, columns],
-            fan_in: 2,
-            fan_out: 4,
-            init: Init::GlorotUniform,
-        };
+        let parameter = parameter("a.weight", &[rows, columns]);
         let context = Context::cpu(2, false).unwrap();
         let part = |extent: &Extent| {
             let mut values = vec![f32::NAN; extent.len()];
@@ -161,13 +159,7 @@ mod tests {
     #[test]
     fn a_table_in_half_precision_begins_with_the_values_of_float32_rounded() {
         let (rows, columns) = (5 * ROUNDED_AT_ONCE / 2048, 1024);
-        let parameter = Parameter {
-            name: "embedding.a".into(),
-            shape: vec![rows, columns],
-            fan_in: 2,
-            fan_out: 4,
-            init: Init::GlorotUniform,
-        };
+        let parameter = parameter("embedding.a", &[rows, columns]);
         let context = Context::cpu(2, false).unwrap();
         let extent = Extent::whole(&parameter.shape).row_part(1, 2);
         let of = |dtype| table(&context, 3, &parameter, &extent, dtype);

@@ -36,7 +36,8 @@ pub(super) struct DeviceTables {
     /// The longest row, of sums.
     stride: usize,
     /// Sums of rows are tested before anything is updated: with a scaled loss, where rows are too long for the fused
-    /// update or of a type that it does not take with the gradients', where ranks hold columns of them, and where sums are not to depend on the ranks.
+    /// update or of a type that it does not take with the gradients', where ranks hold columns of them, and where sums are
+    /// not to depend on the ranks.
     pub(super) sums_first: bool,
     /// The type in which they are stored.
     stored: DType,

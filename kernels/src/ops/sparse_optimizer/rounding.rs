@@ -1,3 +1,5 @@
+//! How rows of tables in half precision are rounded when they are stored.
+
 use half::{bf16, f16};
 
 use crate::simd::Float;

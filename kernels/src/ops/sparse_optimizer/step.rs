@@ -1,3 +1,5 @@
+//! What an update of a table takes besides its rule and gradient.
+
 use super::Rounding;
 
 /// The numbers of one update of a table.
