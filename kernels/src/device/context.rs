@@ -1,10 +1,11 @@
 use std::{
     fmt, io,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
-
-use rayon::prelude::*;
 
 use super::{Device, Scratch, affinity, scratch::ScratchPool};
 use crate::{
@@ -97,6 +98,8 @@ impl Context {
     /// Calls `work` once for each panel of at most `panel` consecutive indices of `0..len`, in
     /// parallel. The panels do not depend on the number of threads, so what is computed per panel
     /// does not either.
+    ///
+    /// Each thread takes the next panel when it is done with one: large panels are best put first.
     pub(crate) fn for_each_panel(
         &self,
         len: usize,
@@ -104,17 +107,20 @@ impl Context {
         work: impl Fn(Range<usize>) + Sync + Send,
     ) {
         let panels = len.div_ceil(panel);
-        let range = |index: usize| index * panel..len.min((index + 1) * panel);
-        if panels <= 1 || self.threads() == 1 {
-            for index in 0..panels {
-                work(range(index));
+        let next = AtomicUsize::new(0);
+        let take_panels = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= panels {
+                    return;
+                }
+                work(index * panel..len.min((index + 1) * panel));
             }
-        } else {
-            self.install(|| {
-                (0..panels)
-                    .into_par_iter()
-                    .for_each(|index| work(range(index)))
-            });
+        };
+        match self.threads().min(panels) {
+            0 => {}
+            1 => take_panels(),
+            threads => self.install(|| on_threads(threads, &take_panels)),
         }
     }
 
@@ -133,10 +139,21 @@ impl fmt::Debug for Context {
     }
 }
 
+/// Calls `work` on up to `threads` threads of this pool: on fewer where they are at work elsewhere, since the caller does not
+/// wait for one that has not begun.
+fn on_threads(threads: usize, work: &(impl Fn() + Sync)) {
+    if threads <= 1 {
+        return work();
+    }
+    let half = threads / 2;
+    rayon::join(
+        || on_threads(threads - half, work),
+        || on_threads(half, work),
+    );
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
 
     #[test]
@@ -152,6 +169,21 @@ mod tests {
             });
             assert!(seen.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         }
+    }
+
+    #[test]
+    fn a_long_panel_holds_up_no_other() {
+        let context = Context::cpu(2, false).unwrap();
+        let others = AtomicUsize::new(0);
+        context.for_each_panel(8, 1, |panel| {
+            if panel.start > 0 {
+                others.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            while others.load(Ordering::Relaxed) < 7 {
+                std::thread::yield_now();
+            }
+        });
     }
 
     #[test]

@@ -223,12 +223,24 @@ pub fn backward(
             // SAFETY: panels are disjoint ranges of rows, one call each.
             let own = unsafe { dx.alias_rows(rows) };
             let mut dx = WideMut::keeping(context, own, accumulate);
-            backward_panel(x.view(), features, dim, dy.view(), dx.view(), accumulate);
+            let mut weights = context.scratch(MAX_GRADIENT_ROWS * features);
+            backward_panel(
+                x.view(),
+                features,
+                dim,
+                dy.view(),
+                dx.view(),
+                accumulate,
+                &mut weights,
+            );
             dx.store();
         }),
     }
     Ok(())
 }
+
+/// Rows of the gradient computed together, at most.
+const MAX_GRADIENT_ROWS: usize = 6;
 
 multiversion! {
     fn backward_panel(
@@ -238,6 +250,7 @@ multiversion! {
         dy: TensorRef<'_>,
         dx: TensorMut<'_>,
         accumulate: bool,
+        weights: &mut [f32],
     ) {
         let mut dx = dx;
         if features * dim == 0 {
@@ -245,55 +258,78 @@ multiversion! {
         }
         for sample in 0..x.shape()[0] {
             let (d_copy, dz) = dy.row(sample).split_at(dim);
-            let operands = (x.row(sample), dz);
+            let x = x.row(sample);
             let dx = dx.row_mut(sample);
-            let mut row = 0;
-            while row < features {
-                row += match features - row {
-                    1 => gradient_rows::<S, 1>(row, operands, features, dim, dx, accumulate),
-                    2 => gradient_rows::<S, 2>(row, operands, features, dim, dx, accumulate),
-                    3..6 => gradient_rows::<S, 3>(row, operands, features, dim, dx, accumulate),
-                    _ => gradient_rows::<S, 6>(row, operands, features, dim, dx, accumulate),
-                };
+            for (first, own) in dx.chunks_mut(MAX_GRADIENT_ROWS * dim).enumerate() {
+                let first = first * MAX_GRADIENT_ROWS;
+                match own.len() / dim {
+                    1 => gradient_rows::<S, 1>(first, (x, dz), dim, own, accumulate, weights),
+                    2 => gradient_rows::<S, 2>(first, (x, dz), dim, own, accumulate, weights),
+                    3 => gradient_rows::<S, 3>(first, (x, dz), dim, own, accumulate, weights),
+                    4 => gradient_rows::<S, 4>(first, (x, dz), dim, own, accumulate, weights),
+                    5 => gradient_rows::<S, 5>(first, (x, dz), dim, own, accumulate, weights),
+                    _ => gradient_rows::<S, MAX_GRADIENT_ROWS>(
+                        first, (x, dz), dim, own, accumulate, weights,
+                    ),
+                }
             }
             dx[..dim].iter_mut().zip(d_copy).for_each(|(dx, d)| *dx += d);
         }
     }
 }
 
-/// Computes `ROWS` rows of the gradient from `first` on, `dx[i] = sum over j != i of
-/// dz[i, j] * x[j]`, and returns `ROWS`.
+/// Computes `ROWS` rows of the gradient from `first` on, `dx[i] = sum over j != i of dz[i, j] * x[j]`.
 #[inline(always)]
 fn gradient_rows<S: Simd, const ROWS: usize>(
     first: usize,
-    operands: (&[f32], &[f32]),
-    features: usize,
+    (x, dz): (&[f32], &[f32]),
     dim: usize,
     dx: &mut [f32],
     accumulate: bool,
-) -> usize {
+    weights: &mut [f32],
+) {
+    let features = x.len() / dim;
+    let (weights, _) = weights[..features * ROWS].as_chunks_mut::<ROWS>();
+    gather_weights(first, dz, weights);
     let mut d = 0;
     while S::REGISTERS > 4 * ROWS && dim - d >= 4 * LANES {
-        gradient_block::<S, ROWS, 4>(first, operands, features, dim, d, dx, accumulate);
+        gradient_block::<S, ROWS, 4>(weights, (x, dim), d, dx, accumulate);
         d += 4 * LANES;
     }
     while dim - d >= LANES {
-        gradient_block::<S, ROWS, 1>(first, operands, features, dim, d, dx, accumulate);
+        gradient_block::<S, ROWS, 1>(weights, (x, dim), d, dx, accumulate);
         d += LANES;
     }
-    let (x, dz) = operands;
     for d in d..dim {
-        for row in first..first + ROWS {
+        for row in 0..ROWS {
             let mut sum = 0.0;
-            for other in (0..features).filter(|&other| other != row) {
-                let weight = dz[pair(row.max(other), row.min(other))];
-                sum = S::multiply_add_scalar(weight, x[other * dim + d], sum);
+            for (x, weights) in x.chunks_exact(dim).zip(weights.iter()) {
+                sum = S::multiply_add_scalar(weights[row], x[d], sum);
             }
             let dx = &mut dx[row * dim + d];
             *dx = if accumulate { *dx + sum } else { sum };
         }
     }
-    ROWS
+}
+
+/// The weights `dz[i, j]` of the rows `i` from `first` on, those of each vector `j` side by side: they are read once for
+/// every few columns. A vector has none in its own gradient.
+#[inline(always)]
+fn gather_weights<const ROWS: usize>(first: usize, dz: &[f32], weights: &mut [[f32; ROWS]]) {
+    // Before these rows, the weights of one row are adjacent; after them, those of one other vector are.
+    for row in 0..ROWS {
+        let before = &dz[pair(first + row, 0)..][..first + row];
+        for (weights, &weight) in weights.iter_mut().zip(before) {
+            weights[row] = weight;
+        }
+        weights[first + row][row] = 0.0;
+        for other in row + 1..ROWS {
+            weights[first + other][row] = dz[pair(first + other, first + row)];
+        }
+    }
+    for (other, weights) in weights.iter_mut().enumerate().skip(first + ROWS) {
+        weights.copy_from_slice(&dz[pair(other, first)..][..ROWS]);
+    }
 }
 
 /// Where the product of vectors `i > j` is in the triangle.
@@ -305,47 +341,22 @@ fn pair(i: usize, j: usize) -> usize {
 /// As [`gradient_rows`], for `BLOCKS * LANES` columns from `d` on.
 #[inline(always)]
 fn gradient_block<S: Simd, const ROWS: usize, const BLOCKS: usize>(
-    first: usize,
-    (x, dz): (&[f32], &[f32]),
-    features: usize,
-    dim: usize,
+    weights: &[[f32; ROWS]],
+    (x, dim): (&[f32], usize),
     d: usize,
     dx: &mut [f32],
     accumulate: bool,
 ) {
     let mut sums = [[S::splat(0.0); BLOCKS]; ROWS];
-    let column = |other: usize| -> [S::Vector; BLOCKS] {
-        let x = &x[other * dim + d..][..BLOCKS * LANES];
-        std::array::from_fn(|block| S::load(lanes(&x[block * LANES..])))
-    };
-    // Before these rows, the weights of one row are adjacent; after them, those of one other
-    // vector are. Both are read where they lie.
-    let before: [&[f32]; ROWS] =
-        std::array::from_fn(|row| &dz[pair(first + row, 0)..][..first + row]);
-    #[allow(clippy::needless_range_loop)] // It indexes several slices.
-    for other in 0..first {
-        let weights = std::array::from_fn(|row| before[row][other]);
-        add_weighted::<S, ROWS, BLOCKS>(&mut sums, &weights, &column(other));
-    }
-    for other in first..first + ROWS {
-        let weights = std::array::from_fn(|row| {
-            let row = first + row;
-            if row == other {
-                0.0
-            } else {
-                dz[pair(row.max(other), row.min(other))]
-            }
-        });
-        add_weighted::<S, ROWS, BLOCKS>(&mut sums, &weights, &column(other));
-    }
-    for other in first + ROWS..features {
-        let after = &dz[pair(other, first)..][..ROWS];
-        let weights = std::array::from_fn(|row| after[row]);
-        add_weighted::<S, ROWS, BLOCKS>(&mut sums, &weights, &column(other));
+    for (x, weights) in x.chunks_exact(dim).zip(weights) {
+        let x = &x[d..][..BLOCKS * LANES];
+        let x: [S::Vector; BLOCKS] =
+            std::array::from_fn(|block| S::load(lanes(&x[block * LANES..])));
+        add_weighted::<S, ROWS, BLOCKS>(&mut sums, weights, &x);
     }
     for (row, sums) in sums.iter().enumerate() {
         for (block, sum) in sums.iter().enumerate() {
-            let dx = lanes_mut(&mut dx[(first + row) * dim + d + block * LANES..]);
+            let dx = lanes_mut(&mut dx[row * dim + d + block * LANES..]);
             let sum = if accumulate {
                 S::add(S::load(dx), *sum)
             } else {

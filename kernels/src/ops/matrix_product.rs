@@ -2,7 +2,7 @@
 //! it, our own on AVX2 and AVX-512, where what follows a product is done in registers, and those of the crate
 //! `gemm` elsewhere and for few rows.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, ops::Range};
 
 use gemm::Parallelism;
 
@@ -10,8 +10,8 @@ use super::wide::{Wide, WideMut};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::product;
 use crate::{
-    device::{Context, Scratch},
-    simd::multiversion,
+    device::{Context, DisjointMut, Scratch},
+    simd::{LANES, multiversion},
     tensor::{DType, Tensor, TensorMut, TensorRef},
     tile::{self, RightTiles, Unit},
 };
@@ -20,6 +20,10 @@ pub(super) use crate::simd::Epilogue;
 
 /// Batches of at least this size pay for packing the right factor first.
 const PACK_ROWS: usize = 128;
+
+/// Floats that one thread packs before it asks for more: fewer cost less than to share them.
+#[cfg(target_arch = "x86_64")]
+const PACK_FLOATS: usize = 1 << 14;
 
 /// A right factor made ready for many products: packed where that pays.
 pub(super) struct Right<'a> {
@@ -74,6 +78,11 @@ impl<'a> Right<'a> {
             shape: [depth, columns],
             factor,
         }
+    }
+
+    /// The type of the factors of products.
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// `out = epilogue(left . self)`; `left` and `out` may hold any floats.
@@ -161,7 +170,7 @@ impl OwnedRight {
         if let (Some(found), Some(elements)) = (unit, view.f32()) {
             let len = product::packed_len(depth, columns);
             let mut floats = Tensor::zeros(context, DType::F32, &[1, len]);
-            found.pack_transposed(floats.f32_mut(), elements, depth);
+            found.pack_transposed(0..found.panels(columns), floats.f32_mut(), elements, depth);
             let shape = [depth, columns];
             return Self {
                 shape,
@@ -232,17 +241,39 @@ fn float_factor<'a>(
     if let Some(unit) = product::Unit::detect() {
         let ([a, b], view) = (view.shape(), wide.view());
         if !transposed {
-            let mut floats = context.scratch(product::packed_len(a, b));
-            unit.pack(&mut floats, view);
+            let floats = packed(context, unit, [a, b], |panels, to| {
+                unit.pack(panels, to, view)
+            });
             return RightFactor::Panels(unit, floats);
         }
         if let (Some(elements), true) = (view.f32(), b > 0) {
-            let mut floats = context.scratch(product::packed_len(b, a));
-            unit.pack_transposed(&mut floats, elements, b);
+            let floats = packed(context, unit, [b, a], |panels, to| {
+                unit.pack_transposed(panels, to, elements, b);
+            });
             return RightFactor::Panels(unit, floats);
         }
     }
     RightFactor::InPlace(wide, transposed)
+}
+
+/// The panels of a right factor of `shape`, which `pack` writes, some in each call.
+#[cfg(target_arch = "x86_64")]
+fn packed<'a>(
+    context: &'a Context,
+    unit: product::Unit,
+    shape: [usize; 2],
+    pack: impl Fn(Range<usize>, &mut [f32]) + Sync + Send,
+) -> Scratch<'a> {
+    let [depth, columns] = shape;
+    let mut floats = context.scratch(product::packed_len(depth, columns));
+    let to = DisjointMut::new(&mut floats);
+    let together = PACK_FLOATS.div_ceil((depth * LANES).max(1));
+    context.for_each_panel(unit.panels(columns), together, |panels| {
+        // SAFETY: panels lie one after another, and each belongs to one call.
+        let to = unsafe { to.slice(unit.floats_of(panels.clone(), shape)) };
+        pack(panels, to);
+    });
+    floats
 }
 
 multiversion! {

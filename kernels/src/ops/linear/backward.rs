@@ -6,8 +6,8 @@ use super::{
         operand::{expect, expect_float, expect_vector},
         wide::{Wide, WideMut},
     },
-    Activation, PANEL_ROWS,
-    parts::Parts,
+    Activation, FLOAT_PANEL_ROWS, PANEL_ROWS,
+    whole_batch::WholeBatch,
 };
 use crate::{
     device::{Context, Device},
@@ -20,12 +20,6 @@ use crate::{
 const PIECES: usize = 8;
 /// The fewest samples of a piece.
 const PIECE_ROWS: usize = 128;
-/// Weights from which on the gradient is one sum over the batch, or one for each half, where parts of it are summed in
-/// the same order: pieces need memory and a pass over it.
-const WHOLE_BATCH_WEIGHTS: usize = 1 << 14;
-/// Half a batch is a multiple of so many samples: blocks of products are whole.
-const HALF_ROWS: usize = 256;
-
 /// The operands of [`backward`].
 pub struct LinearBackward<'a> {
     /// The layer's input, `[batch, inputs]`.
@@ -143,8 +137,13 @@ fn backward_cpu(context: &Context, operands: LinearBackward<'_>) {
     let dtype = w.dtype();
     let right = dx.is_some().then(|| Right::new(context, w, batch));
     let float = [dtype, dy.dtype(), x.dtype()] == [DType::F32; 3];
-    let whole = float && outputs * inputs >= WHOLE_BATCH_WEIGHTS && sums_in_order();
-    let pieces = Pieces::new(batch);
+    let whole = (float && sums_in_order())
+        .then(|| WholeBatch::new([outputs, inputs], batch, context.threads()))
+        .flatten();
+    let pieces = match whole {
+        Some(_) => Pieces::of_float_panels(batch),
+        None => Pieces::new(batch),
+    };
     let panels = if db.is_some() { pieces.panels() } else { 0 };
     let mut partial_sums = context.scratch(panels * outputs);
     let sums = TensorMut::from_f32(&mut partial_sums, &[panels, outputs]);
@@ -164,11 +163,8 @@ fn backward_cpu(context: &Context, operands: LinearBackward<'_>) {
     // is formed panel by panel, while the panel is in cache. More threads than pieces share pieces
     // afterwards. In float32 a piece is one product.
     let fused = pass.by_panels() && pieces.count > 1 && context.threads() <= pieces.count;
-    if whole {
-        context.for_each_panel(pieces.panels(), 1, |panel| {
-            pass.panel(panel.start, pieces.panel(panel.start));
-        });
-        pass.whole_weight_gradient(dw, accumulate_weights);
+    if let Some(whole) = whole {
+        pass.whole_weight_gradient(&pieces, &whole, dw, accumulate_weights);
     } else if !fused {
         context.for_each_panel(pieces.panels(), 1, |panel| {
             pass.panel(panel.start, pieces.panel(panel.start));
@@ -216,6 +212,15 @@ impl Pieces {
         }
     }
 
+    /// A piece for each panel, where all are in float32.
+    fn of_float_panels(batch: usize) -> Self {
+        Self {
+            batch,
+            count: batch.div_ceil(FLOAT_PANEL_ROWS).max(1),
+            rows: FLOAT_PANEL_ROWS,
+        }
+    }
+
     /// The number of panels of all pieces.
     fn panels(&self) -> usize {
         self.count * self.rows.div_ceil(PANEL_ROWS)
@@ -256,20 +261,23 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// Masks the gradient of some samples, sums it, and computes that of their inputs. Each sample
-    /// belongs to one call, and each call has a row of the sums of its own.
+    /// belongs to one call, and each call has a row of the sums of its own. Without a mask the gradient is read only.
     fn panel(&self, panel: usize, rows: Range<usize>) {
         let context = self.context;
-        // SAFETY: calls have disjoint ranges of rows.
-        let dz = unsafe { self.dy.alias_rows(rows.clone()) };
-        let mut dz = WideMut::keeping(context, dz, true);
-        let mask = self.y.map(|y| Wide::new(context, y.rows(rows.clone())));
         let sums = self.sums.as_ref();
         // SAFETY: each call has its own row.
         let sums = sums.map(|sums| unsafe { sums.alias_rows(panel..panel + 1) });
-        mask_and_sum(dz.view(), mask.as_ref().map(Wide::view), sums);
-        if mask.is_some() {
+        if let Some(y) = self.y {
+            // SAFETY: calls have disjoint ranges of rows.
+            let dz = unsafe { self.dy.alias_rows(rows.clone()) };
+            let mut dz = WideMut::keeping(context, dz, true);
+            let y = Wide::new(context, y.rows(rows.clone()));
+            mask(dz.view(), y.view(), sums);
             // A mask changes no number: what was half precision still is.
             dz.store();
+        } else if let Some(sums) = sums {
+            let dz = Wide::new(context, self.dy.as_ref().rows(rows.clone()));
+            sum_columns(dz.view(), sums);
         }
         if let (Some(dx), Some(right)) = (&self.dx, &self.right) {
             // SAFETY: as for `dz`.
@@ -363,48 +371,52 @@ impl Pass<'_> {
         self.add_pieces(dw, accumulate, partial.as_ref());
     }
 
-    /// `dw (+)= dz^T . x`, each sum in an order that threads do not change: that of the batch where one side of the weights is
-    /// much longer, which threads share; else that of either half, of which two threads take one each, since a part of the
-    /// weights would need all of `x` or all of `dz`.
-    fn whole_weight_gradient(&self, mut dw: TensorMut<'_>, accumulate: bool) {
-        let (context, [outputs, inputs]) = (self.context, dw.shape());
-        let batch = self.x.shape()[0];
-        let half = batch.div_ceil(2).next_multiple_of(HALF_ROWS);
-        let is_long = inputs > 2 * outputs || outputs > 2 * inputs;
-        if half >= batch || is_long {
-            let parts = Parts::new([outputs, inputs], context.threads());
-            context.for_each_panel(parts.count, 1, |part| {
-                self.part_of_weights(&parts, part.start, 0..batch, &dw, accumulate);
-            });
-            return;
-        }
-        let mut scratch = context.scratch(outputs * inputs);
-        let second = TensorMut::from_f32(&mut scratch, &[outputs, inputs]);
-        let parts = Parts::new([outputs, inputs], context.threads().div_ceil(2));
-        context.for_each_panel(2 * parts.count, 1, |task| {
-            let part = task.start % parts.count;
-            match task.start < parts.count {
-                true => self.part_of_weights(&parts, part, 0..half, &dw, accumulate),
-                false => self.part_of_weights(&parts, part, half..batch, &second, false),
-            }
-        });
-        self.add_pieces(dw.reborrow(), true, second.as_ref());
-    }
-
-    /// `dw (+)= dz^T . x` over some samples, of a part of the weights. Each part belongs to one call.
-    fn part_of_weights(
+    /// What panels do, and `dw (+)= dz^T . x`, each sum in an order that threads do not change.
+    fn whole_weight_gradient(
         &self,
-        parts: &Parts,
-        part: usize,
-        samples: Range<usize>,
-        dw: &TensorMut<'_>,
+        pieces: &Pieces,
+        whole: &WholeBatch,
+        mut dw: TensorMut<'_>,
         accumulate: bool,
     ) {
-        let [outputs, inputs] = parts.get(part);
+        let (context, [outputs, inputs]) = (self.context, dw.shape());
+        let second_rows = if whole.halves() { outputs } else { 0 };
+        let mut scratch = context.scratch(second_rows * inputs);
+        let second = TensorMut::from_f32(&mut scratch, &[second_rows, inputs]);
+        let panel = |panel: usize| self.panel(panel, pieces.panel(panel));
+        let task = |task: usize| self.whole_batch_task(whole, task, [&dw, &second], accumulate);
+        let (panels, tasks) = (pieces.panels(), whole.tasks());
+        if self.y.is_some() {
+            context.for_each_panel(panels, 1, |index| panel(index.start));
+            context.for_each_panel(tasks, 1, |index| task(index.start));
+        } else {
+            // No task waits for a panel: the small ones fill up what the large ones leave of the threads' time.
+            context.for_each_panel(tasks + panels, 1, |index| {
+                match index.start.checked_sub(tasks) {
+                    None => task(index.start),
+                    Some(index) => panel(index),
+                }
+            });
+        }
+        if whole.halves() {
+            self.add_pieces(dw.reborrow(), true, second.as_ref());
+        }
+    }
+
+    /// A part of the weights' gradient over some samples, in the sum of the half to which they belong.
+    fn whole_batch_task(
+        &self,
+        whole: &WholeBatch,
+        task: usize,
+        halves: [&TensorMut<'_>; 2],
+        accumulate: bool,
+    ) {
+        let (half, samples, [outputs, inputs]) = whole.task(task);
         // SAFETY: parts are disjoint, one call each.
-        let dw = unsafe { dw.alias_rows(outputs.clone()) }.columns(inputs.clone());
+        let dw = unsafe { halves[half].alias_rows(outputs.clone()) }.columns(inputs.clone());
         let dz = self.dy.as_ref().columns(outputs).rows(samples.clone());
         let x = self.x.columns(inputs).rows(samples);
+        let accumulate = accumulate && half == 0;
         multiply_transposed(self.context, self.dtype, dz, x, dw, accumulate);
     }
 
@@ -445,36 +457,37 @@ multiversion! {
 
 multiversion! {
     /// Zeroes `dz` where `y` is not positive, and sums its columns, in one pass.
-    fn mask_and_sum(
-        dz: TensorMut<'_>,
-        y: Option<TensorRef<'_>>,
-        sums: Option<TensorMut<'_>>,
-    ) {
+    fn mask(dz: TensorMut<'_>, y: TensorRef<'_>, sums: Option<TensorMut<'_>>) {
         let (mut dz, mut sums) = (dz, sums);
         if let Some(sums) = &mut sums {
             sums.row_mut(0).fill(0.0);
         }
-        if y.is_none() && sums.is_none() {
-            return;
-        }
         for row in 0..dz.shape()[0] {
             let dz = dz.row_mut(row);
-            let sums = sums.as_mut().map(|sums| sums.row_mut(0));
-            match (y, sums) {
-                (Some(y), Some(sums)) => {
-                    for ((dz, &y), sum) in dz.iter_mut().zip(y.row(row)).zip(sums) {
+            match &mut sums {
+                Some(sums) => {
+                    for ((dz, &y), sum) in dz.iter_mut().zip(y.row(row)).zip(sums.row_mut(0)) {
                         *dz = relu_gradient(y, *dz);
                         *sum += *dz;
                     }
                 }
-                (Some(y), None) => {
+                None => {
                     dz.iter_mut()
                         .zip(y.row(row))
                         .for_each(|(dz, &y)| *dz = relu_gradient(y, *dz));
                 }
-                (None, Some(sums)) => sums.iter_mut().zip(dz).for_each(|(sum, dz)| *sum += *dz),
-                (None, None) => {}
             }
+        }
+    }
+}
+
+multiversion! {
+    fn sum_columns(dz: TensorRef<'_>, sums: TensorMut<'_>) {
+        let mut sums = sums;
+        let sums = sums.row_mut(0);
+        sums.fill(0.0);
+        for row in 0..dz.shape()[0] {
+            sums.iter_mut().zip(dz.row(row)).for_each(|(sum, dz)| *sum += dz);
         }
     }
 }

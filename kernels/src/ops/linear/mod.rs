@@ -7,6 +7,7 @@
 mod backward;
 mod packed_weights;
 mod parts;
+mod whole_batch;
 
 pub use packed_weights::PackedWeights;
 
@@ -20,11 +21,13 @@ use super::{
 use crate::{
     device::{Context, Device},
     error::Result,
-    tensor::{TensorMut, TensorRef},
+    tensor::{DType, TensorMut, TensorRef},
 };
 
 /// Samples of one panel: bias, activation and column sums run while a panel is still in cache.
 const PANEL_ROWS: usize = 256;
+/// Samples of one panel in float32, whole tiles of all vector units: threads wait for one another as long as one takes at most.
+const FLOAT_PANEL_ROWS: usize = 72;
 
 /// What is applied to a layer's sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,7 +85,11 @@ fn multiply(
         relu: activation == Activation::Relu,
         ..Epilogue::default()
     };
-    context.for_each_panel(y.shape()[0], PANEL_ROWS, |rows| {
+    let panel = match [x.dtype(), y.dtype(), right.dtype()] {
+        [DType::F32, DType::F32, DType::F32] => FLOAT_PANEL_ROWS,
+        _ => PANEL_ROWS,
+    };
+    context.for_each_panel(y.shape()[0], panel, |rows| {
         // SAFETY: panels are disjoint ranges of rows, one call each.
         let y = unsafe { y.alias_rows(rows.clone()) };
         right.multiply(x.rows(rows), y, epilogue);

@@ -9,6 +9,8 @@ mod tile;
 mod transposed;
 mod unit;
 
+use std::ops::Range;
+
 use super::{Avx2, Avx512, Epilogue, LANES, Level, transpose};
 use crate::tensor::{TensorMut, TensorRef};
 use tile::{Ahead, Gate, Left, Right, Tile};
@@ -46,14 +48,43 @@ impl Unit {
         }
     }
 
-    /// Packs `right: [depth, columns]` into `floats`, of [`packed_len`].
-    pub(crate) fn pack(self, floats: &mut [f32], right: TensorRef<'_>) {
-        for_unit!(self.0, pack(floats, right));
+    /// Panels of a right factor of so many columns.
+    pub(crate) fn panels(self, columns: usize) -> usize {
+        self.cut(columns).count
     }
 
-    /// Packs the transpose of `elements: [columns, depth]`, of a depth of at least 1.
-    pub(crate) fn pack_transposed(self, floats: &mut [f32], elements: &[f32], depth: usize) {
-        for_unit!(self.0, pack_transposed(floats, elements, depth));
+    /// Where the panels `panels` of a packed right factor lie.
+    pub(crate) fn floats_of(
+        self,
+        panels: Range<usize>,
+        [depth, columns]: [usize; 2],
+    ) -> Range<usize> {
+        let cut = self.cut(columns);
+        let start = |panel| depth * cut.start(panel) * LANES;
+        start(panels.start)..start(panels.end)
+    }
+
+    fn cut(self, columns: usize) -> Panels {
+        match self.0 {
+            Kind::Avx2 => Panels::new::<Avx2>(columns),
+            Kind::Avx512 => Panels::new::<Avx512>(columns),
+        }
+    }
+
+    /// Packs some panels of `right: [depth, columns]` into `floats`, those of [`floats_of`](Self::floats_of).
+    pub(crate) fn pack(self, panels: Range<usize>, floats: &mut [f32], right: TensorRef<'_>) {
+        for_unit!(self.0, pack(panels, floats, right));
+    }
+
+    /// Packs some panels of the transpose of `elements: [columns, depth]`, of a depth of at least 1.
+    pub(crate) fn pack_transposed(
+        self,
+        panels: Range<usize>,
+        floats: &mut [f32],
+        elements: &[f32],
+        depth: usize,
+    ) {
+        for_unit!(self.0, pack_transposed(panels, floats, elements, depth));
     }
 
     /// `out = epilogue(left . right)` with `left: [rows, depth]`, `out: [rows, columns]`, and what was packed into
@@ -143,13 +174,14 @@ pub(crate) fn packed_len(depth: usize, columns: usize) -> usize {
 
 /// # Safety
 /// The CPU has the unit.
-unsafe fn pack<U: TileUnit>(floats: &mut [f32], right: TensorRef<'_>) {
+unsafe fn pack<U: TileUnit>(panels: Range<usize>, floats: &mut [f32], right: TensorRef<'_>) {
     let [depth, columns] = right.shape();
-    let panels = Panels::new::<U>(columns);
-    for panel in 0..panels.count {
-        let (column, width, vectors) = panels.get(panel);
+    let cut = Panels::new::<U>(columns);
+    let first = cut.start(panels.start) * LANES;
+    for panel in panels {
+        let (column, width, vectors) = cut.get(panel);
         let stride = vectors * LANES;
-        let to = &mut floats[depth * column..][..depth * stride];
+        let to = &mut floats[depth * (column - first)..][..depth * stride];
         for (row, to) in to.chunks_exact_mut(stride).enumerate() {
             // SAFETY: the CPU has the unit by contract.
             unsafe { U::copy_vectors(to, &right.row(row)[column..][..width]) };
@@ -159,12 +191,18 @@ unsafe fn pack<U: TileUnit>(floats: &mut [f32], right: TensorRef<'_>) {
 
 /// # Safety
 /// None: as the others, for the macro.
-unsafe fn pack_transposed<U: TileUnit>(floats: &mut [f32], elements: &[f32], depth: usize) {
-    let panels = Panels::new::<U>(elements.len() / depth);
-    for panel in 0..panels.count {
-        let (column, width, vectors) = panels.get(panel);
+unsafe fn pack_transposed<U: TileUnit>(
+    panels: Range<usize>,
+    floats: &mut [f32],
+    elements: &[f32],
+    depth: usize,
+) {
+    let cut = Panels::new::<U>(elements.len() / depth);
+    let first = cut.start(panels.start) * LANES;
+    for panel in panels {
+        let (column, width, vectors) = cut.get(panel);
         let stride = vectors * LANES;
-        let to = &mut floats[depth * column..][..depth * stride];
+        let to = &mut floats[depth * (column - first)..][..depth * stride];
         let rows = &elements[column * depth..][..width * depth];
         transpose(rows, width, depth, to, stride);
     }
@@ -294,7 +332,7 @@ mod tests {
         let mut packed = vec![f32::NAN; packed_len(depth, columns)];
         let mut out = vec![0.5; rows * columns];
         let shape = [rows, columns];
-        unit.pack(&mut packed, right);
+        unit.pack(0..unit.panels(columns), &mut packed, right);
         let relu = Epilogue {
             bias: Some(&bias),
             relu: true,
@@ -329,7 +367,7 @@ mod tests {
         }
         if depth > 0 {
             let mut packed = vec![f32::NAN; packed_len(depth, columns)];
-            unit.pack_transposed(&mut packed, &right_turned, depth);
+            unit.pack_transposed(0..unit.panels(columns), &mut packed, &right_turned, depth);
             let into = TensorMut::from_f32(&mut out, &shape);
             unit.multiply(left, &packed, into, Epilogue::default());
             check(&out, &exact);
@@ -341,7 +379,7 @@ mod tests {
         for unit in units() {
             let (left, right) = ([f32::NAN], [1.0]);
             let (mut packed, mut out) = (vec![0.0; 16], [0.0]);
-            unit.pack(&mut packed, TensorRef::from_f32(&right, &[1, 1]));
+            unit.pack(0..1, &mut packed, TensorRef::from_f32(&right, &[1, 1]));
             let relu = Epilogue {
                 relu: true,
                 ..Epilogue::default()
