@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::{Avx2, Avx512, Epilogue, LANES, Level, transpose};
 use crate::tensor::{TensorMut, TensorRef};
-use tile::{Ahead, Gate, Left, Right, Tile};
+use tile::{Ahead, Gate, Left, Right, Tiles};
 use unit::TileUnit;
 
 /// A vector unit that this CPU has, and by which products are computed.
@@ -226,10 +226,10 @@ unsafe fn multiply<U: TileUnit>(
     }
     let (stride, panels) = (out.row_stride(), Panels::new::<U>(columns));
     let start = out.as_mut_ptr();
-    let tile = |panel: usize| {
+    let tiles = |panel: usize| {
         let (column, width, vectors) = panels.get(panel);
         let floats = &right[depth * column..][..depth * vectors * LANES];
-        Tile {
+        Tiles {
             left: Left::InPlace {
                 start: left.as_ptr(),
                 row_stride: left.row_stride(),
@@ -258,11 +258,11 @@ unsafe fn multiply<U: TileUnit>(
     };
     for first in (0..rows).step_by(together) {
         for panel in 0..panels.count {
-            let tile = tile(panel);
+            let tiles = tiles(panel);
             for row in (first..rows.min(first + together)).step_by(U::ROWS) {
                 // SAFETY: the tile covers rows `row..row + U::ROWS` that exist and `width` columns of the
                 // panel, all inside the operands, whose extents have been asserted.
-                unsafe { U::run(&tile.at::<U>(row), U::ROWS.min(rows - row)) };
+                unsafe { U::run(&tiles, row, U::ROWS.min(rows - row)) };
             }
         }
     }

@@ -76,9 +76,8 @@ impl Gate {
     }
 }
 
-/// A tile of `out (+)= left . right`, and what follows.
-#[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
+/// The tiles of a panel of `out (+)= left . right`, and what follows.
+pub(super) struct Tiles<'a> {
     pub(super) left: Left,
     pub(super) right: Right,
     pub(super) depth: usize,
@@ -92,47 +91,47 @@ pub(super) struct Tile<'a> {
     pub(super) ahead: Option<Ahead>,
 }
 
-impl Tile<'_> {
-    /// This tile moved down by `row` rows, a multiple of the unit's.
-    pub(super) fn at<U: TileUnit>(mut self, row: usize) -> Self {
-        match &mut self.left {
-            Left::InPlace { start, row_stride } => *start = start.wrapping_add(row * *row_stride),
-            Left::Packed { start, tile_len } => {
-                *start = start.wrapping_add(row / U::ROWS * *tile_len);
-            }
-        }
-        self.out = self.out.wrapping_add(row * self.out_stride);
-        if let Some(gate) = &mut self.gate {
-            gate.start = gate.at(row);
-        }
-        self
+impl Tiles<'_> {
+    #[inline(always)]
+    fn out(&self, row: usize) -> *mut f32 {
+        self.out.wrapping_add(row * self.out_stride)
     }
 }
 
-/// Computes `R` rows of `V` vectors.
+/// Computes the `R` rows of `V` vectors from row `first` on, a multiple of the unit's rows.
 ///
 /// # Safety
-/// That many rows of the left factor and of the tile's `out` and gate, its `width` columns of both, and `depth` rows of the
+/// These rows of the left factor and of the tiles' `out` and gate, their `width` columns of both, and `depth` rows of the
 /// panel are there; the CPU has the unit.
 #[inline(always)]
-pub(super) unsafe fn run<U: TileUnit, const R: usize, const V: usize>(tile: &Tile<'_>) {
-    let packed_left =
-        |start: *const f32| move |row, depth| start.wrapping_add(depth * U::ROWS + row);
+pub(super) unsafe fn run<U: TileUnit, const R: usize, const V: usize>(
+    tiles: &Tiles<'_>,
+    first: usize,
+) {
+    let packed_left = |start: *const f32, tile_len: usize| {
+        let start = start.wrapping_add(first / U::ROWS * tile_len);
+        move |row, depth| start.wrapping_add(depth * U::ROWS + row)
+    };
     let packed_right = |start: *const f32| move |depth| start.wrapping_add(depth * V * LANES);
-    match (tile.left, tile.right) {
+    match (tiles.left, tiles.right) {
         (Left::InPlace { start, row_stride }, Right::Packed(right)) => {
             let rows: [*const f32; R] =
-                std::array::from_fn(|row| start.wrapping_add(row * row_stride));
+                std::array::from_fn(|row| start.wrapping_add((first + row) * row_stride));
             let left = |row: usize, depth| rows[row].wrapping_add(depth);
             // SAFETY: as the caller promises.
-            unsafe { U::compute::<R, V>(tile, left, packed_right(right)) }
+            unsafe { U::compute::<R, V>(tiles, first, left, packed_right(right)) }
         }
         // SAFETY: as the caller promises.
-        (Left::Packed { start, .. }, Right::Packed(right)) => unsafe {
-            U::compute::<R, V>(tile, packed_left(start), packed_right(right));
+        (Left::Packed { start, tile_len }, Right::Packed(right)) => unsafe {
+            U::compute::<R, V>(
+                tiles,
+                first,
+                packed_left(start, tile_len),
+                packed_right(right),
+            );
         },
         (
-            Left::Packed { start, .. },
+            Left::Packed { start, tile_len },
             Right::InPlace {
                 start: right,
                 row_stride,
@@ -140,7 +139,7 @@ pub(super) unsafe fn run<U: TileUnit, const R: usize, const V: usize>(tile: &Til
         ) => {
             let right = |depth| right.wrapping_add(depth * row_stride);
             // SAFETY: as the caller promises.
-            unsafe { U::compute::<R, V>(tile, packed_left(start), right) }
+            unsafe { U::compute::<R, V>(tiles, first, packed_left(start, tile_len), right) }
         }
         (Left::InPlace { .. }, Right::InPlace { .. }) => {
             unreachable!("one of the factors is packed")
@@ -155,30 +154,31 @@ pub(super) unsafe fn run<U: TileUnit, const R: usize, const V: usize>(tile: &Til
 /// `right` that of `V` vectors of the right one for each depth; see [`run`].
 #[inline(always)]
 pub(super) unsafe fn multiply<U: TileUnit, const R: usize, const V: usize>(
-    tile: &Tile<'_>,
+    tiles: &Tiles<'_>,
+    first: usize,
     left: impl Fn(usize, usize) -> *const f32,
     right: impl Fn(usize) -> *const f32,
 ) {
     let mut sums = [[U::splat(0.0); V]; R];
-    if tile.epilogue.accumulate {
+    if tiles.epilogue.accumulate {
         // Asked for now, added at the end.
         for row in 0..R {
-            prefetch_row(tile.out.wrapping_add(row * tile.out_stride), V * LANES);
+            prefetch_row(tiles.out(first + row), V * LANES);
         }
     }
-    if let Some(gate) = tile.gate {
+    if let Some(gate) = tiles.gate {
         for row in 0..R {
-            prefetch_row(gate.at(row), V * LANES);
+            prefetch_row(gate.at(first + row), V * LANES);
         }
     }
     // SAFETY: as the caller promises.
-    unsafe { add_products::<U, R, V>(&mut sums, tile, left, right) };
-    if tile.width == V * LANES {
+    unsafe { add_products::<U, R, V>(&mut sums, tiles, left, right) };
+    if tiles.width == V * LANES {
         // SAFETY: as the caller promises.
-        unsafe { finish::<U, R, V>(sums, tile, LANES) };
+        unsafe { finish::<U, R, V>(sums, tiles, first, LANES) };
     } else {
         // SAFETY: as the caller promises.
-        unsafe { finish::<U, R, V>(sums, tile, tile.width - (V - 1) * LANES) };
+        unsafe { finish::<U, R, V>(sums, tiles, first, tiles.width - (V - 1) * LANES) };
     }
 }
 
@@ -190,13 +190,14 @@ pub(super) unsafe fn multiply<U: TileUnit, const R: usize, const V: usize>(
 #[inline(always)]
 unsafe fn finish<U: TileUnit, const R: usize, const V: usize>(
     mut sums: [[U::Vector; V]; R],
-    tile: &Tile<'_>,
+    tiles: &Tiles<'_>,
+    first: usize,
     last: usize,
 ) {
     let mut lanes = [LANES; V];
     lanes[V - 1] = last;
-    let out = |row: usize, v: usize| tile.out.wrapping_add(row * tile.out_stride + v * LANES);
-    if let Some(bias) = tile.epilogue.bias {
+    let out = |row: usize, v: usize| tiles.out(first + row).wrapping_add(v * LANES);
+    if let Some(bias) = tiles.epilogue.bias {
         for v in 0..V {
             // SAFETY: the bias has `width` elements.
             let bias = unsafe { U::load_first(bias.as_ptr().wrapping_add(v * LANES), lanes[v]) };
@@ -205,7 +206,7 @@ unsafe fn finish<U: TileUnit, const R: usize, const V: usize>(
             }
         }
     }
-    if tile.epilogue.accumulate {
+    if tiles.epilogue.accumulate {
         for (row, sums) in sums.iter_mut().enumerate() {
             for v in 0..V {
                 // SAFETY: a row of `out` has `width` elements.
@@ -214,17 +215,18 @@ unsafe fn finish<U: TileUnit, const R: usize, const V: usize>(
             }
         }
     }
-    if tile.epilogue.relu {
+    if tiles.epilogue.relu {
         for sum in sums.as_flattened_mut() {
             *sum = U::rectify(*sum);
         }
     }
-    if let Some(gate) = tile.gate {
+    if let Some(gate) = tiles.gate {
         for (row, sums) in sums.iter_mut().enumerate() {
             for v in 0..V {
                 // SAFETY: a row of the gate has `width` elements.
-                let value =
-                    unsafe { U::load_first(gate.at(row).wrapping_add(v * LANES), lanes[v]) };
+                let value = unsafe {
+                    U::load_first(gate.at(first + row).wrapping_add(v * LANES), lanes[v])
+                };
                 sums[v] = U::pass(sums[v], value);
             }
         }
@@ -243,13 +245,13 @@ unsafe fn finish<U: TileUnit, const R: usize, const V: usize>(
 #[inline(always)]
 unsafe fn add_products<U: TileUnit, const R: usize, const V: usize>(
     sums: &mut [[U::Vector; V]; R],
-    tile: &Tile<'_>,
+    tiles: &Tiles<'_>,
     left: impl Fn(usize, usize) -> *const f32,
     right: impl Fn(usize) -> *const f32,
 ) {
-    let unrolled = tile.depth - tile.depth % UNROLL;
+    let unrolled = tiles.depth - tiles.depth % UNROLL;
     for depth in (0..unrolled).step_by(UNROLL) {
-        if let Some(ahead) = tile.ahead {
+        if let Some(ahead) = tiles.ahead {
             ahead.ask(depth * (LANES / UNROLL));
         }
         for next in 0..UNROLL {
@@ -257,7 +259,7 @@ unsafe fn add_products<U: TileUnit, const R: usize, const V: usize>(
             unsafe { step::<U, R, V>(sums, depth + next, &left, &right) };
         }
     }
-    for depth in unrolled..tile.depth {
+    for depth in unrolled..tiles.depth {
         // SAFETY: as the caller promises.
         unsafe { step::<U, R, V>(sums, depth, &left, &right) };
     }

@@ -7,7 +7,7 @@
 //! from memory. Where it is cheaper to pack the right factor instead, the transpose of the result is
 //! computed: the same products in the same order.
 
-use super::{Ahead, Epilogue, LANES, Left, Panels, Right, Tile, unit::TileUnit};
+use super::{Ahead, Epilogue, LANES, Left, Panels, Right, Tiles, unit::TileUnit};
 use crate::tensor::{TensorMut, TensorRef};
 
 /// Columns of a strip: packed, with the next strip and with some 256 packed rows, it fits a second cache
@@ -207,11 +207,11 @@ impl Block<'_> {
     unsafe fn add_to<U: TileUnit>(&self, mut out: TensorMut<'_>) {
         let [rows, columns] = out.shape();
         let panels = Panels::new::<U>(columns);
-        let tiles = panels.count * rows.div_ceil(U::ROWS);
+        let count = panels.count * rows.div_ceil(U::ROWS);
         let mut done = 0;
         for panel in 0..panels.count {
             let (column, width, vectors) = panels.get(panel);
-            let mut tile = Tile {
+            let mut tiles = Tiles {
                 left: Left::Packed {
                     start: self.left.as_ptr(),
                     tile_len: tile_stride::<U>(),
@@ -229,11 +229,11 @@ impl Block<'_> {
                 ahead: None,
             };
             for row in (0..rows).step_by(U::ROWS) {
-                tile.ahead = self.ahead(done, tiles);
+                tiles.ahead = self.ahead(done, count);
                 done += 1;
                 // SAFETY: rows from `row` on and the panel's columns exist in `out`; the packed
                 // factors have them, as the caller promises.
-                unsafe { U::run(&tile.at::<U>(row), U::ROWS.min(rows - row)) };
+                unsafe { U::run(&tiles, row, U::ROWS.min(rows - row)) };
             }
         }
     }

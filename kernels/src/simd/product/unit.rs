@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{
     super::{Avx2, Avx512, LANES, Simd},
-    tile::{self, Tile},
+    tile::{self, Tiles},
     transposed,
 };
 use crate::tensor::TensorRef;
@@ -38,18 +38,19 @@ pub(super) trait TileUnit: Simd {
     /// `x` where `value` is positive or NaN, else zero.
     fn pass(x: Self::Vector, value: Self::Vector) -> Self::Vector;
 
-    /// Computes `rows` rows of a tile, 1 to [`ROWS`](Self::ROWS).
+    /// Computes `rows` rows of tiles from row `first` on, 1 to [`ROWS`](Self::ROWS).
     ///
     /// # Safety
     /// See [`tile::run`].
-    unsafe fn run(tile: &Tile<'_>, rows: usize);
+    unsafe fn run(tiles: &Tiles<'_>, first: usize, rows: usize);
 
     /// A function of its own for each way that factors lie: several of them in one cost the sums their registers.
     ///
     /// # Safety
     /// See [`tile::multiply`].
     unsafe fn compute<const R: usize, const V: usize>(
-        tile: &Tile<'_>,
+        tiles: &Tiles<'_>,
+        first: usize,
         left: impl Fn(usize, usize) -> *const f32,
         right: impl Fn(usize) -> *const f32,
     );
@@ -98,28 +99,30 @@ unsafe fn copy_vectors<U: TileUnit>(to: &mut [f32], from: &[f32]) {
 macro_rules! compiled_for {
     ($unit:ident, $features:literal, rows: $($rows:literal)*, vectors: $vectors:tt) => {
         #[inline(always)]
-        unsafe fn run(tile: &Tile<'_>, rows: usize) {
-            compiled_for!(@tiles $unit, tile, rows, [$($rows)*], $vectors);
+        unsafe fn run(tiles: &Tiles<'_>, first: usize, rows: usize) {
+            compiled_for!(@tiles $unit, tiles, first, rows, [$($rows)*], $vectors);
         }
 
         #[inline(always)]
         unsafe fn compute<const R: usize, const V: usize>(
-            tile: &Tile<'_>,
+            tiles: &Tiles<'_>,
+            first: usize,
             left: impl Fn(usize, usize) -> *const f32,
             right: impl Fn(usize) -> *const f32,
         ) {
             #[inline(never)]
             #[target_feature(enable = $features)]
             unsafe fn compiled<const R: usize, const V: usize>(
-                tile: &Tile<'_>,
+                tiles: &Tiles<'_>,
+                first: usize,
                 left: impl Fn(usize, usize) -> *const f32,
                 right: impl Fn(usize) -> *const f32,
             ) {
                 // SAFETY: as the caller promises.
-                unsafe { tile::multiply::<$unit, R, V>(tile, left, right) };
+                unsafe { tile::multiply::<$unit, R, V>(tiles, first, left, right) };
             }
             // SAFETY: as the caller promises.
-            unsafe { compiled::<R, V>(tile, left, right) };
+            unsafe { compiled::<R, V>(tiles, first, left, right) };
         }
 
         unsafe fn copy_vectors(to: &mut [f32], from: &[f32]) {
@@ -151,16 +154,16 @@ macro_rules! compiled_for {
             unsafe { compiled(to, right) };
         }
     };
-    (@tiles $unit:ident, $tile:ident, $count:ident, $rows:tt, [$($vectors:literal)*]) => {
-        match $tile.width.div_ceil(LANES) {
-            $($vectors => compiled_for!(@rows $unit, $tile, $count, $rows, $vectors),)*
+    (@tiles $unit:ident, $tiles:ident, $first:ident, $count:ident, $rows:tt, [$($vectors:literal)*]) => {
+        match $tiles.width.div_ceil(LANES) {
+            $($vectors => compiled_for!(@rows $unit, $tiles, $first, $count, $rows, $vectors),)*
             _ => unreachable!("a tile has no more vectors"),
         }
     };
-    (@rows $unit:ident, $tile:ident, $count:ident, [$($rows:literal)*], $vectors:literal) => {
+    (@rows $unit:ident, $tiles:ident, $first:ident, $count:ident, [$($rows:literal)*], $vectors:literal) => {
         match $count {
             // SAFETY: as the caller promises.
-            $($rows => unsafe { tile::run::<$unit, $rows, $vectors>($tile) },)*
+            $($rows => unsafe { tile::run::<$unit, $rows, $vectors>($tiles, $first) },)*
             _ => unreachable!("a tile has no more rows"),
         }
     };
