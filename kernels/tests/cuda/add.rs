@@ -132,36 +132,64 @@ fn sums_of_features_and_their_gradients_are_the_cpus() {
     }
 }
 
+pub fn check_means([batch, columns]: [usize; 2], types: (DType, DType)) {
+    let shape = [batch, columns];
+    let mut random = Random(batch as u64);
+    let x = random.floats_of(batch * columns, types.0);
+    let before = random.floats_of(batch * columns, types.1);
+    // Bags of 0 to 4 ids, behind those of another feature.
+    let length = |row: usize| row % 5;
+    let mut offsets = vec![77i64];
+    offsets.extend((0..batch).scan(77, |end, row| {
+        *end += length(row) as i64;
+        Some(*end)
+    }));
+    for (accumulate, seed) in [(false, SEEDS[1]), (true, SEEDS[2])] {
+        let mut device = Device::new(seed);
+        let own = device.matrix("x", &x, types.0, shape, columns + 3);
+        let out = device.matrix("y", &before, types.1, shape, columns + 8);
+        let lengths = device.upload("offsets", &offsets);
+        device.run([copy_mean(&own, &out, lengths, accumulate).unwrap()]);
+        let expected = |index: usize| {
+            let mean = x[index] / length(index / columns).max(1) as f32;
+            mean + if accumulate { before[index] } else { 0.0 }
+        };
+        let expected: Vec<f32> = (0..x.len()).map(expected).collect();
+        let tolerance = epsilon(types.1).max(1e-6);
+        assert_close("y", &device.elements(&out), &expected, tolerance);
+    }
+}
+
 #[test]
 fn sums_of_bags_become_their_means() {
     for types in TYPES {
         for (batch, columns) in BATCHES.into_iter().zip([1, 13, 136]) {
-            let shape = [batch, columns];
-            let mut random = Random(batch as u64);
-            let x = random.floats_of(batch * columns, types.0);
-            let before = random.floats_of(batch * columns, types.1);
-            // Bags of 0 to 4 ids, behind those of another feature.
-            let length = |row: usize| row % 5;
-            let mut offsets = vec![77i64];
-            offsets.extend((0..batch).scan(77, |end, row| {
-                *end += length(row) as i64;
-                Some(*end)
-            }));
-            for (accumulate, seed) in [(false, SEEDS[1]), (true, SEEDS[2])] {
-                let mut device = Device::new(seed);
-                let own = device.matrix("x", &x, types.0, shape, columns + 3);
-                let out = device.matrix("y", &before, types.1, shape, columns + 8);
-                let lengths = device.upload("offsets", &offsets);
-                device.run([copy_mean(&own, &out, lengths, accumulate).unwrap()]);
-                let expected = |index: usize| {
-                    let mean = x[index] / length(index / columns).max(1) as f32;
-                    mean + if accumulate { before[index] } else { 0.0 }
-                };
-                let expected: Vec<f32> = (0..x.len()).map(expected).collect();
-                let tolerance = epsilon(types.1).max(1e-6);
-                assert_close("y", &device.elements(&out), &expected, tolerance);
-            }
+            check_means([batch, columns], types);
         }
+    }
+}
+
+/// 2, 4 or 8 rows.
+pub fn check_halves(rows: usize, len: usize) {
+    let x = Random(len as u64).floats_of(rows * len, DType::F32);
+    let at = |row: usize, index: usize| x[row * len + index];
+    let pair = |row, index| at(row, index) + at(row + 1, index);
+    let four = |row, index| pair(row, index) + pair(row + 2, index);
+    let expected = (0..len).map(|index| match rows {
+        2 => pair(0, index),
+        4 => four(0, index),
+        _ => four(0, index) + four(4, index),
+    });
+    let expected: Vec<f32> = expected.collect();
+    for seed in SEEDS {
+        let mut device = Device::new(seed);
+        let own = device.matrix("x", &x, DType::F32, [rows, len], len);
+        device.run([sum_halves(&own, own.address).unwrap()]);
+        let first = Matrix {
+            shape: [1, len],
+            ..own
+        };
+        assert_eq!(device.elements(&first), expected);
     }
 }
 
@@ -169,26 +197,7 @@ fn sums_of_bags_become_their_means() {
 #[test]
 fn rows_are_summed_by_halves() {
     for (rows, len) in [(2, 5), (4, 2), (8, 4096), (8, 70)] {
-        let x = Random(len as u64).floats_of(rows * len, DType::F32);
-        let at = |row: usize, index: usize| x[row * len + index];
-        let pair = |row, index| at(row, index) + at(row + 1, index);
-        let four = |row, index| pair(row, index) + pair(row + 2, index);
-        let expected = (0..len).map(|index| match rows {
-            2 => pair(0, index),
-            4 => four(0, index),
-            _ => four(0, index) + four(4, index),
-        });
-        let expected: Vec<f32> = expected.collect();
-        for seed in SEEDS {
-            let mut device = Device::new(seed);
-            let own = device.matrix("x", &x, DType::F32, [rows, len], len);
-            device.run([sum_halves(&own, own.address).unwrap()]);
-            let first = Matrix {
-                shape: [1, len],
-                ..own
-            };
-            assert_eq!(device.elements(&first), expected);
-        }
+        check_halves(rows, len);
     }
     let mut device = Device::new(0);
     let three = device.matrix("x", &[0.0; 6], DType::F32, [3, 2], 2);

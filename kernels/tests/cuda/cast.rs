@@ -28,6 +28,50 @@ fn casts_round_as_the_cpu_does() {
     }
 }
 
+/// Numbers of this power of two.
+pub fn check_scaled(len: usize, exponent: i32) {
+    let power = 2f32.powi(exponent);
+    let mut x: Vec<f32> = Random(len as u64)
+        .floats(len)
+        .iter()
+        .map(|x| x * power)
+        .collect();
+    let bad = (len > 20).then_some([(3, f32::NAN), (17, f32::NEG_INFINITY)]);
+    bad.into_iter()
+        .flatten()
+        .for_each(|(at, value)| x[at] = value);
+    let mut device = Device::new(2);
+    let from = device.upload("x", &x);
+    let (half, back) = (device.empty("half", len * 2), device.empty("back", len * 4));
+    let (top, inverse) = (device.upload("top", &[0u32]), device.empty("inverse", 4));
+    device.run([
+        largest(from, len, top),
+        narrow_scaled(from, half, len, [top, inverse]),
+        widen_scaled(half, back, len, inverse),
+    ]);
+    let most = x
+        .iter()
+        .filter(|x| x.is_finite())
+        .fold(0f32, |most, x| most.max(x.abs()));
+    let halves = widen(&device.download::<u8>(half), DType::F16);
+    let finite = halves.iter().filter(|half| half.is_finite());
+    let largest = finite.fold(0f32, |most, x| most.max(x.abs()));
+    let subnormal = most < f32::MIN_POSITIVE;
+    assert!(
+        subnormal || (16384.0..=32768.0).contains(&largest),
+        "{len}: {largest}"
+    );
+    for (was, is) in x.iter().zip(device.download::<f32>(back)) {
+        let bound = (was.abs() * 2f32.powi(-11)).max(most * 2f32.powi(-39));
+        let same = if was.is_finite() {
+            (was - is).abs() <= bound
+        } else {
+            is.is_nan() || is == *was
+        };
+        assert!(same, "{was} became {is}");
+    }
+}
+
 /// As messages between CPUs are: the largest number comes to half of what binary16 holds, whatever it was.
 #[test]
 fn scaled_halves_keep_their_precision_and_tell_what_is_no_number() {
@@ -39,46 +83,7 @@ fn scaled_halves_keep_their_precision_and_tell_what_is_no_number() {
         (33, 126),
         (40, -126),
     ] {
-        let power = 2f32.powi(exponent);
-        let mut x: Vec<f32> = Random(len as u64)
-            .floats(len)
-            .iter()
-            .map(|x| x * power)
-            .collect();
-        let bad = (len > 20).then_some([(3, f32::NAN), (17, f32::NEG_INFINITY)]);
-        bad.into_iter()
-            .flatten()
-            .for_each(|(at, value)| x[at] = value);
-        let mut device = Device::new(2);
-        let from = device.upload("x", &x);
-        let (half, back) = (device.empty("half", len * 2), device.empty("back", len * 4));
-        let (top, inverse) = (device.upload("top", &[0u32]), device.empty("inverse", 4));
-        device.run([
-            largest(from, len, top),
-            narrow_scaled(from, half, len, [top, inverse]),
-            widen_scaled(half, back, len, inverse),
-        ]);
-        let most = x
-            .iter()
-            .filter(|x| x.is_finite())
-            .fold(0f32, |most, x| most.max(x.abs()));
-        let halves = widen(&device.download::<u8>(half), DType::F16);
-        let finite = halves.iter().filter(|half| half.is_finite());
-        let largest = finite.fold(0f32, |most, x| most.max(x.abs()));
-        let subnormal = most < f32::MIN_POSITIVE;
-        assert!(
-            subnormal || (16384.0..=32768.0).contains(&largest),
-            "{len}: {largest}"
-        );
-        for (was, is) in x.iter().zip(device.download::<f32>(back)) {
-            let bound = (was.abs() * 2f32.powi(-11)).max(most * 2f32.powi(-39));
-            let same = if was.is_finite() {
-                (was - is).abs() <= bound
-            } else {
-                is.is_nan() || is == *was
-            };
-            assert!(same, "{was} became {is}");
-        }
+        check_scaled(len, exponent);
     }
 }
 

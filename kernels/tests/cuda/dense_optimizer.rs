@@ -10,7 +10,7 @@ use crate::values::{FLOATS, Random, assert_close, narrow, widen};
 
 const BETAS: [f32; 2] = [0.9, 0.99];
 
-fn rules() -> Vec<DenseRule> {
+pub fn rules() -> Vec<DenseRule> {
     let sgd = |momentum, nesterov| {
         DenseRule::Sgd(Sgd {
             learning_rate: 0.0,
@@ -44,9 +44,12 @@ fn rules() -> Vec<DenseRule> {
     ]
 }
 
-/// Three spans with gaps, of which the second ends inside a chunk and a vector, and the third is one element.
-fn spans() -> Vec<Span> {
-    let span = |start, gradient, len, learning_rate_scale, weight_decay, shared| Span {
+fn span(
+    [start, gradient, len]: [u64; 3],
+    [learning_rate_scale, weight_decay]: [f32; 2],
+    shared: u32,
+) -> Span {
+    Span {
         start,
         gradient,
         len,
@@ -54,16 +57,35 @@ fn spans() -> Vec<Span> {
         weight_decay,
         shared,
         reserved: 0,
-    };
+    }
+}
+
+/// Three spans with gaps, of which the second ends inside a chunk and a vector, and the third is one element.
+fn spans() -> Vec<Span> {
     vec![
-        span(0, 16, 160, 1.0, 0.0, 0),
-        span(176, 192, 9001, 0.5, 0.01, 1),
-        span(9187, 9195, 1, 2.0, 0.1, 0),
+        span([0, 16, 160], [1.0, 0.0], 0),
+        span([176, 192, 9001], [0.5, 0.01], 1),
+        span([9187, 9195, 1], [2.0, 0.1], 0),
     ]
 }
-const LEN: usize = 9200;
 
-struct Case {
+/// Spans of these lengths, with gaps between them.
+pub fn spans_of(lens: &[usize]) -> Vec<Span> {
+    let mut start = 0;
+    let of = |(index, len): (usize, &usize)| {
+        let own = span(
+            [start, start + 5, *len as u64],
+            [1.0 / (1 + index) as f32, 0.01 * index as f32],
+            index as u32 % 2,
+        );
+        start += *len as u64 + index as u64 % 4;
+        own
+    };
+    lens.iter().enumerate().map(of).collect()
+}
+
+pub struct Case {
+    spans: Vec<Span>,
     weights: Vec<f32>,
     gradients: Vec<f32>,
     /// Positive: sums of squares.
@@ -73,23 +95,32 @@ struct Case {
 
 impl Case {
     fn new() -> Self {
+        let own = Self::of(spans());
+        assert_eq!(chunks(&own.spans).len(), 5);
+        own
+    }
+
+    pub fn of(spans: Vec<Span>) -> Self {
         let mut random = Random(5);
         let mut step = Step::new(0.1, 3, BETAS);
         step.sparse_first_correction = f32::NAN;
         step.sparse_second_correction = f32::NAN;
-        let mut positive = || random.floats(LEN).iter().map(|x| x.abs() + 0.01).collect();
+        let ends = spans.iter().map(|span| span.gradient + span.len);
+        let len = ends.max().unwrap_or(0) as usize + 4;
+        let mut positive = || random.floats(len).iter().map(|x| x.abs() + 0.01).collect();
         Self {
             states: [positive(), positive()],
-            weights: random.floats(LEN),
-            gradients: random.floats(LEN),
+            weights: random.floats(len),
+            gradients: random.floats(len),
             step,
+            spans,
         }
     }
 
     /// Weights, states and the copy.
     fn on_device(&self, rule: &DenseRule, copy: DType, seed: u64) -> [Vec<f32>; 4] {
         let mut device = Device::new(seed);
-        let on_device = spans_on(&mut device);
+        let on_device = spans_on(&mut device, &self.spans);
         let weights = device.upload("weights", &self.weights);
         let states: [Address; 2] = [0, 1].map(|index| match index < rule.states() {
             true => device.upload("state", &self.states[index]),
@@ -123,7 +154,7 @@ impl Case {
         let context = Context::cpu(1, false).unwrap();
         let (mut weights, mut states) = (self.weights.clone(), self.states.clone());
         let factor = self.step.inverse_scale * self.step.clip;
-        for span in spans() {
+        for span in &self.spans {
             let own = span.start as usize..(span.start + span.len) as usize;
             let g: Vec<f32> = self.gradients[span.gradient as usize..][..own.len()]
                 .iter()
@@ -166,13 +197,61 @@ impl Case {
     }
 }
 
-fn spans_on(device: &mut Device) -> Spans {
-    let (spans, chunks) = (spans(), chunks(&spans()));
-    assert_eq!(chunks.len(), 5);
+fn spans_on(device: &mut Device, spans: &[Span]) -> Spans {
+    let chunks = chunks(spans);
     Spans {
-        spans: device.upload("spans", &spans),
+        spans: device.upload("spans", spans),
         chunks: device.upload("chunks", &chunks),
         chunk_count: chunks.len(),
+    }
+}
+
+impl Case {
+    /// `index` chooses the type of the copy, the scale and the order of threads.
+    pub fn check(&mut self, rule: &DenseRule, index: usize) {
+        let copy = FLOATS[index];
+        self.step.inverse_scale = [1.0, 0.25, 1.0 / 1024.0][index];
+        self.step.clip = [1.0, 0.5, 1.0][index];
+        let got = self.on_device(rule, copy, SEEDS[index]);
+        let expected = self.on_cpu(rule);
+        for (state, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            if state <= rule.states() {
+                assert_close(&format!("{rule:?} {state}"), got, expected, 2e-6);
+            }
+        }
+        if copy.is_half() {
+            let expected = widen(&narrow(&got[0], copy), copy);
+            assert_eq!(got[3], expected, "the copy is the rounded weights");
+        }
+    }
+
+    /// The sums of squares of the gradients.
+    pub fn check_norm(&self) {
+        let context = Context::cpu(1, false).unwrap();
+        let mut expected = [0.0; 2];
+        for span in &self.spans {
+            let own = &self.gradients[span.gradient as usize..][..span.len as usize];
+            expected[span.shared as usize] += norm::sum_of_squares(&context, own);
+        }
+        let got = self.squares(&self.gradients, 0);
+        for (got, expected) in got.iter().zip(expected) {
+            assert!(
+                (got - expected).abs() <= 1e-13 * expected,
+                "{got} {expected}"
+            );
+        }
+        let again = |&seed: &u64| self.squares(&self.gradients, seed) == got;
+        assert!(SEEDS.iter().all(again));
+    }
+
+    fn squares(&self, gradients: &[f32], seed: u64) -> Vec<f64> {
+        let mut device = Device::new(seed);
+        let spans = spans_on(&mut device, &self.spans);
+        let gradients = device.upload("gradients", gradients);
+        let partial = device.empty("partial", 16 * spans.chunk_count);
+        let out = device.empty("squares", 16);
+        device.run(squares(&spans, gradients, partial, out).unwrap());
+        device.download(out)
     }
 }
 
@@ -180,20 +259,8 @@ fn spans_on(device: &mut Device) -> Spans {
 fn every_rule_is_the_cpus_and_leaves_the_gaps() {
     let mut case = Case::new();
     for rule in rules() {
-        for (index, copy) in FLOATS.into_iter().enumerate() {
-            case.step.inverse_scale = [1.0, 0.25, 1.0 / 1024.0][index];
-            case.step.clip = [1.0, 0.5, 1.0][index];
-            let got = case.on_device(&rule, copy, SEEDS[index]);
-            let expected = case.on_cpu(&rule);
-            for (state, (got, expected)) in got.iter().zip(&expected).enumerate() {
-                if state <= rule.states() {
-                    assert_close(&format!("{rule:?} {state}"), got, expected, 2e-6);
-                }
-            }
-            if copy.is_half() {
-                let expected = widen(&narrow(&got[0], copy), copy);
-                assert_eq!(got[3], expected, "the copy is the rounded weights");
-            }
+        for index in 0..FLOATS.len() {
+            case.check(&rule, index);
         }
     }
 }
@@ -209,58 +276,28 @@ fn a_skipped_step_changes_nothing() {
     }
 }
 
-fn squares_of(gradients: &[f32], seed: u64) -> Vec<f64> {
-    let mut device = Device::new(seed);
-    let spans = spans_on(&mut device);
-    let gradients = device.upload("gradients", gradients);
-    let partial = device.empty("partial", 16 * spans.chunk_count);
-    let out = device.empty("squares", 16);
-    device.run(squares(&spans, gradients, partial, out).unwrap());
-    device.download(out)
-}
-
 #[test]
 fn the_norm_is_the_cpus_in_every_order_of_threads() {
-    let case = Case::new();
-    let context = Context::cpu(1, false).unwrap();
-    let mut expected = [0.0; 2];
-    for span in spans() {
-        let own = &case.gradients[span.gradient as usize..][..span.len as usize];
-        expected[span.shared as usize] += norm::sum_of_squares(&context, own);
-    }
-    let got = squares_of(&case.gradients, 0);
-    for (got, expected) in got.iter().zip(expected) {
-        assert!(
-            (got - expected).abs() <= 1e-13 * expected,
-            "{got} {expected}"
-        );
-    }
-    assert!(
-        SEEDS
-            .iter()
-            .all(|&seed| squares_of(&case.gradients, seed) == got)
-    );
+    Case::new().check_norm();
 }
 
 #[test]
 fn one_gradient_that_is_not_finite_is_seen_and_large_ones_are_not_mistaken_for_it() {
     let case = Case::new();
     for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
-        for span in spans() {
+        for span in &case.spans {
             let mut gradients = case.gradients.clone();
             gradients[(span.gradient + span.len - 1) as usize] = bad;
-            let sums = squares_of(&gradients, 0);
+            let sums = case.squares(&gradients, 0);
             assert!(
                 !sums[span.shared as usize].is_finite()
                     && sums[1 - span.shared as usize].is_finite()
             );
         }
     }
-    assert!(
-        squares_of(&[f32::MAX; LEN], 0)
-            .iter()
-            .all(|sum| sum.is_finite())
-    );
+    let largest = vec![f32::MAX; case.gradients.len()];
+    let sums = case.squares(&largest, 0);
+    assert!(sums.iter().all(|sum| sum.is_finite()));
 }
 
 #[test]

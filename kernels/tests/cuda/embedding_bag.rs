@@ -4,7 +4,7 @@ use streamrec_kernels::embedding_bag::{self, Pooling};
 use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
 use crate::device::{Device, SEEDS};
-use crate::values::{Random, assert_close, epsilon};
+use crate::values::{Random, assert_close, epsilon, narrow};
 
 /// Ids of a batch in host memory.
 #[derive(Clone)]
@@ -228,12 +228,14 @@ fn an_id_outside_its_table_is_told_and_counts_as_zeros() {
 
 /// A table of 2^32 + 2^20 elements, of which the emulation has the last row only: an offset that wraps around in 32 bits
 /// ends in memory that nobody may touch, or on a GPU in zeros.
-#[test]
-fn the_last_row_of_a_table_of_more_than_2_32_elements_is_found() {
+fn check_last_row(types: (DType, DType)) {
+    let (table_type, out_type) = types;
     let (dim, rows) = (128usize, (1usize << 25) + (1 << 13));
+    // Numbers that every type holds.
     let row: Vec<f32> = (1..=dim).map(|x| x as f32).collect();
     let mut device = Device::large(0);
-    let table = device.ending("table", rows * dim * 4, &row);
+    let bytes = rows * dim * table_type.bytes();
+    let table = device.ending("table", bytes, &narrow(&row, table_type));
     let bags = HostBags {
         ids: vec![rows as i64 - 1],
         offsets: vec![0, 1],
@@ -241,18 +243,23 @@ fn the_last_row_of_a_table_of_more_than_2_32_elements_is_found() {
         batch: 1,
         features: 1,
     };
-    let matrix = Matrix::new(table, DType::F32, [rows, dim]);
+    let matrix = Matrix::new(table, table_type, [rows, dim]);
     let lookups = [lookup(&matrix, 0, 0)];
-    let out = device.empty("out", dim * 4);
-    let out = Matrix::new(out, DType::F32, [1, dim]);
+    let out = device.empty("out", dim * out_type.bytes());
+    let out = Matrix::new(out, out_type, [1, dim]);
     let operands = Forward {
         bags: bags.upload(&mut device),
         lookups: &lookups,
         lookups_on_device: device.upload("lookups", &lookups),
-        table: DType::F32,
+        table: table_type,
         out,
         first_bad: device.upload("first_bad", &[u64::MAX]),
     };
     device.run([forward(&operands).unwrap()]);
-    assert_eq!(device.elements(&out), row);
+    assert_eq!(device.elements(&out), row, "{types:?}");
+}
+
+#[test]
+fn the_last_row_of_a_table_of_more_than_2_32_elements_is_found_whatever_its_type() {
+    TYPES.into_iter().for_each(check_last_row);
 }

@@ -83,72 +83,113 @@ fn source(rows: usize, table: u32) -> Source {
 }
 
 /// Features 0 and 2 share table 1; ids outside of tables and the room behind the lookups count for nothing.
-#[test]
-fn lookups_are_grouped_by_table_and_row() {
+pub fn check(batch: usize, hotness: usize, spare: usize) {
     let table_rows = [900, 5, 900];
     let sources = [source(900, 1), source(5, 0), source(900, 1)];
-    for (batch, hotness, spare) in [(1, 1, 0), (700, 4, 0), (50, 3, 3000), (3, 0, 5)] {
-        let mut bags = HostBags::random(
-            &mut Random(batch as u64),
-            batch,
-            &table_rows,
-            hotness,
-            false,
+    let mut bags = HostBags::random(
+        &mut Random(batch as u64),
+        batch,
+        &table_rows,
+        hotness,
+        false,
+    );
+    let bad = if bags.ids.len() > 20 {
+        Some(bags.ids.len() / 2)
+    } else {
+        None
+    };
+    if let Some(bad) = bad {
+        bags.ids[bad] = 1 << 40;
+        bags.ids[bad + 3] = -1;
+    }
+    let mut expected: Vec<(u64, u32)> = vec![];
+    for (bag, place) in bags.offsets.windows(2).enumerate() {
+        let source = &sources[bag / batch];
+        for at in place[0]..place[1] {
+            let id = bags.ids[at as usize];
+            if (0..source.rows).contains(&id) {
+                expected.push((u64::from(source.table) << 10 | id as u64, at as u32));
+            }
+        }
+    }
+    expected.sort();
+    let capacity = bags.ids.len() + spare;
+    for seed in SEEDS {
+        let Grouped {
+            device,
+            sorted,
+            rows,
+            first_bad,
+        } = group(&bags, &sources, capacity, seed);
+        assert_eq!(
+            (sorted.layout.row_bits, sorted.layout.nothing),
+            (10, 2 << 10)
         );
-        let bad = if bags.ids.len() > 20 {
-            Some(bags.ids.len() / 2)
-        } else {
-            None
-        };
-        if let Some(bad) = bad {
-            bags.ids[bad] = 1 << 40;
-            bags.ids[bad + 3] = -1;
-        }
-        let mut expected: Vec<(u64, u32)> = vec![];
-        for (bag, place) in bags.offsets.windows(2).enumerate() {
-            let source = &sources[bag / batch];
-            for at in place[0]..place[1] {
-                let id = bags.ids[at as usize];
-                if (0..source.rows).contains(&id) {
-                    expected.push((u64::from(source.table) << 10 | id as u64, at as u32));
-                }
-            }
-        }
-        expected.sort();
-        let capacity = bags.ids.len() + spare;
-        for seed in SEEDS {
-            let Grouped {
-                device,
-                sorted,
-                rows,
-                first_bad,
-            } = group(&bags, &sources, capacity, seed);
-            assert_eq!(
-                (sorted.layout.row_bits, sorted.layout.nothing),
-                (10, 2 << 10)
-            );
-            let keys: Vec<u64> = device.download(sorted.keys);
-            let positions: Vec<u32> = device.download(sorted.positions);
-            let got: Vec<(u64, u32)> = keys.into_iter().zip(positions).collect();
-            assert_eq!(got[..expected.len()], expected);
-            assert!(got[expected.len()..].iter().all(|pair| pair.0 == 2 << 10));
-            assert_eq!(
-                device.download::<u64>(first_bad),
-                [bad.map_or(u64::MAX, |bad| bad as u64)]
-            );
+        let keys: Vec<u64> = device.download(sorted.keys);
+        let positions: Vec<u32> = device.download(sorted.positions);
+        let got: Vec<(u64, u32)> = keys.into_iter().zip(positions).collect();
+        assert_eq!(got[..expected.len()], expected);
+        assert!(got[expected.len()..].iter().all(|pair| pair.0 == 2 << 10));
+        assert_eq!(
+            device.download::<u64>(first_bad),
+            [bad.map_or(u64::MAX, |bad| bad as u64)]
+        );
 
-            let mut distinct: Vec<u64> = expected.iter().map(|pair| pair.0).collect();
-            let row_of: Vec<u32> = device.download(rows.row_of);
-            distinct.dedup();
-            assert_eq!(device.download::<u32>(rows.count), [distinct.len() as u32]);
-            assert_eq!(
-                device.download::<u64>(rows.keys)[..distinct.len()],
-                distinct
-            );
-            for (pair, row) in expected.iter().zip(row_of) {
-                assert_eq!(distinct[row as usize], pair.0);
-            }
+        let mut distinct: Vec<u64> = expected.iter().map(|pair| pair.0).collect();
+        let row_of: Vec<u32> = device.download(rows.row_of);
+        distinct.dedup();
+        assert_eq!(device.download::<u32>(rows.count), [distinct.len() as u32]);
+        assert_eq!(
+            device.download::<u64>(rows.keys)[..distinct.len()],
+            distinct
+        );
+        for (pair, row) in expected.iter().zip(row_of) {
+            assert_eq!(distinct[row as usize], pair.0);
         }
+    }
+}
+
+#[test]
+fn lookups_are_grouped_by_table_and_row() {
+    for (batch, hotness, spare) in [(1, 1, 0), (700, 4, 0), (50, 3, 3000), (3, 0, 5)] {
+        check(batch, hotness, spare);
+    }
+}
+
+/// Rows of tables larger than any memory: no bit of theirs is lost on the way.
+#[test]
+fn rows_behind_2_32_others_are_grouped_as_any() {
+    let rows = 1usize << 40;
+    let last = rows as i64 - 1;
+    let ids = vec![last, 5, 1 << 32, last, 5, (1 << 32) + 5, 0, last];
+    let bags = HostBags {
+        offsets: (0..=ids.len() as i64).collect(),
+        weights: None,
+        batch: ids.len(),
+        features: 1,
+        ids,
+    };
+    let sources = [source(rows, 0)];
+    for seed in SEEDS {
+        let grouped = group(&bags, &sources, bags.ids.len(), seed);
+        let Grouped { device, sorted, .. } = &grouped;
+        let keys: Vec<u64> = device.download(sorted.keys);
+        let positions: Vec<u32> = device.download(sorted.positions);
+        let mut expected: Vec<(u64, u32)> =
+            (bags.ids.iter().map(|&id| id as u64)).zip(0..).collect();
+        expected.sort();
+        assert!(keys.into_iter().zip(positions).eq(expected.iter().copied()));
+        let mut once: Vec<u64> = expected.iter().map(|pair| pair.0).collect();
+        once.dedup();
+        assert_eq!(
+            device.download::<u32>(grouped.rows.count),
+            [once.len() as u32]
+        );
+        assert_eq!(
+            device.download::<u64>(grouped.rows.keys)[..once.len()],
+            once
+        );
+        assert_eq!(device.download::<u64>(grouped.first_bad), [u64::MAX]);
     }
 }
 

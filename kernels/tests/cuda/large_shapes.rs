@@ -10,7 +10,8 @@ use streamrec_kernels::{Context, DType, TensorMut, TensorRef};
 
 use crate::device::asks_for_a_gpu;
 use crate::on_device::{Case, OnDevice};
-use crate::sparse_optimizer::{ADAGRAD, ADAM, ROW_WISE};
+use crate::sparse_optimizer::{ADAGRAD, ADAM, ROW_WISE, SGD};
+use crate::values::FLOATS;
 
 /// Samples, and tables, rows and columns: those of a large DLRM on a GPU.
 fn shape() -> (usize, [usize; 3]) {
@@ -94,18 +95,31 @@ fn rows_behind_2_32_elements_are_updated_as_the_first_ones() {
         (ROW_WISE, (DType::F32, DType::F32)),
         (ADAGRAD, (DType::F16, DType::F16)),
         (ADAM, (DType::Bf16, DType::F32)),
+        (SGD, (DType::Bf16, DType::Bf16)),
+        (ROW_WISE, (DType::F16, DType::F32)),
     ] {
-        let first = Case::random([128, 4], types);
-        let behind = first.behind(BEFORE);
-        first.check(&rule, &behind.fused(&rule, 0));
+        // Also where one row is in every bag, which is summed over many tiles.
+        for first in [
+            Case::random([128, 4], types),
+            Case::hot([128, 4], types, 1300),
+        ] {
+            let behind = first.behind(BEFORE);
+            first.check(&rule, &behind.fused(&rule, 0));
+            let (on, _) = behind.in_two_phases(&rule, 1);
+            first.check(&rule, &on);
+        }
+    }
+    // Longer rows take other kernels.
+    for (rule, types) in [
+        (ADAM, (DType::F32, DType::F32)),
+        (SGD, (DType::F32, DType::Bf16)),
+        (SGD, (DType::F16, DType::F16)),
+    ] {
+        let first = Case::random([516, 4], types);
+        let behind = first.behind(BEFORE_WIDE);
         let (on, _) = behind.in_two_phases(&rule, 1);
         first.check(&rule, &on);
     }
-    // Longer rows take other kernels.
-    let first = Case::random([516, 4], (DType::F32, DType::F32));
-    let behind = first.behind(BEFORE_WIDE);
-    let (on, _) = behind.in_two_phases(&ADAM, 1);
-    first.check(&ADAM, &on);
 }
 
 /// What ranks exchange of rows, of each of which the device has some columns: products, and packed columns.
@@ -137,8 +151,9 @@ fn exchanged(case: &Case, rule: &SparseRule) -> (Vec<f64>, Vec<f32>) {
 
 #[test]
 fn what_ranks_exchange_of_rows_behind_2_32_elements_is_that_of_the_first_ones() {
-    for (dims, before) in [([128, 4], BEFORE), ([516, 4], BEFORE_WIDE)] {
-        let first = Case::random(dims, (DType::F32, DType::F32));
+    let shapes = [([128, 4], BEFORE), ([516, 4], BEFORE_WIDE)];
+    for ((dims, before), weights) in shapes.into_iter().flat_map(|of| FLOATS.map(|w| (of, w))) {
+        let first = Case::random(dims, (DType::F32, weights));
         let (products, packed) = exchanged(&first, &ROW_WISE);
         let (products_behind, packed_behind) = exchanged(&first.behind(before), &ROW_WISE);
         assert!(products.iter().any(|&x| x > 0.0));

@@ -19,7 +19,7 @@ const SHAPES: [[usize; 3]; 7] = [
     [200, 70, 1],
 ];
 
-const TYPES: [(DType, DType); 5] = [
+pub const TYPES: [(DType, DType); 5] = [
     (DType::F32, DType::F32),
     (DType::Bf16, DType::Bf16),
     (DType::F16, DType::F16),
@@ -42,45 +42,54 @@ fn both(
     [own, librarys].map(|matrix| device.elements(&matrix))
 }
 
+/// `index` chooses the numbers, the padding, the order of threads and whether is added to what is there.
+pub fn check(
+    [batch, inputs, outputs]: [usize; 3],
+    (dtype, out_type): (DType, DType),
+    index: usize,
+) {
+    let (mut random, pad) = (Random(index as u64), [0, 3, 8][index % 3]);
+    let mut device = Device::new(SEEDS[index % 3]);
+    let mut factor = |name: &str, shape: [usize; 2]| {
+        let values = random.floats_of(shape[0] * shape[1], dtype);
+        device.matrix(name, &values, dtype, shape, shape[1] + pad)
+    };
+    let x = factor("x", [batch, inputs]);
+    let w = factor("w", [outputs, inputs]);
+    let dz = factor("dz", [batch, outputs]);
+    let y = |y: &Matrix| forward(&x, &w, y, Finish::default());
+    let results = [
+        both(
+            &mut device,
+            &mut random,
+            (out_type, [batch, outputs], pad),
+            y,
+        ),
+        both(
+            &mut device,
+            &mut random,
+            (out_type, [batch, inputs], pad),
+            |dx| input_gradient(&dz, &w, dx, true, None),
+        ),
+        both(
+            &mut device,
+            &mut random,
+            (out_type, [outputs, inputs], 0),
+            |dw| weight_gradient(&dz, &x, dw, index % 2 == 1, None),
+        ),
+    ];
+    for [own, librarys] in results {
+        // Sums of up to 200 products, rounded after each, and once to the result's type.
+        let error = epsilon(out_type).max(2e-5);
+        assert_close("the product", &own, &librarys, error);
+    }
+}
+
 #[test]
 fn products_of_every_shape_stride_and_type_are_the_librarys() {
-    for (index, [batch, inputs, outputs]) in SHAPES.into_iter().enumerate() {
-        for (dtype, out_type) in TYPES {
-            let (mut random, pad) = (Random(index as u64), [0, 3, 8][index % 3]);
-            let mut device = Device::new(SEEDS[index % 3]);
-            let mut factor = |name: &str, shape: [usize; 2]| {
-                let values = random.floats_of(shape[0] * shape[1], dtype);
-                device.matrix(name, &values, dtype, shape, shape[1] + pad)
-            };
-            let x = factor("x", [batch, inputs]);
-            let w = factor("w", [outputs, inputs]);
-            let dz = factor("dz", [batch, outputs]);
-            let y = |y: &Matrix| forward(&x, &w, y, Finish::default());
-            let results = [
-                both(
-                    &mut device,
-                    &mut random,
-                    (out_type, [batch, outputs], pad),
-                    y,
-                ),
-                both(
-                    &mut device,
-                    &mut random,
-                    (out_type, [batch, inputs], pad),
-                    |dx| input_gradient(&dz, &w, dx, true, None),
-                ),
-                both(
-                    &mut device,
-                    &mut random,
-                    (out_type, [outputs, inputs], 0),
-                    |dw| weight_gradient(&dz, &x, dw, index % 2 == 1, None),
-                ),
-            ];
-            for [own, librarys] in results {
-                // Sums of up to 200 products, rounded after each, and once to the result's type.
-                let error = epsilon(out_type).max(2e-5);
-                assert_close("the product", &own, &librarys, error);
-            }
+    for (index, shape) in SHAPES.into_iter().enumerate() {
+        for types in TYPES {
+            check(shape, types, index);
         }
     }
 }

@@ -7,11 +7,13 @@ use streamrec_kernels::sparse_optimizer::SparseRule;
 
 use crate::device::SEEDS;
 use crate::on_device::Case;
-use crate::sparse_optimizer::{ADAGRAD, ROW_WISE, SGD};
+use crate::sparse_optimizer::{
+    ADAGRAD, CLIPPED, DECAYED, ROW_WISE, SGD, check_apart, check_together,
+};
 use crate::values::{FLOATS, Random};
 use crate::{
-    add, bce, cast, cross, dot_interaction, embedding_bag, factorization_machine, linear,
-    radix_sort, sparse_optimizer,
+    add, bce, cast, cross, dense_optimizer, dot_interaction, embedding_bag, factorization_machine,
+    groups, linear, own_product, radix_sort, sparse_optimizer,
 };
 
 const VARIABLE: &str = "STREAMREC_TEST_SEED";
@@ -59,6 +61,9 @@ fn additions() {
         let features = [size(random, 30), size(random, 80)];
         let types = one_of(random, &add::TYPES);
         add::check_features(many(random, 100), features, types);
+        let shape = [many(random, 300), size(random, 300)];
+        add::check_means(shape, one_of(random, &add::TYPES));
+        add::check_halves(one_of(random, &[2, 4, 8]), size(random, 5000));
     });
 }
 
@@ -68,6 +73,7 @@ fn losses_and_casts() {
         let (batch, heads) = (size(random, 2000), size(random, 5));
         bce::check(batch, heads, one_of(random, &FLOATS));
         cast::check(size(random, 10_000));
+        cast::check_scaled(size(random, 10_000), random.below(220) as i32 - 100);
     });
 }
 
@@ -96,6 +102,19 @@ fn layers() {
         let how = [flag(random), flag(random)];
         let shape = [size(random, 400), many(random, 300)];
         linear::check_gradients(shape, one_of(random, &FLOATS), how, index);
+        let shape = [many(random, 150), many(random, 100), many(random, 150)];
+        own_product::check(shape, one_of(random, &own_product::TYPES), index);
+    });
+}
+
+#[test]
+fn dense_updates() {
+    rounds(|random| {
+        let lens: Vec<usize> = (0..size(random, 6)).map(|_| size(random, 9000)).collect();
+        let mut case = dense_optimizer::Case::of(dense_optimizer::spans_of(&lens));
+        let rules = dense_optimizer::rules();
+        case.check(&rules[random.below(rules.len())], random.below(3));
+        case.check_norm();
     });
 }
 
@@ -110,6 +129,7 @@ fn lookups() {
         let bits = size(random, 64) as u32;
         let len = size(random, 9000);
         radix_sort::check(random, len, bits);
+        groups::check(size(random, 900), random.below(5), size(random, 3000));
     });
 }
 
@@ -135,5 +155,23 @@ fn updates() {
         let (on, overflow) = case.in_two_phases(&rule, one_of(random, &SEEDS));
         assert_eq!(overflow, 0);
         case.check(&rule, &on);
+        // One row in every bag of a feature.
+        let dims = [size(random, 128), size(random, 128)];
+        let case = Case::hot(dims, types, many(random, 1500));
+        case.check(&ROW_WISE, &case.fused(&ROW_WISE, one_of(random, &SEEDS)));
+    });
+}
+
+/// Rows of which devices hold some columns each.
+#[test]
+fn updates_of_columns() {
+    rounds(|random| {
+        let types = (one_of(random, &FLOATS), one_of(random, &FLOATS));
+        let dims = [2 + size(random, 600), 2 + size(random, 60)];
+        println!("{dims:?}, {types:?}");
+        check_apart(&one_of(random, &[ROW_WISE, CLIPPED]), dims, types);
+        let ranks = 2 + random.below(2);
+        let rule = one_of(random, &[ROW_WISE, DECAYED]);
+        check_together(&rule, ranks, dims, types);
     });
 }

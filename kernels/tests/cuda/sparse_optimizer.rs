@@ -98,13 +98,48 @@ fn sums_then_updates_are_the_cpus_also_for_long_rows() {
 }
 
 /// Two devices hold the columns of each row, and add up what its update needs of all of them.
+pub fn check_apart(rule: &SparseRule, dims: [usize; 2], types: (DType, DType)) {
+    // Sums in another order may round to the other neighbour.
+    let tolerance = (2.0 * epsilon(types.1)).max(4e-6);
+    let whole = Case::random(dims, types);
+    let (tables, states) = whole.on_cpu(rule);
+    let parts: [fn(usize) -> Range<usize>; 2] = [|dim| 0..dim / 3, |dim| dim / 3..dim];
+    let cases = parts.map(|part| whole.columns(part));
+    let mut sums = vec![0.0f64; 3 * (whole.bags.ids.len() + 10)];
+    for case in &cases {
+        case.apart(rule, 1, |on, rows| {
+            let products = on.device.empty("products", 24 * on.capacity);
+            let rows = UpdateRows { products, ..rows };
+            on.device.run([row_products(&rows).unwrap()]);
+            let own = on.device.download::<f64>(products);
+            sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+            Address::NULL
+        });
+    }
+    let touched = sums.chunks(3).filter(|row| row[2] > 0.0).count();
+    assert!(touched > 10 && sums[3 * touched..].iter().all(|&x| x == 0.0));
+    for (case, part) in cases.iter().zip(parts) {
+        let upload = |on: &mut OnDevice, _: UpdateRows<'_>| on.device.upload("products", &sums);
+        let (on, _) = case.apart(rule, 2, upload);
+        for (table, got) in on.tables().iter().enumerate() {
+            let rows = tables[table].chunks(whole.shapes[table][1]);
+            let expected: Vec<f32> = rows.flat_map(|row| row[part(row.len())].to_vec()).collect();
+            assert_close("table", got, &expected, tolerance);
+        }
+        for (got, expected) in on.states().iter().zip(&states) {
+            assert_close("state", got, expected, 4e-6);
+        }
+    }
+}
+
+pub const CLIPPED: SparseRule = SparseRule::Sgd {
+    weight_decay: 0.03,
+    max_row_norm: Some(0.2),
+};
+
 #[test]
 fn rows_whose_columns_are_apart_are_updated_as_whole_ones() {
-    let clipped = SparseRule::Sgd {
-        weight_decay: 0.03,
-        max_row_norm: Some(0.2),
-    };
-    for rule in [ROW_WISE, clipped] {
+    for rule in [ROW_WISE, CLIPPED] {
         for (dims, types) in [
             ([12, 40], (DType::F32, DType::F32)),
             ([300, 6], (DType::F16, DType::F32)),
@@ -113,105 +148,78 @@ fn rows_whose_columns_are_apart_are_updated_as_whole_ones() {
             ([12, 40], (DType::F32, DType::F16)),
             ([300, 6], (DType::F16, DType::F16)),
         ] {
-            // Sums in another order may round to the other neighbour.
-            let tolerance = (2.0 * epsilon(types.1)).max(4e-6);
-            let whole = Case::random(dims, types);
-            let (tables, states) = whole.on_cpu(&rule);
-            let parts: [fn(usize) -> Range<usize>; 2] = [|dim| 0..dim / 3, |dim| dim / 3..dim];
-            let cases = parts.map(|part| whole.columns(part));
-            let mut sums = vec![0.0f64; 3 * (whole.bags.ids.len() + 10)];
-            for case in &cases {
-                case.apart(&rule, 1, |on, rows| {
-                    let products = on.device.empty("products", 24 * on.capacity);
-                    let rows = UpdateRows { products, ..rows };
-                    on.device.run([row_products(&rows).unwrap()]);
-                    let own = on.device.download::<f64>(products);
-                    sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
-                    Address::NULL
-                });
-            }
-            let touched = sums.chunks(3).filter(|row| row[2] > 0.0).count();
-            assert!(touched > 10 && sums[3 * touched..].iter().all(|&x| x == 0.0));
-            for (case, part) in cases.iter().zip(parts) {
-                let upload =
-                    |on: &mut OnDevice, _: UpdateRows<'_>| on.device.upload("products", &sums);
-                let (on, _) = case.apart(&rule, 2, upload);
-                for (table, got) in on.tables().iter().enumerate() {
-                    let rows = tables[table].chunks(whole.shapes[table][1]);
-                    let expected: Vec<f32> =
-                        rows.flat_map(|row| row[part(row.len())].to_vec()).collect();
-                    assert_close("table", got, &expected, tolerance);
-                }
-                for (got, expected) in on.states().iter().zip(&states) {
-                    assert_close("state", got, expected, 4e-6);
-                }
-            }
+            check_apart(&rule, dims, types);
         }
     }
 }
 
 /// Devices hold the columns of each row, and bring them together: their updates are those of one device, to the bit.
+pub fn check_together(rule: &SparseRule, ranks: usize, dims: [usize; 2], types: (DType, DType)) {
+    let whole = Case::random(dims, types);
+    let (one, _) = whole.in_two_phases(rule, 0);
+    let part = |rank: usize| move |dim: usize| rank * dim / ranks..(rank + 1) * dim / ranks;
+    let cases: Vec<Case> = (0..ranks).map(|rank| whole.columns(part(rank))).collect();
+    let width = packed_width(dims[0].max(dims[1]), ranks);
+    let columns = |own, all| Columns {
+        ranks,
+        width,
+        own,
+        all,
+    };
+    let mut all: Vec<f32> = Vec::new();
+    for case in &cases {
+        case.apart(rule, 1, |on, rows| {
+            let own = on
+                .device
+                .upload("own", &vec![f32::NAN; on.capacity * 2 * width]);
+            let launch = pack(&rows, &columns(own, Address::NULL)).unwrap();
+            on.device.run([launch]);
+            all.extend(on.device.download::<f32>(own));
+            Address::NULL
+        });
+    }
+    for (rank, case) in cases.iter().enumerate() {
+        let gathered = |on: &mut OnDevice, rows: UpdateRows<'_>| {
+            let all = on.device.upload("all", &all);
+            let products = on.device.empty("products", 24 * on.capacity);
+            let rows = UpdateRows { products, ..rows };
+            let launch = of_columns(&rows, rule, &columns(Address::NULL, all)).unwrap();
+            on.device.run([launch]);
+            products
+        };
+        let (on, _) = case.apart(rule, 2, gathered);
+        assert_eq!(on.states(), one.states());
+        for (table, (got, expected)) in on.tables().iter().zip(one.tables()).enumerate() {
+            let rows = expected.chunks(whole.shapes[table][1]);
+            let expected: Vec<f32> = rows
+                .flat_map(|row| row[part(rank)(row.len())].to_vec())
+                .collect();
+            assert!(
+                *got == expected,
+                "{dims:?}, rank {rank} of {ranks}, table {table}"
+            );
+        }
+    }
+}
+
+pub const DECAYED: SparseRule = SparseRule::RowWiseAdagrad {
+    eps: 1e-8,
+    initial_accumulator: 0.1,
+    weight_decay: 0.3,
+    max_row_norm: Some(0.2),
+};
+
 #[test]
 fn columns_that_are_brought_together_are_updated_to_the_bit() {
-    let decayed = SparseRule::RowWiseAdagrad {
-        eps: 1e-8,
-        initial_accumulator: 0.1,
-        weight_decay: 0.3,
-        max_row_norm: Some(0.2),
-    };
     for (rule, ranks, dims, types) in [
         (ROW_WISE, 2, [12, 40], TYPES[1]),
-        (decayed, 3, [300, 7], TYPES[1]),
-        (decayed, 4, [5, 4], TYPES[1]),
+        (DECAYED, 3, [300, 7], TYPES[1]),
+        (DECAYED, 4, [5, 4], TYPES[1]),
         (ROW_WISE, 2, [12, 40], TYPES[2]),
-        (decayed, 3, [300, 7], TYPES[4]),
-        (decayed, 4, [15, 9], (DType::F32, DType::Bf16)),
+        (DECAYED, 3, [300, 7], TYPES[4]),
+        (DECAYED, 4, [15, 9], (DType::F32, DType::Bf16)),
     ] {
-        let whole = Case::random(dims, types);
-        let (one, _) = whole.in_two_phases(&rule, 0);
-        let part = |rank: usize| move |dim: usize| rank * dim / ranks..(rank + 1) * dim / ranks;
-        let cases: Vec<Case> = (0..ranks).map(|rank| whole.columns(part(rank))).collect();
-        let width = packed_width(dims[0].max(dims[1]), ranks);
-        let columns = |own, all| Columns {
-            ranks,
-            width,
-            own,
-            all,
-        };
-        let mut all: Vec<f32> = Vec::new();
-        for case in &cases {
-            case.apart(&rule, 1, |on, rows| {
-                let own = on
-                    .device
-                    .upload("own", &vec![f32::NAN; on.capacity * 2 * width]);
-                let launch = pack(&rows, &columns(own, Address::NULL)).unwrap();
-                on.device.run([launch]);
-                all.extend(on.device.download::<f32>(own));
-                Address::NULL
-            });
-        }
-        for (rank, case) in cases.iter().enumerate() {
-            let gathered = |on: &mut OnDevice, rows: UpdateRows<'_>| {
-                let all = on.device.upload("all", &all);
-                let products = on.device.empty("products", 24 * on.capacity);
-                let rows = UpdateRows { products, ..rows };
-                let launch = of_columns(&rows, &rule, &columns(Address::NULL, all)).unwrap();
-                on.device.run([launch]);
-                products
-            };
-            let (on, _) = case.apart(&rule, 2, gathered);
-            assert_eq!(on.states(), one.states());
-            for (table, (got, expected)) in on.tables().iter().zip(one.tables()).enumerate() {
-                let rows = expected.chunks(whole.shapes[table][1]);
-                let expected: Vec<f32> = rows
-                    .flat_map(|row| row[part(rank)(row.len())].to_vec())
-                    .collect();
-                assert!(
-                    *got == expected,
-                    "{dims:?}, rank {rank} of {ranks}, table {table}"
-                );
-            }
-        }
+        check_together(&rule, ranks, dims, types);
     }
 }
 
