@@ -147,6 +147,18 @@ fn a_section_that_fails_stops_no_other() {
 }
 
 #[test]
+fn a_gpu_that_fails_the_self_check_fails_before_any_test() {
+    let bundle = Bundle::new();
+    let fails = r#"[ "$2" = --check ] && { echo "it fails the self-check"; exit 2; }"#;
+    bundle.program("streamrec", &format!("{fails}\n{STREAMREC}"));
+    let output = bundle.check(&["parity"]);
+    let parity = verdict(&output, "parity");
+    assert!(parity.contains("FAILED"), "{parity}");
+    assert!(parity.contains("self-check ended with 2"), "{parity}");
+    assert!(said(&output).contains("ok: kernels"), "the rest goes on");
+}
+
+#[test]
 fn losses_that_leave_the_cpus_fail() {
     let bundle = Bundle::new();
     let output = bundle.command(&["curves"]).env("LAST_LOSS", "30").output();
@@ -157,6 +169,9 @@ fn losses_that_leave_the_cpus_fail() {
         curves.contains("fp32 on cuda, fp32 on the CPU: 10 losses"),
         "{curves}"
     );
+    let text = said(&output);
+    let tables = "FAILED: bf16, and tables in it, on cuda, fp32 on the CPU: 10 losses";
+    assert!(text.contains(tables), "{text}");
     assert_eq!(output.status.code(), Some(1));
 }
 

@@ -37,7 +37,19 @@ const MODELS: [(&str, &str); 5] = [
 const OPTIMIZER: &str = "clip_norm = 1.0\n[dense]\nkind = 'adam'\nlearning_rate = 0.01\n\
                          [sparse]\nkind = 'row_wise_adagrad'\nlearning_rate = 0.05\n";
 
-/// Each model in each precision, by name.
+/// Models of which each pair of types is checked: tables of many columns, and of one.
+const OF_ALL_TABLES: [&str; 2] = ["dlrm", "deepfm"];
+
+/// The types in which a model's tables are stored.
+fn of_tables(name: &str) -> &'static [Precision] {
+    const ALL: [Precision; 3] = [Precision::Fp32, Precision::Bf16, Precision::Fp16];
+    match OF_ALL_TABLES.contains(&name) {
+        true => &ALL,
+        false => &ALL[..1],
+    }
+}
+
+/// Each model in each precision, and some with their tables in each type, by name.
 pub(super) fn all() -> Result<Vec<(String, SelfCheck)>, RunError> {
     let schema = schema();
     let config = |text: &str| RunError::other(format!("a model of the check: {text}"));
@@ -47,14 +59,21 @@ pub(super) fn all() -> Result<Vec<(String, SelfCheck)>, RunError> {
         let model: ModelConfig = toml::from_str(model).map_err(config(model))?;
         let graph = models::build(&model, &schema)?;
         for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16] {
-            let check = SelfCheck::new(&graph, &schema, &optimizer, &settings(precision));
-            checks.push((format!("{name} in {precision}"), check));
+            for &tables in of_tables(name) {
+                let settings = settings(precision, tables);
+                let check = SelfCheck::new(&graph, &schema, &optimizer, &settings);
+                let name = match tables {
+                    Precision::Fp32 => format!("{name} in {precision}"),
+                    _ => format!("{name} in {precision}, its tables in {tables}"),
+                };
+                checks.push((name, check));
+            }
         }
     }
     Ok(checks)
 }
 
-fn settings(precision: Precision) -> TrainerSettings {
+fn settings(precision: Precision, table_precision: Precision) -> TrainerSettings {
     TrainerSettings {
         seed: 1,
         batch_rows: 1,
@@ -62,7 +81,7 @@ fn settings(precision: Precision) -> TrainerSettings {
         accumulate: 1,
         reduction: Reduction::Fast,
         precision,
-        table_precision: Precision::Fp32,
+        table_precision,
         loss_scale: LossScaleConfig::default(),
         label_weights: vec![1.0],
         partitions: BTreeMap::new(),
@@ -111,18 +130,44 @@ fn schema() -> FeatureSchema {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use streamrec_emulation::Emulator;
+    use streamrec_emulation::{Emulator, Work};
     use streamrec_kernels::Context;
 
     #[test]
     fn a_device_that_computes_as_the_cpu_passes_with_each_of_them() {
         let context = Context::cpu(1, false).unwrap();
         let checks = all().unwrap();
-        assert_eq!(checks.len(), 15);
+        assert_eq!(checks.len(), 27);
         for (name, check) in checks {
             let outcome = check.run(&context, || Ok(Emulator::new(0)));
             assert!(outcome.is_ok(), "{name}: {outcome:?}");
+        }
+    }
+
+    /// Lookups of bf16 and fp16 tables are found wrong by checks of such tables, and by no others.
+    #[test]
+    fn a_device_that_looks_up_half_tables_wrongly_fails_with_those_alone() {
+        let context = Context::cpu(1, false).unwrap();
+        let of_halves = |kernel: &str| {
+            kernel.starts_with("embedding_bag<bfloat16")
+                || kernel.starts_with("embedding_bag<float16")
+        };
+        for (name, check) in all().unwrap() {
+            if !name.contains("in fp32") || !name.starts_with("deepfm") {
+                continue;
+            }
+            let outcome = check.run(&context, || {
+                let mut device = Emulator::new(0);
+                device.spoils = Some(Arc::new(move |work| match work {
+                    Work::Launch(launch) => of_halves(launch.kernel.name),
+                    _ => false,
+                }));
+                Ok(device)
+            });
+            assert_eq!(outcome.is_err(), name.contains("its tables in"), "{name}");
         }
     }
 }

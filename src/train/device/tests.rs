@@ -5,6 +5,7 @@ mod ahead;
 mod case;
 mod invariant;
 mod micro_batches;
+mod on_a_gpus_machine;
 mod ranks;
 mod refused_products;
 mod self_check;

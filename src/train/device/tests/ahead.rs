@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use streamrec_emulation::Call;
 
-use super::case::batch;
+use super::case::{batch, emulation};
 use super::ranks::on_ranks;
 use super::*;
 use crate::comm::Communicator;
@@ -55,17 +55,19 @@ fn steps_that_run_ahead_are_those_that_are_waited_for_to_the_bit() {
                 }
                 batch
             };
-            let mut waits = case.on(Emulator::new(0)).unwrap();
+            let (mut waits, mut ahead) = (case.on_device(), case.on_device());
             let expected: Vec<StepOutcome> = (1..=8)
                 .map(|step| waits.step(&part(step), Some(&part(step + 1)), step, false))
                 .map(Result::unwrap)
                 .collect();
-            let mut ahead = case.on(Emulator::new(0)).unwrap();
-            let got = run_ahead(&mut ahead, part, 8).unwrap();
+            let got = run_ahead(ahead.as_mut(), part, 8).unwrap();
             assert_eq!(written(&got), written(&expected), "{model}");
             assert_eq!(ahead.last_probabilities(), waits.last_probabilities());
             assert_eq!(ahead.loss_scaler(), waits.loss_scaler());
-            assert!(tensors(&mut ahead) == tensors(&mut waits), "{model}");
+            assert!(
+                tensors(ahead.as_mut()) == tensors(waits.as_mut()),
+                "{model}"
+            );
         }
     }
 }
@@ -73,6 +75,9 @@ fn steps_that_run_ahead_are_those_that_are_waited_for_to_the_bit() {
 /// Beside replicated tables and sharded ones of both exchanges.
 #[test]
 fn ranks_that_run_ahead_have_the_weights_of_ranks_that_wait() {
+    if emulation().is_none() {
+        return;
+    }
     let unique = "exchange = 'unique'\nplacement = 'row_wise'\n";
     for placement in [None, Some("placement = 'row_wise'\n"), Some(unique)] {
         let mut case = Case::new(DLRM, ADAM, Precision::Fp16, 1);
@@ -102,8 +107,11 @@ fn ranks_that_run_ahead_have_the_weights_of_ranks_that_wait() {
 /// What a GPU would do meanwhile is not seen here, but what the host asks it for, and when.
 #[test]
 fn a_step_is_asked_for_before_the_next_batch_is_packed_and_the_one_before_read() {
+    let Some(emulator) = emulation() else {
+        return;
+    };
     let case = Case::new(DLRM, ADAM, Precision::Fp32, 1);
-    let mut trainer = case.on(Emulator::new(0)).unwrap();
+    let mut trainer = case.on(emulator).unwrap();
     run_ahead(&mut trainer, |step| case.batch(step), 3).unwrap();
     trainer.slots.wait_for_packing().unwrap();
     let calls = Arc::clone(&trainer.executor.calls);
@@ -126,7 +134,7 @@ fn a_step_is_asked_for_before_the_next_batch_is_packed_and_the_one_before_read()
 #[test]
 fn a_step_that_is_no_number_is_named_when_the_next_was_asked_for() {
     let case = Case::new(DCN, SGD, Precision::Fp32, 1);
-    let mut device = case.on(Emulator::new(0)).unwrap();
+    let mut device = case.on_device();
     let part = |step| {
         let mut batch = case.batch(step);
         if step == 2 {
@@ -167,8 +175,10 @@ fn a_next_batch_that_does_not_fit_is_refused_when_its_step_comes() {
 /// It fails in the thread that packs, while the step before is under way.
 #[test]
 fn a_copy_that_fails_is_the_error_of_its_own_step() {
+    let Some(mut emulator) = emulation() else {
+        return;
+    };
     let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
-    let mut emulator = Emulator::new(0);
     emulator.copies_left = Some(Arc::new(AtomicUsize::new(1)));
     let mut device = case.on(emulator).unwrap();
     let [batch, next] = [1, 2].map(|step| Arc::new(case.batch(step)));
@@ -182,6 +192,9 @@ fn a_copy_that_fails_is_the_error_of_its_own_step() {
 /// Nor are its ids announced to the owners of sharded tables.
 #[test]
 fn a_next_batch_that_does_not_fit_is_refused_likewise_beside_sharded_tables() {
+    if emulation().is_none() {
+        return;
+    }
     let case = Case::new(DLRM, SGD, Precision::Fp32, 1).with_tables("placement = 'row_wise'\n", 2);
     let told = on_ranks(2, |comm: Arc<dyn Communicator>| {
         let mut trainer = case.on_device_of(&comm);
@@ -204,6 +217,9 @@ fn a_next_batch_that_does_not_fit_is_refused_likewise_beside_sharded_tables() {
 /// A device that hangs in a step that was asked for before the next: the step is named that it hangs in.
 #[test]
 fn a_step_that_hangs_is_named_when_the_next_was_asked_for() {
+    if emulation().is_none() {
+        return;
+    }
     let case = Case::new(DLRM, SGD, Precision::Fp32, 1);
     let told = on_ranks(2, |comm: Arc<dyn Communicator>| {
         let trainer = case.on_device_of(&comm);
@@ -247,10 +263,10 @@ fn weights_and_predictions_are_those_behind_the_last_step_that_was_asked_for() {
 #[test]
 fn predictions_are_recorded_once_and_are_those_of_passes_that_are_not() {
     let case = Case::new(DLRM, ADAM, Precision::Bf16, 2);
-    let mut device = case.on(Emulator::new(0)).unwrap();
+    let mut device = case.on_device();
     let mut recorded = Vec::new();
     for step in 1..=6 {
-        case.train(&mut device, step..=step, undisturbed);
+        case.train(device.as_mut(), step..=step, undisturbed);
         let unseen = match step {
             // More ids than there is room for, then fewer samples.
             4 => batch(&case.schema, ROWS, 40, step),
@@ -260,8 +276,8 @@ fn predictions_are_recorded_once_and_are_those_of_passes_that_are_not() {
         let [mut got, mut piece_by_piece] = [Vec::new(), Vec::new()];
         device.predict(&unseen, &mut got).unwrap();
         recorded.push(device.predictions_are_recorded(unseen.rows));
-        let mut other = case.on(Emulator::new(0)).unwrap();
-        let state = tensors(&mut device);
+        let mut other = case.on_device();
+        let state = tensors(device.as_mut());
         let slices = other.named_slices_mut().unwrap();
         for (mut slice, (_, values)) in slices.into_iter().zip(&state) {
             slice.values.set_f32(values);
@@ -275,6 +291,9 @@ fn predictions_are_recorded_once_and_are_those_of_passes_that_are_not() {
 /// With sharded tables and shared layers: vectors and sums travel inside the recorded pass.
 #[test]
 fn ranks_record_their_predictions_together() {
+    if emulation().is_none() {
+        return;
+    }
     let unique = "exchange = 'unique'\nplacement = 'row_wise'\n";
     let dlrm = |placement| {
         let case = Case::new(DLRM, SGD, Precision::Fp32, 1);

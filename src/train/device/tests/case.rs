@@ -83,15 +83,35 @@ pub(super) fn batch(schema: &FeatureSchema, rows: usize, longest: usize, seed: u
     }
 }
 
+/// Where tests of one device find a GPU: `cuda`, or nothing for the emulation.
+const VARIABLE: &str = "STREAMREC_TEST_DEVICE";
+
+/// The emulation, for what only it can do: refuse, fail or leave out work, and tell what it was asked for. Nothing where
+/// tests are to use a GPU, whose machine may have no C++ compiler, said plainly.
+pub(super) fn emulation() -> Option<Emulator> {
+    if std::env::var_os(VARIABLE).is_some() {
+        eprintln!("NOT TESTED on a GPU: only the emulation can show this");
+        return None;
+    }
+    Some(Emulator::new(0))
+}
+
 /// A trainer on a device.
 pub(super) trait OnDevice: Trainee {
     /// How many steps have been recorded.
     fn recorded(&self) -> usize;
+
+    /// Whether the forward pass of predictions for so many samples has been.
+    fn predictions_are_recorded(&self, rows: usize) -> bool;
 }
 
 impl<E: Executor> OnDevice for DeviceTrainer<E> {
     fn recorded(&self) -> usize {
         DeviceTrainer::recorded(self)
+    }
+
+    fn predictions_are_recorded(&self, rows: usize) -> bool {
+        DeviceTrainer::predictions_are_recorded(self, rows)
     }
 }
 
@@ -181,12 +201,12 @@ impl Case {
     }
 
     pub(super) fn on_device(&self) -> Box<dyn OnDevice> {
-        match std::env::var("STREAMREC_TEST_DEVICE").as_deref() {
+        match std::env::var(VARIABLE).as_deref() {
             Ok("cuda") => {
                 let gpu = Gpu::new(0, &cache_folder()).expect("a GPU");
                 Box::new(self.on(GpuExecutor::new(&gpu).expect("cuBLASLt")).unwrap())
             }
-            Ok(other) => panic!("STREAMREC_TEST_DEVICE={other}: expected `cuda`"),
+            Ok(other) => panic!("{VARIABLE}={other}: expected `cuda`"),
             Err(_) => Box::new(self.on(Emulator::new(0)).unwrap()),
         }
     }

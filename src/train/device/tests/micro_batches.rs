@@ -1,5 +1,6 @@
 //! Batches that are worked through in several micro-batches.
 
+use super::case::emulation;
 use super::ranks::on_ranks;
 use super::*;
 
@@ -44,6 +45,9 @@ fn micro_batches_make_the_step_of_the_whole_batch() {
 /// The overflow is in one micro-batch of rank 0.
 #[test]
 fn an_overflow_in_a_micro_batch_skips_the_step_on_all_ranks() {
+    if emulation().is_none() {
+        return;
+    }
     let case = accumulating(DLRM, ADAM, Precision::Fp16, 2);
     let mut cpu = Case::new(DLRM, ADAM, Precision::Fp16, 1).on_cpu();
     let expected = case.train(&mut cpu, 1..=6, overflow);
@@ -65,6 +69,9 @@ fn an_overflow_in_a_micro_batch_skips_the_step_on_all_ranks() {
 
 #[test]
 fn micro_batches_of_several_ranks_follow_the_cpu() {
+    if emulation().is_none() {
+        return;
+    }
     for precision in [Precision::Fp32, Precision::Bf16] {
         let case = accumulating(DLRM, ADAM, precision, 2);
         let mut alone = Case::new(DLRM, ADAM, precision, 1).on_cpu();

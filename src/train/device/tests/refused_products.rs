@@ -2,6 +2,7 @@
 
 use streamrec_kernels::cuda::product::{Epilogue, Product};
 
+use super::case::emulation;
 use super::*;
 
 fn refuses_epilogues(product: &Product) -> bool {
@@ -57,6 +58,9 @@ fn trained(case: &Case, refuses: Option<Refuses>) -> (Vec<StepOutcome>, Tensors)
 
 #[test]
 fn a_library_without_some_products_gives_the_same_steps() {
+    if emulation().is_none() {
+        return;
+    }
     for (model, precision) in [
         (DLRM, Precision::Fp32),
         (DLRM, Precision::Bf16),
@@ -82,6 +86,9 @@ fn a_library_without_some_products_gives_the_same_steps() {
 /// What is not refused the library does: else the test above would show nothing.
 #[test]
 fn products_with_their_epilogues_are_the_librarys_where_it_has_them() {
+    if emulation().is_none() {
+        return;
+    }
     let names = |precision, refuses: Option<Refuses>| -> Vec<String> {
         let case = Case::new(DLRM, SGD, precision, 1);
         let mut device = Emulator::new(0);

@@ -1,5 +1,6 @@
 //! Tables in half precision: a device rounds their rows as the CPU does, by the same random words.
 
+use super::case::emulation;
 use super::sharded::{MIXED_PLACEMENTS, WHOLE_ROWS, devices_equal_one_cpu};
 use super::*;
 
@@ -71,6 +72,9 @@ fn twenty_steps_follow_the_cpu() {
 
 #[test]
 fn devices_with_sharded_tables_equal_one() {
+    if emulation().is_none() {
+        return;
+    }
     for (model, optimizer, precision, placement) in [
         (DLRM, ADAM, Precision::Bf16, "placement = 'table_wise'\n"),
         (DCN, WHOLE_ROWS, Precision::Fp16, MIXED_PLACEMENTS),
