@@ -136,6 +136,80 @@ fn a_gpu_that_cannot_be_used_is_told_of_and_the_cpu_trains() {
     assert!(said(&output).contains("`train.device` = \"cuda\": cuBLASLt is not found"));
 }
 
+/// What a machine with two GPUs has else, up to where ranks meet: memory, modules, cuBLASLt, and a compiler that makes
+/// nothing of anything.
+const BESIDE_THE_GPUS: [(&str, &str); 2] = [
+    (
+        "cublas/libcublasLt.so",
+        "unsigned long cublasLtGetVersion() { return 130002; } int cublasLtCreate(void** h) { *h = h; return 0; } \
+         int cublasLtDestroy(void*) { return 0; }",
+    ),
+    (
+        "nvrtc/libnvrtc.so",
+        "int nvrtcVersion(int* major, int* minor) { *major = 13; *minor = 5; return 0; } \
+         int nvrtcCreateProgram(void** p, const char*, const char*, int, const char**, const char**) { *p = p; return 0; } \
+         int nvrtcDestroyProgram(void**) { return 0; } int nvrtcAddNameExpression(void*, const char*) { return 0; } \
+         int nvrtcCompileProgram(void*, int, const char**) { return 0; } \
+         int nvrtcGetProgramLogSize(void*, unsigned long* n) { *n = 1; return 0; } \
+         int nvrtcGetProgramLog(void*, char* log) { *log = 0; return 0; } \
+         int nvrtcGetLoweredName(void*, const char* name, const char** symbol) { *symbol = name; return 0; } \
+         int nvrtcGetCUBINSize(void*, unsigned long* n) { *n = 4; return 0; } \
+         int nvrtcGetCUBIN(void*, char* to) { for (int i = 0; i < 4; i++) to[i] = \"\\x7f\" \"ELF\"[i]; return 0; }",
+    ),
+];
+const MEMORY_AND_MODULES: &str = "int cuMemAlloc_v2(unsigned long* at, unsigned long) { *at = 1ul << 32; return 0; } \
+    int cuMemFree_v2(unsigned long) { return 0; } int cuModuleLoadData(void** m, const void*) { *m = m; return 0; } \
+    int cuModuleGetFunction(void** f, void*, const char*) { *f = f; return 0; } \
+    int cuModuleUnload(void*) { return 0; }";
+
+/// Ranks of a machine with GPUs that has all but one library.
+#[test]
+fn a_gpus_machine_without_nvrtc_or_nccl_is_told_what_to_install() {
+    use streamrec_kernels::cuda::{CudaLibrary, gpus};
+    let has_some = CudaLibrary::ALL.iter().any(|own| own.find().is_some());
+    if !gpus().is_empty() || has_some {
+        eprintln!("NOT TESTED: this machine has a driver or libraries of its own");
+        return;
+    }
+    let bench = Workbench::with_events(2_000);
+    let two_gpus = ONE_GPU.replace("*n = 1; return", "*n = 2; return");
+    let driver = format!("{two_gpus} {MEMORY_AND_MODULES}");
+    build(Path::new(&bench.path("driver/libcuda.so.1")), &driver);
+    for (library, text) in BESIDE_THE_GPUS {
+        build(Path::new(&bench.path(library)), text);
+    }
+    let trains = |ranks, folders: &[&str], device: &str| {
+        let run = format!("{ranks}-{device}");
+        let device = format!("train.device={device:?}");
+        let settings = [device.as_str(), "train.max_steps=3"];
+        let mut command = bench.launch_command(ranks, "synthetic_dlrm.toml", &run, &settings);
+        let folders: Vec<String> = folders.iter().map(|folder| bench.path(folder)).collect();
+        command.env("LD_LIBRARY_PATH", folders.join(":"));
+        command.env("XDG_CACHE_HOME", bench.path("cache"));
+        command.output().expect("starts")
+    };
+    let nvrtc = "NVRTC, which compiles the CUDA kernels, is not found; install the CUDA toolkit or \
+                 `pip install nvidia-cuda-nvrtc`, and set STREAMREC_CUDA_LIBRARIES";
+    let nccl = "NCCL is not found; install libnccl2 or `pip install nvidia-nccl-cu13`, and set STREAMREC_CUDA_LIBRARIES";
+    for (ranks, folders, missing) in [
+        (1, vec!["driver", "cublas"], nvrtc),
+        (2, vec!["driver", "cublas", "nvrtc"], nccl),
+    ] {
+        let output = trains(ranks, &folders, "cuda");
+        assert!(!output.status.success());
+        let text = said(&output);
+        assert!(text.contains("`train.device` = \"cuda\": "), "{text}");
+        assert!(text.contains(missing), "{text}");
+        // Whoever lets the program choose gets a model.
+        let output = trains(ranks, &folders, "auto");
+        expect_success(&output);
+        let text = said(&output);
+        let told = "training runs on the CPU, though there is a GPU: ";
+        assert_eq!(text.matches(told).count(), 1, "{text}");
+        assert!(text.contains(missing), "{text}");
+    }
+}
+
 #[test]
 fn doctor_tells_the_drivers_release_and_of_two_versions_of_a_library() {
     if !streamrec_kernels::cuda::gpus().is_empty() {

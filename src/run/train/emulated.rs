@@ -1,6 +1,6 @@
 //! Whole runs on an emulated device, whose steps are told one step late, against runs on the CPU.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use streamrec_emulation::Emulator;
@@ -31,7 +31,12 @@ struct Run {
     outcome: TrainOutcome,
 }
 
-fn run(dataset: &Path, output: &Path, device: Device, resume: bool) -> Run {
+fn run(
+    dataset: &Path,
+    output: &Path,
+    (device, profile): (Device, Option<Profile>),
+    resume: bool,
+) -> Run {
     let config = Path::new("configs/synthetic_dlrm.toml");
     let mut set: Vec<String> = SETTINGS.map(str::to_owned).to_vec();
     set.push(format!("data.dataset={}", dataset.display()));
@@ -46,12 +51,13 @@ fn run(dataset: &Path, output: &Path, device: Device, resume: bool) -> Run {
         resume,
         overwrite: false,
         warm_start: None,
-        profile: false,
+        profile: profile.is_some(),
     };
     let rank = Rank::alone().unwrap();
     let signal = StopSignal::watch(&rank.environment).unwrap();
     let ranks = (rank, device);
-    let outcome = train_rank(ranks, &experiment, &args, &trainee::built_in, None, &signal).unwrap();
+    let graph = &trainee::built_in;
+    let outcome = train_rank(ranks, &experiment, &args, graph, profile, &signal).unwrap();
     let text = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
     let line = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
@@ -90,10 +96,8 @@ fn assert_near(what: &str, got: &Value, expected: &Value) {
     }
 }
 
-#[test]
-fn a_run_on_a_device_writes_the_lines_and_checkpoints_of_a_run_on_the_cpu() {
-    let folder = tempfile::tempdir().unwrap();
-    let dataset = folder.path().join("data");
+fn generated(folder: &Path) -> PathBuf {
+    let dataset = folder.join("data");
     let settings = GeneratorSettings {
         impressions: 800,
         users: Some(40),
@@ -102,11 +106,18 @@ fn a_run_on_a_device_writes_the_lines_and_checkpoints_of_a_run_on_the_cpu() {
         ..GeneratorSettings::default()
     };
     generate(&settings, &dataset, |_, _| ()).unwrap();
+    dataset
+}
+
+#[test]
+fn a_run_on_a_device_writes_the_lines_and_checkpoints_of_a_run_on_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = generated(folder.path());
     let (on_cpu, on_device) = (folder.path().join("cpu"), folder.path().join("device"));
     for resume in [false, true] {
         let emulated = Device::Emulated(Box::new(Emulator::new(0)));
-        let expected = run(&dataset, &on_cpu, Device::Cpu, resume);
-        let got = run(&dataset, &on_device, emulated, resume);
+        let expected = run(&dataset, &on_cpu, (Device::Cpu, None), resume);
+        let got = run(&dataset, &on_device, (emulated, None), resume);
         assert_eq!(got.saved, expected.saved);
         assert_eq!(got.lines.len(), expected.lines.len(), "{:?}", got.lines);
         for (got, expected) in got.lines.iter().zip(&expected.lines) {
@@ -123,4 +134,30 @@ fn a_run_on_a_device_writes_the_lines_and_checkpoints_of_a_run_on_the_cpu() {
             [[53; 2], [61; 2]][usize::from(resume)]
         );
     }
+}
+
+/// Kernels and products of the steps that are profiled, on a track of their own.
+#[test]
+fn a_profile_of_a_run_on_a_device_tells_of_its_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dataset, output) = (generated(folder.path()), folder.path().join("run"));
+    let emulated = Device::Emulated(Box::new(Emulator::new(0)));
+    run(&dataset, &output, (emulated, Some(Profile::new())), false);
+    let trace = std::fs::read(output.join("profile/rank-0.json")).unwrap();
+    let trace: Value = serde_json::from_slice(&trace).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let count = |name: &str| {
+        let of_name = |event: &&Value| {
+            event["name"]
+                .as_str()
+                .is_some_and(|own| own.starts_with(name))
+        };
+        let on_device = events.iter().filter(|event| event["tid"] == "device");
+        on_device.filter(of_name).count()
+    };
+    // Of 53 steps ten come before.
+    for once_a_step in ["judge", "bce<", "update_dense<"] {
+        assert_eq!(count(once_a_step), 43, "{once_a_step}");
+    }
+    assert!(count("product [") > 43 && count("embedding_bag<") >= 43);
 }
