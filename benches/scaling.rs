@@ -164,7 +164,7 @@ impl Job<'_> {
             ranks,
             at_once,
             memory_bytes: 8 << 30,
-            rates: Rates::measured(self.threads, at_once * self.threads),
+            rates: Rates::measured(self.threads, at_once * self.threads, Precision::Fp32),
             collectives: Collectives::of_threads(ranks)?,
             group: Collectives::ALONE,
             hides: false,

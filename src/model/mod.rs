@@ -35,7 +35,7 @@ pub use micro_batch::MicroBatch;
 pub use network::{GradientSink, KeepGradients, Network};
 pub use parameters::{
     BucketSettings, Extent, Gradients, NamedSlice, NamedSliceMut, ParamId, ParameterBuilder,
-    ParameterLayout, ParameterStore, Placed, Table, TableId, Weights,
+    ParameterLayout, ParameterStore, Placed, Table, TableId, Weights, dtype,
 };
 pub use remote_lookup::RemoteLookup;
 pub use table_gradients::{BagGradient, SumScratch, TableGradients};

@@ -12,7 +12,7 @@ pub use extent::Extent;
 pub use gradients::Gradients;
 pub use layout::{BucketSettings, ParamId, ParameterLayout, Placed};
 pub use named_slice::{NamedSlice, NamedSliceMut};
-pub use store::{ParameterBuilder, ParameterStore, Weights};
+pub use store::{ParameterBuilder, ParameterStore, Weights, dtype};
 pub use table::{Table, TableId};
 
 #[cfg(test)]

@@ -174,7 +174,8 @@ impl ParameterBuilder {
     }
 }
 
-fn dtype(precision: Precision) -> DType {
+/// The type of numbers of a precision.
+pub fn dtype(precision: Precision) -> DType {
     match precision {
         Precision::Fp32 => DType::F32,
         Precision::Bf16 => DType::Bf16,

@@ -11,6 +11,8 @@ use streamrec_kernels::{
 
 use super::{Collectives, Line, Rates, RowRate, RowWork};
 use crate::comm::{CommError, Communicator, Message, ReduceOp, Settings, SharedMemory};
+use crate::config::Precision;
+use crate::model::dtype;
 
 /// Threads of this process that measure collectives: more would not fit one machine's cores.
 const MOST_RANKS: usize = 8;
@@ -22,11 +24,13 @@ const TABLE_ROWS: usize = 1 << 19;
 const ROWS: usize = TABLE_ROWS / 8;
 /// Widths of rows that tell what a row costs and what its bytes do.
 const DIMS: [usize; 2] = [16, 64];
+/// What a row holds.
+const HALVES: [f32; DIMS[1]] = [0.5; DIMS[1]];
 
 impl Rates {
-    /// Of a rank of so many threads, while `busy` threads of this process do the same.
-    pub fn measured(threads: usize, busy: usize) -> Self {
-        let one = Self::of_threads(busy.max(threads));
+    /// Of a rank of so many threads, while `busy` threads of this process do the same, with tables of a type.
+    pub fn measured(threads: usize, busy: usize, stored: Precision) -> Self {
+        let one = Self::of_threads(busy.max(threads), dtype(stored));
         let all = |rate: f64| threads as f64 * rate;
         let rows = |rate: RowRate| rate.slower(1.0 / threads as f64);
         Self {
@@ -43,10 +47,12 @@ impl Rates {
     }
 
     /// The mean of so many threads at once.
-    fn of_threads(busy: usize) -> Self {
+    fn of_threads(busy: usize, stored: DType) -> Self {
         let together = Barrier::new(busy);
         let all: Vec<Self> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..busy).map(|_| scope.spawn(|| one(&together))).collect();
+            let threads: Vec<_> = (0..busy)
+                .map(|_| scope.spawn(|| one(&together, stored)))
+                .collect();
             // A thread that panics has no figures.
             threads
                 .into_iter()
@@ -84,8 +90,8 @@ fn best_seconds(together: &Barrier, mut run: impl FnMut()) -> f64 {
 }
 
 /// One thread's rates.
-fn one(together: &Barrier) -> Rates {
-    let [narrow, wide] = DIMS.map(|dim| rows_of(together, dim));
+fn one(together: &Barrier, stored: DType) -> Rates {
+    let [narrow, wide] = DIMS.map(|dim| rows_of(together, dim, stored));
     let lookup = RowRate::through(narrow.lookup, wide.lookup);
     let copy_bytes_per_s = copy_bytes_per_s(together);
     // Until an experiment has been measured, packing an id costs what finding its row does.
@@ -113,7 +119,7 @@ struct OfRows {
 }
 
 /// Looks up rows of a table, each once, groups their ids and updates them.
-fn rows_of(together: &Barrier, dim: usize) -> OfRows {
+fn rows_of(together: &Barrier, dim: usize, stored: DType) -> OfRows {
     // A kernel's errors are of shapes, which fit: a run that failed would take no time, and show.
     let Ok(context) = Context::cpu(1, false) else {
         return OfRows {
@@ -122,8 +128,10 @@ fn rows_of(together: &Barrier, dim: usize) -> OfRows {
             grouped_id_s: 0.0,
         };
     };
-    let mut table = Tensor::zeros(&context, DType::F32, &[TABLE_ROWS, dim]);
-    table.f32_mut().fill(0.5);
+    let mut table = Tensor::zeros(&context, stored, &[TABLE_ROWS, dim]);
+    // Memory that nobody wrote would be one page of zeros.
+    let mut all = table.view_mut();
+    (0..TABLE_ROWS).for_each(|row| all.reborrow().rows(row..row + 1).set_f32(&HALVES[..dim]));
     let mut vectors = vec![0.25f32; ROWS * dim];
     // A full period over the rows of a power of two: no row comes twice, and none follows its neighbour.
     let row = |index: usize| ((index * 0x9e3b1 + 0x7f4a7) % TABLE_ROWS) as i64;
@@ -136,7 +144,8 @@ fn rows_of(together: &Barrier, dim: usize) -> OfRows {
         batch: ROWS,
         features: 1,
     };
-    let (rows, bytes) = (ROWS as f64, (ROWS * dim * size_of::<f32>()) as f64);
+    let bytes = |of_number: usize| (ROWS * dim * of_number) as f64;
+    let (rows, stored, full) = (ROWS as f64, bytes(stored.bytes()), bytes(size_of::<f32>()));
     let lookup_s = best_seconds(together, || {
         let lookups = [Lookup {
             feature: 0,
@@ -172,9 +181,9 @@ fn rows_of(together: &Barrier, dim: usize) -> OfRows {
         let _ = sparse_optimizer::update(&context, &rule, step, weights, &mut state, gradient);
     });
     OfRows {
-        lookup: (RowWork::new(rows, 2.0 * bytes), lookup_s),
+        lookup: (RowWork::new(rows, stored + full), lookup_s),
         // Reads the gradient and the row, and writes the row.
-        update: (RowWork::new(rows, 3.0 * bytes), update_s),
+        update: (RowWork::new(rows, full + 2.0 * stored), update_s),
         grouped_id_s: group_s / rows,
     }
 }
@@ -312,4 +321,30 @@ fn median_seconds(
     let warm = &mut seconds[2..];
     warm.sort_by(f64::total_cmp);
     Ok(warm[warm.len() / 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of rows are those that a plan counts; the work is really done.
+    #[test]
+    fn rows_of_each_type_are_measured_with_the_bytes_that_they_move() {
+        let together = Barrier::new(1);
+        for (stored, of_number) in [(DType::F32, 4), (DType::Bf16, 2), (DType::F16, 2)] {
+            let found = rows_of(&together, DIMS[0], stored);
+            let bytes = |of_numbers: usize| (ROWS * DIMS[0] * of_numbers) as f64;
+            assert_eq!(
+                found.lookup.0,
+                RowWork::new(ROWS as f64, bytes(of_number + 4))
+            );
+            assert_eq!(
+                found.update.0,
+                RowWork::new(ROWS as f64, bytes(2 * of_number + 4))
+            );
+            // A row takes more than a nanosecond, where a call that was refused takes none.
+            let least = ROWS as f64 * 1e-9;
+            assert!(found.lookup.1 > least && found.update.1 > least, "{stored}");
+        }
+    }
 }

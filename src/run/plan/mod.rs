@@ -44,7 +44,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<(), RunError> {
     let (demand, machine) = match &args.tables {
         Some(path) => (
             shape::demand(path, &experiment, &split)?,
-            machine(args, &split)?,
+            machine(args, &experiment, &split)?,
         ),
         None => of_data(args, &experiment, &split)?,
     };
@@ -83,7 +83,7 @@ fn of_data(
     let schema = features.fitted.schema.clone();
     let graph = trainee::built_in(&experiment.model, &schema)?;
     let demand = Demand::of_batch(experiment, graph, schema, &batches[0])?;
-    let machine = machine(args, split)?;
+    let machine = machine(args, experiment, split)?;
     if gpu(args).is_some() {
         return Ok((demand, machine));
     }
@@ -114,7 +114,11 @@ fn cores() -> usize {
 }
 
 /// The ranks that the arguments speak of.
-fn machine(args: &PlanArgs, split: &BatchSplit) -> Result<Machine, RunError> {
+fn machine(
+    args: &PlanArgs,
+    experiment: &Experiment,
+    split: &BatchSplit,
+) -> Result<Machine, RunError> {
     let (ranks, tp) = (split.ranks, split.tp);
     if let Some(gpu) = gpu(args) {
         let memory = match &args.gpu_memory {
@@ -126,11 +130,12 @@ fn machine(args: &PlanArgs, split: &BatchSplit) -> Result<Machine, RunError> {
     let memory_bytes = parse_bytes("--memory", &args.memory)?;
     tracing::info!("measuring memory, products and shared memory on this machine");
     let (threads, at_once) = (threads(split), ranks.min(cores()));
+    let stored = experiment.train.table_precision;
     Ok(Machine {
         ranks,
         at_once,
         memory_bytes,
-        rates: Rates::measured(threads, at_once * threads),
+        rates: Rates::measured(threads, at_once * threads, stored),
         collectives: Collectives::of_threads(ranks)?,
         group: Collectives::of_threads(tp)?,
         hides: false,

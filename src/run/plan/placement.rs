@@ -58,7 +58,7 @@ pub(in crate::run) fn planned<'a>(
         false => Ok(Vec::new()),
     };
     if !rank.agree_with_first(earlier.map(&mut keep))? {
-        let machine = measured(rank, parallel.tp)?;
+        let machine = measured(rank, experiment)?;
         let machine = calibrated(rank, machine, experiment, dataset, features, graph)?;
         let fresh = match rank.is_first() {
             true => choose(machine, experiment, dataset, features, graph, path),
@@ -74,18 +74,19 @@ pub(in crate::run) fn planned<'a>(
 }
 
 /// The ranks of this job, each of them busy with the same. Collective.
-fn measured(rank: &Rank, tp: usize) -> Result<Machine, RunError> {
+fn measured(rank: &Rank, experiment: &Experiment) -> Result<Machine, RunError> {
     let world = rank.mesh.world.as_ref();
     let memory_bytes =
         free_memory_bytes() * OF_FREE_MEMORY / rank.environment.local_world_size as f64;
+    let stored = experiment.train.table_precision;
     world.barrier().wait()?;
     Ok(Machine {
         ranks: world.size(),
         at_once: world.size(),
         memory_bytes: memory_bytes as u64,
-        rates: Rates::measured(rank.threads, rank.threads),
+        rates: Rates::measured(rank.threads, rank.threads, stored),
         collectives: Collectives::measured(world)?,
-        group: Collectives::measured(match tp {
+        group: Collectives::measured(match experiment.parallel.tp {
             1 => &SingleRank,
             _ => rank.mesh.tp.as_ref(),
         })?,
