@@ -54,4 +54,4 @@ pub use ops::{
     linear, norm, sparse_optimizer, sum_features,
 };
 pub use tensor::{DType, Element, Tensor, TensorMut, TensorRef};
-pub use tile::{Bf16Products, bf16_products};
+pub use tile::{Amx, Bf16Products, amx, bf16_products};

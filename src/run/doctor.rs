@@ -4,9 +4,9 @@ mod models;
 
 use std::time::{Duration, Instant};
 
-use streamrec_kernels::Context;
 use streamrec_kernels::cuda::gpu::{GpuExecutor, Nccl};
 use streamrec_kernels::cuda::{AHEAD_VARIABLE, AheadFolder, CudaLibrary, driver_release, gpus};
+use streamrec_kernels::{Amx, Context};
 
 use super::RunError;
 use super::cli::DoctorArgs;
@@ -19,6 +19,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), RunError> {
     println!("streamrec {}", env!("CARGO_PKG_VERSION"));
     row("CPU", &cpu());
     row("bf16 products", streamrec_kernels::bf16_products().unit);
+    row("AMX", told_of(streamrec_kernels::amx()));
     row("shared memory", &shared_memory());
     row("MPI", &mpi());
     for library in CudaLibrary::ALL {
@@ -124,6 +125,21 @@ fn row(name: &str, value: &str) {
 fn cpu() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{cores} cores that this process may use")
+}
+
+/// What bf16 products on this CPU could be faster with.
+fn told_of(amx: Amx) -> &'static str {
+    match amx {
+        Amx::InUse => "multiplies bf16 matrices",
+        Amx::Absent => {
+            "none: this CPU has no tiles of bf16, or its system or hypervisor does not pass them on"
+        }
+        Amx::NotPermitted => {
+            "there, and the system does not let this process use it: Linux does from 5.16 on"
+        }
+        Amx::Wrong => "there, and put aside, for it gives other results than it should",
+        Amx::LeftOut => "there, and left out by STREAMREC_BF16_UNIT",
+    }
 }
 
 /// Ranks of one host meet in memory that has no name; see `comm::shared_memory`.

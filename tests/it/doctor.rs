@@ -16,6 +16,8 @@ fn doctor_tells_what_is_missing_and_what_to_install() {
     );
     for name in [
         "CPU",
+        "bf16 products",
+        "AMX",
         "shared memory",
         "MPI",
         "driver",
@@ -247,6 +249,34 @@ fn doctor_tells_the_drivers_release_and_of_two_versions_of_a_library() {
         path("kernels")
     );
     assert!(said.contains(&ahead), "{said}");
+}
+
+/// Whatever this CPU has: with AMX, what is asked for instead of it is named.
+#[test]
+fn doctor_tells_what_became_of_amx() {
+    let told = |unit: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_streamrec"));
+        command.arg("doctor");
+        unit.map(|unit| command.env("STREAMREC_BF16_UNIT", unit));
+        let said = text(&command.output().unwrap().stdout);
+        let line = |name: &str| {
+            let mut lines = said.lines().map(str::trim);
+            lines.find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+        };
+        ["AMX", "bf16 products"].map(|name| line(name).unwrap_or_else(|| panic!("{name}: {said}")))
+    };
+    let [amx, unit] = told(None);
+    assert_eq!(
+        amx == "multiplies bf16 matrices",
+        unit == "amx",
+        "{amx}, {unit}"
+    );
+    let [without, unit] = told(Some("float32"));
+    assert_eq!(unit, "float32");
+    match amx.starts_with("none") {
+        true => assert_eq!(without, amx),
+        false => assert!(without.starts_with("there, and"), "{without}"),
+    }
 }
 
 #[cfg(feature = "mpi")]

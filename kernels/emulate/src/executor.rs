@@ -25,9 +25,19 @@ pub enum Work {
     Finish(usize),
 }
 
-/// What a host does beside asking for work.
+/// What a host does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
+    /// Takes memory, of the device or to copy from and to.
+    Allocate,
+    /// Copies from or to memory that is not pinned, and waits for it.
+    Copy,
+    /// Waits until the device has done all.
+    Wait,
+    /// Asks for a piece of work by itself.
+    Piece,
+    /// Records work.
+    Record,
     /// Runs what was recorded.
     Replay,
     /// Fills memory that is copied to the device.
@@ -90,7 +100,10 @@ impl Emulator {
                 recorded.push(work);
                 Ok(())
             }
-            None => self.measured_work(&work),
+            None => {
+                note(&self.calls, Call::Piece);
+                self.measured_work(&work)
+            }
         }
     }
 
@@ -172,6 +185,7 @@ impl Executor for Emulator {
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, DeviceError> {
         self.outside_of_recordings("allocating memory")?;
+        note(&self.calls, Call::Allocate);
         let total_bytes = self.room.unwrap_or(usize::MAX);
         let taken: usize = self.buffers.iter().map(|buffer| buffer.bytes).sum();
         if taken + bytes > total_bytes {
@@ -212,11 +226,13 @@ impl Executor for Emulator {
 
     fn upload(&mut self, from: &[u8], to: Address) -> Result<(), DeviceError> {
         self.outside_of_recordings("copying")?;
+        note(&self.calls, Call::Copy);
         self.write(from, to)
     }
 
     fn download(&mut self, from: Address, to: &mut [u8]) -> Result<(), DeviceError> {
         self.outside_of_recordings("copying")?;
+        note(&self.calls, Call::Copy);
         let place = self.place(from, to.len());
         // SAFETY: as for `upload`.
         unsafe { std::ptr::copy_nonoverlapping(place, to.as_mut_ptr(), to.len()) };
@@ -225,6 +241,7 @@ impl Executor for Emulator {
 
     fn feed(&mut self, bytes: usize) -> Result<Feed, DeviceError> {
         self.outside_of_recordings("allocating memory")?;
+        note(&self.calls, Call::Allocate);
         Ok(Feed {
             memory: vec![0; bytes],
             under_way: None,
@@ -266,6 +283,7 @@ impl Executor for Emulator {
 
     fn reply(&mut self, bytes: usize) -> Result<Reply, DeviceError> {
         self.outside_of_recordings("allocating memory")?;
+        note(&self.calls, Call::Allocate);
         Ok(Reply {
             memory: vec![0; bytes],
             len: 0,
@@ -349,7 +367,9 @@ impl Executor for Emulator {
     }
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {
-        self.outside_of_recordings("waiting")
+        self.outside_of_recordings("waiting")?;
+        note(&self.calls, Call::Wait);
+        Ok(())
     }
 
     fn record(
@@ -357,6 +377,7 @@ impl Executor for Emulator {
         work: &mut dyn FnMut(&mut Self) -> Result<(), DeviceError>,
     ) -> Result<Vec<Work>, DeviceError> {
         self.outside_of_recordings("recording")?;
+        note(&self.calls, Call::Record);
         self.nothing_begun(BEGUN_BEFORE)?;
         self.recording = Some(Vec::new());
         let outcome = work(self).and_then(|()| self.nothing_begun(NOT_FINISHED));

@@ -46,7 +46,8 @@ pub(super) fn permitted() -> bool {
     has_tiles() && permission()
 }
 
-fn has_tiles() -> bool {
+/// Whether the CPU has tiles of bf16, and the system saves them.
+pub(super) fn has_tiles() -> bool {
     const TILES_AND_BF16: u32 = 1 << 24 | 1 << 22;
     const OSXSAVE: u32 = 1 << 27;
     const TILE_STATE: u64 = 1 << 17 | 1 << 18;

@@ -52,6 +52,38 @@ pub struct Bf16Products {
     pub refused: Vec<&'static str>,
 }
 
+/// What became of Intel's AMX in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amx {
+    /// It multiplies bf16 matrices.
+    InUse,
+    /// The CPU has none, or none for bf16, or the system does not save its registers.
+    Absent,
+    /// The CPU has it, and the system does not let this process use it.
+    NotPermitted,
+    /// It gave other results than its definition.
+    Wrong,
+    /// Another unit was asked for.
+    LeftOut,
+}
+
+/// What became of Intel's AMX in this process, for diagnosis.
+pub fn amx() -> Amx {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let (found, candidates) = (found(), candidates());
+        if amx::has_tiles() {
+            return match () {
+                () if found.unit == Some(Unit::Amx) => Amx::InUse,
+                () if !candidates.contains(&Unit::Amx) => Amx::NotPermitted,
+                () if found.refused.contains(&Unit::Amx.name()) => Amx::Wrong,
+                () => Amx::LeftOut,
+            };
+        }
+    }
+    Amx::Absent
+}
+
 struct Found {
     unit: Option<Unit>,
     refused: Vec<&'static str>,

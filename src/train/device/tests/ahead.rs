@@ -131,6 +131,66 @@ fn a_step_is_asked_for_before_the_next_batch_is_packed_and_the_one_before_read()
     assert!(second == [Call::Send, Call::Read] || second == [Call::Read, Call::Send]);
 }
 
+/// What a host did in steps 6 to 9.
+fn calls_of_steady_steps(
+    trainer: &mut DeviceTrainer<Emulator>,
+    part: impl Fn(u64) -> Batch,
+) -> Vec<Call> {
+    run_ahead(trainer, &part, 5).unwrap();
+    trainer.slots.wait_for_packing().unwrap();
+    let calls = Arc::clone(&trainer.executor.calls);
+    *calls.lock().unwrap() = Some(Vec::new());
+    for step in 6..=9 {
+        let [batch, next] = [step, step + 1].map(|step| Arc::new(part(step)));
+        trainer
+            .step_ahead(&batch, Some(&next), step, false)
+            .unwrap();
+    }
+    trainer.slots.wait_for_packing().unwrap();
+    let told = calls.lock().unwrap().take();
+    told.expect("it was set above")
+}
+
+#[track_caller]
+fn assert_steady(what: &str, calls: &[Call]) {
+    let count = |call| calls.iter().filter(|own| **own == call).count();
+    assert_eq!(count(Call::Replay), 4, "{what}: {calls:?}");
+    // Of the step before, each time.
+    assert_eq!(count(Call::Read), 3, "{what}: {calls:?}");
+    let others = [Call::Replay, Call::Read, Call::Send];
+    let others = calls.iter().filter(|call| !others.contains(call));
+    assert_eq!(others.count(), 0, "{what}: {calls:?}");
+}
+
+/// Nothing but replays, batches on their way and what the step before tells: no memory is taken, nothing is asked for piece by
+/// piece, and nobody waits for all that the device has to do.
+#[test]
+fn steady_steps_take_no_memory_and_wait_for_nothing_else_than_the_step_before() {
+    let Some(emulator) = emulation() else {
+        return;
+    };
+    let mut case = Case::new(MIXED, ADAM, Precision::Fp16, 1);
+    case.settings.accumulate = 2;
+    let mut alone = case.on(emulator).unwrap();
+    let calls = calls_of_steady_steps(&mut alone, |step| case.batch(step));
+    assert_steady("one rank", &calls);
+    let unique = "exchange = 'unique'\nplacement = 'row_wise'\n";
+    for placement in [None, Some("placement = 'column_wise'\n"), Some(unique)] {
+        let mut case = Case::new(DLRM, ADAM, Precision::Bf16, 1);
+        if let Some(placement) = placement {
+            case = case.with_tables(placement, 2);
+        }
+        let told = on_ranks(2, |comm: Arc<dyn Communicator>| {
+            let mut trainer = case.on_device_of(&comm);
+            let part = |step| case.part(&case.batch(step), comm.as_ref());
+            calls_of_steady_steps(&mut trainer, part)
+        });
+        for calls in told {
+            assert_steady(placement.unwrap_or("replicated"), &calls);
+        }
+    }
+}
+
 #[test]
 fn a_step_that_is_no_number_is_named_when_the_next_was_asked_for() {
     let case = Case::new(DCN, SGD, Precision::Fp32, 1);
