@@ -21,13 +21,24 @@ fn real(name: &str) -> Option<String> {
 
 /// Imports, trains on two ranks, and gives AUC and log loss on the later split.
 fn trained(format: &str, folder: &str, config: &str, label: &str) -> (f64, f64) {
+    let bench = imported(format, folder);
+    trained_with(&bench, config, label, &[])
+}
+
+fn imported(format: &str, folder: &str) -> Workbench {
     let bench = Workbench::new();
     let data = bench.path("data");
     expect_success(&streamrec(&[
         "data", "import", "--format", format, folder, "--out", &data,
     ]));
-    bench.launch(2, config, "run", &[]);
-    let output = streamrec(&["evaluate", &bench.path("run"), "--json"]);
+    bench
+}
+
+/// AUC and log loss on the later split.
+fn trained_with(bench: &Workbench, config: &str, label: &str, settings: &[&str]) -> (f64, f64) {
+    let run = format!("run{}", settings.join("-"));
+    bench.launch(2, config, &run, settings);
+    let output = streamrec(&["evaluate", &bench.path(&run), "--json"]);
     expect_success(&output);
     let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
     let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -61,5 +72,33 @@ fn a_ranker_of_goodbooks_is_above_logistic_regression() {
             auc > 0.775 && log_loss < 0.528,
             "AUC {auc}, log loss {log_loss}"
         );
+    }
+}
+
+#[test]
+fn half_precision_learns_from_kuairand_what_fp32_learns() {
+    let Some(folder) = real("kuairand-pure") else {
+        return;
+    };
+    let bench = imported("kuairand", &folder);
+    let auc = |precision: &str, tables: &str| {
+        let settings = [
+            "train.epochs=1".to_owned(),
+            format!("train.precision={precision}"),
+            format!("train.table_precision={tables}"),
+        ];
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        trained_with(&bench, "kuairand_dcn_v2.toml", "is_click", &settings).0
+    };
+    let full = auc("fp32", "fp32");
+    assert!(full > 0.73, "it learns: {full}");
+    for half in ["bf16", "fp16"] {
+        for tables in ["fp32", half] {
+            let found = auc(half, tables);
+            assert!(
+                (full - found).abs() < 1e-3,
+                "{half}, tables in {tables}: AUC {found}, fp32 {full}"
+            );
+        }
     }
 }
