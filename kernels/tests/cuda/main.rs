@@ -27,6 +27,7 @@ mod radix_sort;
 #[path = "../random/mod.rs"]
 mod random;
 mod random_shapes;
+mod row_lists;
 mod sparse_optimizer;
 mod step;
 mod values;

@@ -13,7 +13,7 @@ use crate::sparse_optimizer::{
 use crate::values::{FLOATS, Random};
 use crate::{
     add, bce, cast, cross, dense_optimizer, dot_interaction, embedding_bag, factorization_machine,
-    groups, linear, own_product, radix_sort, sparse_optimizer,
+    groups, linear, own_product, radix_sort, row_lists, sparse_optimizer,
 };
 
 const VARIABLE: &str = "STREAMREC_TEST_SEED";
@@ -159,6 +159,35 @@ fn updates() {
         let dims = [size(random, 128), size(random, 128)];
         let case = Case::hot(dims, types, many(random, 1500));
         case.check(&ROW_WISE, &case.fused(&ROW_WISE, one_of(random, &SEEDS)));
+    });
+}
+
+/// Rows that several ranks touch, or ask each other for.
+#[test]
+fn lists_of_rows() {
+    rounds(|random| {
+        let capacity = size(random, 800);
+        let lens: Vec<usize> = (0..1 + size(random, 5))
+            .map(|_| random.below(capacity + 1))
+            .collect();
+        row_lists::check_merge(random, capacity, &lens);
+        let places = (0..12).map(|place| (place / 7, place % 7));
+        let listed: Vec<(u64, u64)> = places.filter(|_| flag(random)).collect();
+        row_lists::check_places(&listed, 4 * size(random, 40));
+        let (ranks, rows) = (size(random, 4), size(random, 30));
+        let limits = [9, 3, 4];
+        let mut list = || {
+            limits.map(|limit| {
+                let mut of_rank = || -> Vec<i64> {
+                    let len = random.below(rows + 1);
+                    (0..len).map(|_| random.below(limit) as i64).collect()
+                };
+                (0..ranks).map(|_| of_rank()).collect()
+            })
+        };
+        let asked = vec![list(), list()];
+        let dims = [size(random, 200), size(random, 200)];
+        row_lists::check_asked(&asked, rows, dims);
     });
 }
 
