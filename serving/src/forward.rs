@@ -32,6 +32,8 @@ pub struct Forward {
     /// Where each layer's inputs stand among the layers.
     inputs: Vec<Vec<usize>>,
     widths: Vec<usize>,
+    /// Whether each layer's value is searched for numbers that are not finite.
+    searched: Vec<bool>,
     output: usize,
     /// The tables, in the order of the graph's.
     tables: Vec<Weight>,
@@ -42,8 +44,8 @@ pub struct Forward {
 #[derive(Debug, Default)]
 pub struct Values {
     layers: Vec<Vec<f32>>,
-    /// Between the two products of a layer, and after them.
-    inner: [Vec<f32>; 2],
+    /// Between the two products of a layer.
+    inner: Vec<f32>,
     overflown: Vec<usize>,
 }
 
@@ -81,14 +83,23 @@ impl Forward {
             .nodes
             .iter()
             .map(|node| Layer::new(&context, node, graph, schema, &mut take));
-        let layers = layers.collect::<Result<_, _>>()?;
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let tables = graph
             .tables
             .iter()
             .map(|table| take(table.parameter_name()));
+        // What is not finite stays so in each layer that reads it, but for one that may hide it.
+        let mut searched = vec![false; layers.len()];
+        searched[shapes.output] = true;
+        for (layer, inputs) in layers.iter().zip(&shapes.inputs) {
+            if layer.hides_overflow() {
+                inputs.iter().for_each(|&input| searched[input] = true);
+            }
+        }
         Ok(Self {
             context,
             layers,
+            searched,
             tables: tables.collect::<Result<_, _>>()?,
             inputs: shapes.inputs,
             widths: shapes.widths,
@@ -130,7 +141,9 @@ impl Forward {
                 inputs: self.inputs[index].iter().map(read).collect(),
             };
             layer.forward(&pass, inner, TensorMut::from_f32(value, &[rows, width]))?;
-            note_overflow(value, width, overflown);
+            if self.searched[index] {
+                note_overflow(value, width, overflown);
+            }
         }
         let (logits, labels) = (&mut layers[self.output], self.widths[self.output]);
         for &row in &*overflown {
@@ -140,13 +153,75 @@ impl Forward {
     }
 }
 
-/// Adds the rows that are not finite. Each layer is looked at, since a ReLU after it would turn a NaN
-/// into a harmless-looking 0.
+/// Adds the rows that are not finite.
 fn note_overflow(value: &[f32], width: usize, overflown: &mut Vec<usize>) {
     // Without a branch an element, so that the compiler can use vectors.
     let finite = |values: &[f32]| values.iter().fold(true, |all, x| all & x.is_finite());
     if !finite(value) {
         let rows = value.chunks_exact(width).enumerate();
         overflown.extend(rows.filter(|(_, row)| !finite(row)).map(|(row, _)| row));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streamrec_artifact::{Activation, DenseFeature, DenseSource, Node, Op};
+
+    use super::*;
+
+    #[test]
+    fn a_row_whose_first_layer_overflows_is_told_behind_a_rectifier_that_hides_it() {
+        let node = |name: &str, inputs: &[&str], op| Node {
+            name: name.into(),
+            inputs: inputs.iter().map(|&input| input.into()).collect(),
+            op,
+        };
+        let linear = |activation| Op::Linear {
+            inputs: 1,
+            outputs: 1,
+            bias: false,
+            activation,
+        };
+        let graph = Graph {
+            tables: Vec::new(),
+            nodes: vec![
+                node("dense", &[], Op::Dense),
+                node("first", &["dense", "dense"], Op::Cross { dim: 1 }),
+                node("second", &["dense", "first"], Op::Cross { dim: 1 }),
+                node("deep", &["second"], linear(Activation::Relu)),
+                node("logits", &["deep"], linear(Activation::None)),
+            ],
+            output: "logits".into(),
+        };
+        let schema = FeatureSchema {
+            dense: vec![DenseFeature {
+                name: "bid".into(),
+                source: DenseSource::Column("bid".into()),
+                steps: Vec::new(),
+                fill: 0.0,
+            }],
+            labels: vec!["click".into()],
+            ..FeatureSchema::default()
+        };
+        let mut weights = Weights::new();
+        for cross in ["first", "second"] {
+            weights.insert(format!("{cross}.weight"), vec![1, 1], vec![1.0]);
+            weights.insert(format!("{cross}.bias"), vec![1], vec![0.0]);
+        }
+        weights.insert("deep.weight", vec![1, 1], vec![-1.0]);
+        weights.insert("logits.weight", vec![1, 1], vec![1.0]);
+        let shapes = graph.validate(&schema).unwrap();
+        let forward = Forward::new(&graph, shapes, &schema, weights).unwrap();
+        assert_eq!(forward.searched, [false, false, true, false, true]);
+        // The first layer gives 2, 6 and infinity, of which the rectifier makes 0 in each row.
+        let encoded = Encoded {
+            rows: 3,
+            dense: vec![1.0, 2.0, 3e30],
+            ..Encoded::default()
+        };
+        let mut values = Values::default();
+        let logits = forward.logits(&encoded, &mut values).unwrap();
+        assert_eq!(logits[..2], [0.0, 0.0]);
+        assert!(logits[2].is_nan());
     }
 }

@@ -95,18 +95,32 @@ impl<'a> Right<'a> {
         mut out: TensorMut<'_>,
         epilogue: Epilogue<'_>,
     ) {
-        let after = epilogue.gate.filter(|values| !self.gates(*values));
-        let gate = epilogue.gate.filter(|_| after.is_none());
-        self.multiply_in_one(left, out.reborrow(), Epilogue { gate, ..epilogue });
-        if let Some(values) = after {
-            let mut out = WideMut::keeping(self.context, out, true);
-            close(out.view(), Wide::new(self.context, values).view());
+        let gate = epilogue.gate.filter(|values| self.reads_beside(*values));
+        let cross = epilogue
+            .cross
+            .filter(|cross| cross.iter().all(|numbers| self.reads_beside(*numbers)));
+        let now = Epilogue {
+            gate,
+            cross,
+            ..epilogue
+        };
+        self.multiply_in_one(left, out.reborrow(), now);
+        let context = self.context;
+        if let (Some(values), None) = (epilogue.gate, gate) {
+            let mut out = WideMut::keeping(context, out.reborrow(), true);
+            close(out.view(), Wide::new(context, values).view());
+            out.store();
+        }
+        if let (Some([x0, x]), None) = (epilogue.cross, cross) {
+            let [x0, x] = [x0, x].map(|numbers| Wide::new(context, numbers));
+            let mut out = WideMut::keeping(context, out, true);
+            combine(out.view(), x0.view(), x.view());
             out.store();
         }
     }
 
-    /// Whether products pass such a gate while their sums are in registers.
-    fn gates(&self, values: TensorRef<'_>) -> bool {
+    /// Whether products read such numbers, beside those of the result, while their sums are in registers.
+    fn reads_beside(&self, numbers: TensorRef<'_>) -> bool {
         #[cfg(target_arch = "x86_64")]
         let ours = matches!(
             self.factor,
@@ -114,10 +128,10 @@ impl<'a> Right<'a> {
         );
         #[cfg(not(target_arch = "x86_64"))]
         let ours = false;
-        ours && values.dtype() == DType::F32
+        ours && numbers.dtype() == DType::F32
     }
 
-    /// [`multiply`](Self::multiply), of an epilogue whose gate the product passes itself.
+    /// [`multiply`](Self::multiply), of an epilogue that the product finishes itself.
     fn multiply_in_one(&self, left: TensorRef<'_>, out: TensorMut<'_>, epilogue: Epilogue<'_>) {
         let (context, [depth, columns]) = (self.context, self.shape);
         assert_eq!([left.shape()[1], out.shape()[1]], [depth, columns]);
@@ -301,6 +315,19 @@ multiversion! {
         for row in 0..x.shape()[0] {
             let x = x.row_mut(row).iter_mut();
             x.zip(values.row(row)).for_each(|(x, &value)| *x = relu_gradient(value, *x));
+        }
+    }
+}
+
+multiversion! {
+    /// `out = x0 * out + x`.
+    fn combine(out: TensorMut<'_>, x0: TensorRef<'_>, x: TensorRef<'_>) {
+        let mut out = out;
+        for row in 0..out.shape()[0] {
+            let beside = x0.row(row).iter().zip(x.row(row));
+            for (out, (x0, x)) in out.row_mut(row).iter_mut().zip(beside) {
+                *out = x0 * *out + x;
+            }
         }
     }
 }

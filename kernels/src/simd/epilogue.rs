@@ -12,4 +12,7 @@ pub(crate) struct Epilogue<'a> {
     /// Replace numbers by zero where these, `[rows, columns]`, are not positive: the gradient of a rectifier at its values.
     /// NaN lets them pass.
     pub(crate) gate: Option<TensorRef<'a>>,
+    /// With `[x0, x]`, `[rows, columns]` each, replace a number `p` by `x0 * p + x`: what follows the projection of a cross
+    /// layer.
+    pub(crate) cross: Option<[TensorRef<'a>; 2]>,
 }

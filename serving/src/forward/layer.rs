@@ -3,8 +3,8 @@
 use streamrec_artifact::{FeatureSchema, Graph, LookupSpec, Node, Op, Pooling, Weight};
 use streamrec_kernels::linear::{Activation, PackedWeights};
 use streamrec_kernels::{
-    Context, TensorMut, TensorRef, add, cross, dot_interaction, embedding_bag,
-    factorization_machine, sum_features,
+    Context, TensorMut, TensorRef, add, dot_interaction, embedding_bag, factorization_machine,
+    sum_features,
 };
 
 use super::{ForwardError, Pass};
@@ -101,11 +101,23 @@ impl Layer {
         })
     }
 
+    /// Whether the layer turns numbers that are not finite into such as are: a rectifier makes a harmless-looking 0 of -inf.
+    /// All others sum up and multiply what they read, or copy it.
+    pub(super) fn hides_overflow(&self) -> bool {
+        matches!(
+            self,
+            Self::Linear {
+                activation: Activation::Relu,
+                ..
+            }
+        )
+    }
+
     /// Writes the layer's value, `[rows, width]`, over `y`. A valid graph has inputs where they are read.
     pub(super) fn forward(
         &self,
         pass: &Pass<'_>,
-        scratch: &mut [Vec<f32>; 2],
+        scratch: &mut Vec<f32>,
         y: TensorMut<'_>,
     ) -> Result<(), ForwardError> {
         let (context, x, shape) = (pass.context, &pass.inputs, y.shape());
@@ -137,14 +149,15 @@ impl Layer {
                 dot_interaction::forward(context, x[0], *features, *dim, y)?;
             }
             Self::Cross { weight, bias } => {
-                let projection = affine(context, x[1], weight, Some(bias), &mut scratch[0])?;
-                cross::combine_forward(context, x[0], projection, x[1], y)?;
+                weight.cross(context, x[1], Some(view(bias)), [x[0], x[1]], y)?;
             }
             Self::CrossLowRank { v, w, bias } => {
-                let [inner, projection] = scratch;
-                let inner = affine(context, x[1], v, None, inner)?;
-                let projection = affine(context, inner, w, Some(bias), projection)?;
-                cross::combine_forward(context, x[0], projection, x[1], y)?;
+                let shape = [x[1].shape()[0], v.shape()[0]];
+                scratch.resize(shape[0] * shape[1], 0.0);
+                let inner = TensorMut::from_f32(scratch, &shape);
+                v.forward(context, x[1], None, Activation::None, inner)?;
+                let inner = TensorRef::from_f32(scratch, &shape);
+                w.cross(context, inner, Some(view(bias)), [x[0], x[1]], y)?;
             }
             Self::FactorizationMachine { features, dim } => {
                 factorization_machine::forward(context, x[0], *features, *dim, y)?;
@@ -205,21 +218,6 @@ fn resolve(
 
 fn view(weight: &Weight) -> TensorRef<'_> {
     TensorRef::from_f32(&weight.values, &weight.shape)
-}
-
-/// `x W^T + b`, `[rows, outputs]`, in the memory of `to`.
-fn affine<'t>(
-    context: &Context,
-    x: TensorRef<'_>,
-    weights: &PackedWeights,
-    bias: Option<&Weight>,
-    to: &'t mut Vec<f32>,
-) -> Result<TensorRef<'t>, ForwardError> {
-    let shape = [x.shape()[0], weights.shape()[0]];
-    to.resize(shape[0] * shape[1], 0.0);
-    let y = TensorMut::from_f32(to, &shape);
-    weights.forward(context, x, bias.map(view), Activation::None, y)?;
-    Ok(TensorRef::from_f32(to, &shape))
 }
 
 fn concat(

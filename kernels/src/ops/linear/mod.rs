@@ -64,19 +64,20 @@ pub fn forward(
     match context.device() {
         Device::Cpu => {
             let right = Right::transposed(context, w, batch);
-            multiply(context, x, &right, bias, activation, y);
+            multiply(context, x, &right, bias, activation, None, y);
         }
     }
     Ok(())
 }
 
-/// `y = activation(x . right + bias)`, panel by panel.
+/// `y = activation(x . right + bias)`, panel by panel; with `cross = [x0, x]` then `x0 * y + x`.
 fn multiply(
     context: &Context,
     x: TensorRef<'_>,
     right: &Right<'_>,
     bias: Option<TensorRef<'_>>,
     activation: Activation,
+    cross: Option<[TensorRef<'_>; 2]>,
     y: TensorMut<'_>,
 ) {
     let bias = wide_bias(context, bias);
@@ -92,6 +93,10 @@ fn multiply(
     context.for_each_panel(y.shape()[0], panel, |rows| {
         // SAFETY: panels are disjoint ranges of rows, one call each.
         let y = unsafe { y.alias_rows(rows.clone()) };
+        let epilogue = Epilogue {
+            cross: cross.map(|numbers| numbers.map(|numbers| numbers.rows(rows.clone()))),
+            ..epilogue
+        };
         right.multiply(x.rows(rows), y, epilogue);
     });
 }

@@ -45,16 +45,58 @@ impl PackedWeights {
         y: TensorMut<'_>,
     ) -> Result<()> {
         const OPERATION: &str = "linear::PackedWeights::forward";
-        let ([outputs, inputs], batch) = (self.shape(), y.shape()[0]);
-        expect_float(OPERATION, "x", &x, [batch, inputs])?;
-        expect_float(OPERATION, "y", &y, [batch, outputs])?;
-        if let Some(bias) = &bias {
-            expect_float_vector(OPERATION, "bias", bias, outputs)?;
-        }
+        self.check(OPERATION, x, bias, &y)?;
         match context.device() {
-            Device::Cpu => multiply(context, x, &self.0.right(context), bias, activation, y),
+            Device::Cpu => {
+                let right = self.0.right(context);
+                multiply(context, x, &right, bias, activation, None, y);
+            }
         }
         Ok(())
+    }
+
+    /// `y = x0 * (inner . w^T + bias) + x`: the last product of a cross layer and what follows it, in one pass over `y`. The bits
+    /// are those of [`forward`](Self::forward) and [`cross::combine_forward`](crate::cross::combine_forward).
+    ///
+    /// `inner: [batch, inputs]`; `x0`, `x`, `y: [batch, outputs]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn cross(
+        &self,
+        context: &Context,
+        inner: TensorRef<'_>,
+        bias: Option<TensorRef<'_>>,
+        [x0, x]: [TensorRef<'_>; 2],
+        y: TensorMut<'_>,
+    ) -> Result<()> {
+        const OPERATION: &str = "linear::PackedWeights::cross";
+        self.check(OPERATION, inner, bias, &y)?;
+        expect_float(OPERATION, "x0", &x0, y.shape())?;
+        expect_float(OPERATION, "x", &x, y.shape())?;
+        match context.device() {
+            Device::Cpu => {
+                let (right, cross) = (self.0.right(context), Some([x0, x]));
+                multiply(context, inner, &right, bias, Activation::None, cross, y);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(
+        &self,
+        operation: &'static str,
+        x: TensorRef<'_>,
+        bias: Option<TensorRef<'_>>,
+        y: &TensorMut<'_>,
+    ) -> Result<()> {
+        let ([outputs, inputs], batch) = (self.shape(), y.shape()[0]);
+        expect_float(operation, "x", &x, [batch, inputs])?;
+        expect_float(operation, "y", y, [batch, outputs])?;
+        match &bias {
+            Some(bias) => expect_float_vector(operation, "bias", bias, outputs),
+            None => Ok(()),
+        }
     }
 }
 

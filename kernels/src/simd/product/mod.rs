@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::{Avx2, Avx512, Epilogue, LANES, Level, transpose};
 use crate::tensor::{TensorMut, TensorRef};
-use tile::{Ahead, Gate, Left, Right, Tiles};
+use tile::{Ahead, Beside, Left, Right, Tiles};
 use unit::TileUnit;
 
 /// A vector unit that this CPU has, and by which products are computed.
@@ -88,7 +88,7 @@ impl Unit {
     }
 
     /// `out = epilogue(left . right)` with `left: [rows, depth]`, `out: [rows, columns]`, and what was packed into
-    /// `right`. All is float32, the gate too.
+    /// `right`. All is float32, the numbers of the epilogue too.
     ///
     /// # Panics
     /// When the shapes differ, or `right` has fewer floats.
@@ -221,8 +221,8 @@ unsafe fn multiply<U: TileUnit>(
     if let Some(bias) = epilogue.bias {
         assert_eq!(bias.len(), columns);
     }
-    if let Some(gate) = epilogue.gate {
-        assert_eq!(gate.shape(), [rows, columns]);
+    for numbers in epilogue.gate.iter().chain(epilogue.cross.iter().flatten()) {
+        assert_eq!(numbers.shape(), [rows, columns]);
     }
     let (stride, panels) = (out.row_stride(), Panels::new::<U>(columns));
     let start = out.as_mut_ptr();
@@ -243,10 +243,10 @@ unsafe fn multiply<U: TileUnit>(
                 bias: epilogue.bias.map(|bias| &bias[column..][..width]),
                 ..epilogue
             },
-            gate: epilogue.gate.map(|gate| Gate {
-                start: gate.as_ptr().wrapping_add(column),
-                row_stride: gate.row_stride(),
-            }),
+            gate: epilogue.gate.map(|gate| Beside::new(gate, column)),
+            cross: epilogue
+                .cross
+                .map(|cross| cross.map(|numbers| Beside::new(numbers, column))),
             ahead: None,
         }
     };
@@ -359,6 +359,19 @@ mod tests {
         check(&out, &|row, column| match values[row * columns + column] {
             value if value <= 0.0 => 0.0,
             _ => exact(row, column),
+        });
+
+        let (x0, x) = (numbers(rows * columns, 5), numbers(rows * columns, 6));
+        let cross = Epilogue {
+            bias: Some(&bias),
+            cross: Some([&x0, &x].map(|floats| TensorRef::from_f32(floats, &shape))),
+            ..Epilogue::default()
+        };
+        unit.multiply(left, &packed, TensorMut::from_f32(&mut out, &shape), cross);
+        check(&out, &|row, column| {
+            let at = row * columns + column;
+            let projection = exact(row, column) + f64::from(bias[column]);
+            f64::from(x0[at]) * projection + f64::from(x[at])
         });
 
         let mut right_turned = vec![0.0; depth * columns];

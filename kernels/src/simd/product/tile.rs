@@ -4,6 +4,7 @@ use super::{
     super::{Epilogue, LANES, prefetch_far, prefetch_row},
     unit::TileUnit,
 };
+use crate::tensor::TensorRef;
 
 /// Steps of the depth without a jump: what is left to the front end of a core is 4 instructions a
 /// cycle, of which multiply-adds take 2.
@@ -62,14 +63,22 @@ impl Ahead {
     }
 }
 
-/// Numbers of which each lets one of a tile's pass, in memory.
+/// Numbers of the epilogue beside those of a panel, in memory.
 #[derive(Clone, Copy)]
-pub(super) struct Gate {
-    pub(super) start: *const f32,
-    pub(super) row_stride: usize,
+pub(super) struct Beside {
+    start: *const f32,
+    row_stride: usize,
 }
 
-impl Gate {
+impl Beside {
+    /// Those from column `column` on.
+    pub(super) fn new(numbers: TensorRef<'_>, column: usize) -> Self {
+        Self {
+            start: numbers.as_ptr().wrapping_add(column),
+            row_stride: numbers.row_stride(),
+        }
+    }
+
     #[inline(always)]
     fn at(&self, row: usize) -> *const f32 {
         self.start.wrapping_add(row * self.row_stride)
@@ -85,9 +94,10 @@ pub(super) struct Tiles<'a> {
     pub(super) out_stride: usize,
     /// Columns, at least 1, at most those of the unit's vectors.
     pub(super) width: usize,
-    /// Its bias has `width` elements; its gate is in `gate`.
+    /// Its bias has `width` elements; its gate is in `gate`, its cross in `cross`.
     pub(super) epilogue: Epilogue<'a>,
-    pub(super) gate: Option<Gate>,
+    pub(super) gate: Option<Beside>,
+    pub(super) cross: Option<[Beside; 2]>,
     pub(super) ahead: Option<Ahead>,
 }
 
@@ -101,7 +111,7 @@ impl Tiles<'_> {
 /// Computes the `R` rows of `V` vectors from row `first` on, a multiple of the unit's rows.
 ///
 /// # Safety
-/// These rows of the left factor and of the tiles' `out` and gate, their `width` columns of both, and `depth` rows of the
+/// These rows of the left factor and of the tiles' `out`, gate and cross, their `width` columns of both, and `depth` rows of the
 /// panel are there; the CPU has the unit.
 #[inline(always)]
 pub(super) unsafe fn run<U: TileUnit, const R: usize, const V: usize>(
@@ -166,9 +176,9 @@ pub(super) unsafe fn multiply<U: TileUnit, const R: usize, const V: usize>(
             prefetch_row(tiles.out(first + row), V * LANES);
         }
     }
-    if let Some(gate) = tiles.gate {
+    for beside in tiles.gate.iter().chain(tiles.cross.iter().flatten()) {
         for row in 0..R {
-            prefetch_row(gate.at(first + row), V * LANES);
+            prefetch_row(beside.at(first + row), V * LANES);
         }
     }
     // SAFETY: as the caller promises.
@@ -228,6 +238,21 @@ unsafe fn finish<U: TileUnit, const R: usize, const V: usize>(
                     U::load_first(gate.at(first + row).wrapping_add(v * LANES), lanes[v])
                 };
                 sums[v] = U::pass(sums[v], value);
+            }
+        }
+    }
+    if let Some([x0, x]) = tiles.cross {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let [x0, x] = [x0, x].map(|beside| beside.at(first + row));
+            for v in 0..V {
+                // SAFETY: a row of both has `width` elements.
+                let [x0, x] = unsafe {
+                    [
+                        U::load_first(x0.wrapping_add(v * LANES), lanes[v]),
+                        U::load_first(x.wrapping_add(v * LANES), lanes[v]),
+                    ]
+                };
+                sums[v] = U::add(U::multiply(x0, sums[v]), x);
             }
         }
     }

@@ -226,6 +226,7 @@ impl Block<'_> {
                     ..Epilogue::default()
                 },
                 gate: None,
+                cross: None,
                 ahead: None,
             };
             for row in (0..rows).step_by(U::ROWS) {
