@@ -16,7 +16,7 @@ const MEETING_PORT: u16 = 29_400;
 /// A job to be described.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submission {
-    /// Name of the job; see [`label`](Self::label) for what Kubernetes sees of it.
+    /// Name of the job; on Kubernetes in lower case, with `-` for what a DNS label does not take.
     pub name: String,
     /// The launcher and its arguments that run the whole job on one host; what tells it of others is added.
     pub host_command: Vec<String>,
