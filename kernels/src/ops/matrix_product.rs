@@ -80,11 +80,6 @@ impl<'a> Right<'a> {
         }
     }
 
-    /// The type of the factors of products.
-    pub(super) fn dtype(&self) -> DType {
-        self.dtype
-    }
-
     /// `out = epilogue(left . self)`; `left` and `out` may hold any floats.
     ///
     /// # Panics
@@ -121,14 +116,18 @@ impl<'a> Right<'a> {
 
     /// Whether products read such numbers, beside those of the result, while their sums are in registers.
     fn reads_beside(&self, numbers: TensorRef<'_>) -> bool {
+        self.in_panels() && numbers.dtype() == DType::F32
+    }
+
+    /// Whether it is packed for our own products in float32, of which few rows cost no more each than many.
+    pub(super) fn in_panels(&self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        let ours = matches!(
+        return matches!(
             self.factor,
             RightFactor::Panels(..) | RightFactor::BorrowedPanels(..)
         );
         #[cfg(not(target_arch = "x86_64"))]
-        let ours = false;
-        ours && numbers.dtype() == DType::F32
+        false
     }
 
     /// [`multiply`](Self::multiply), of an epilogue that the product finishes itself.

@@ -86,9 +86,10 @@ fn multiply(
         relu: activation == Activation::Relu,
         ..Epilogue::default()
     };
-    let panel = match [x.dtype(), y.dtype(), right.dtype()] {
-        [DType::F32, DType::F32, DType::F32] => FLOAT_PANEL_ROWS,
-        _ => PANEL_ROWS,
+    let float = [x.dtype(), y.dtype()] == [DType::F32; 2];
+    let panel = match float && right.in_panels() {
+        true => FLOAT_PANEL_ROWS,
+        false => PANEL_ROWS,
     };
     context.for_each_panel(y.shape()[0], panel, |rows| {
         // SAFETY: panels are disjoint ranges of rows, one call each.
