@@ -2,16 +2,21 @@
 //! it, our own on AVX2 and AVX-512, where what follows a product is done in registers, and those of the crate
 //! `gemm` elsewhere and for few rows.
 
-use std::{marker::PhantomData, ops::Range};
+use std::marker::PhantomData;
+#[cfg(target_arch = "x86_64")]
+use std::ops::Range;
 
 use gemm::Parallelism;
 
 use super::wide::{Wide, WideMut};
 #[cfg(target_arch = "x86_64")]
-use crate::simd::product;
 use crate::{
-    device::{Context, DisjointMut, Scratch},
-    simd::{LANES, multiversion},
+    device::DisjointMut,
+    simd::{LANES, product},
+};
+use crate::{
+    device::{Context, Scratch},
+    simd::multiversion,
     tensor::{DType, Tensor, TensorMut, TensorRef},
     tile::{self, RightTiles, Unit},
 };
@@ -119,7 +124,7 @@ impl<'a> Right<'a> {
         self.in_panels() && numbers.dtype() == DType::F32
     }
 
-    /// Whether it is packed for our own products in float32, of which few rows cost no more each than many.
+    /// Whether it is packed for our own products in float32, where a few rows cost no more each than many.
     pub(super) fn in_panels(&self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return matches!(

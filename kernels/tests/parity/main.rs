@@ -13,6 +13,7 @@ mod half_tables;
 mod linear;
 mod norm;
 mod oracle;
+mod packed_weights;
 #[path = "../random/mod.rs"]
 mod random;
 mod sparse_optimizer;

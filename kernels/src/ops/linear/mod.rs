@@ -26,7 +26,7 @@ use crate::{
 
 /// Samples of one panel: bias, activation and column sums run while a panel is still in cache.
 const PANEL_ROWS: usize = 256;
-/// Samples of one panel in float32, whole tiles of all vector units: threads wait for one another as long as one takes at most.
+/// Samples of one panel in float32: whole tiles of every vector unit, and few, since threads wait for the last panel.
 const FLOAT_PANEL_ROWS: usize = 72;
 
 /// What is applied to a layer's sums.
