@@ -1,4 +1,4 @@
-//! Every hot operation, and which share of the roofline it reaches.
+//! Every operation, and which share of the roofline it reaches.
 //!
 //! The least time that an operation can take is the greater of its bytes over the memory's bandwidth
 //! and its FLOPs over the arithmetic's peak (Williams, Waterman and Patterson, "Roofline", CACM 2009),
@@ -32,7 +32,7 @@ fn main() {
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     let mut rows = Vec::new();
-    for mut operation in catalogue::operations(&context, BATCH, ROWS) {
+    for mut operation in catalogue::operations(&context, BATCH, ROWS, None) {
         let mut fastest_s = f64::INFINITY;
         criterion.bench_function(&operation.name, |bench| {
             bench.iter_custom(|iterations| {
