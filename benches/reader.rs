@@ -1,5 +1,9 @@
-//! How many rows a second one rank reads, raw and encoded: 13 dense columns, 26 keys and a label, the
-//! shape of Criteo's data. `cargo bench --bench reader [-- rows]`.
+//! How many rows a second one rank reads of packed data, raw and encoded, with one and with two threads beside the one that
+//! loads: `cargo bench --bench reader [-- rows]`. The last line is JSON, of the encoded rows with one thread, in windows of
+//! an epoch; `scripts/bench` holds it against what a step of the model takes.
+//!
+//! `STREAMREC_MODEL` says whose columns: of `dlrm` 13 dense ones, which are logarithms and standardised, and 26 keys, the shape
+//! of Criteo's data; of `streamrec` 8 keys. All keys go through vocabularies.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,13 +19,34 @@ use streamrec_artifact::{
     Pooling, TableSchema, Vocabularies, Vocabulary,
 };
 
-const DENSE: usize = 13;
-const KEYS: usize = 26;
 const DISTINCT_KEYS: u64 = 10_000;
 const GLOBAL_BATCH: usize = 8192;
+const WINDOWS: usize = 5;
 
-fn columns() -> Vec<Column> {
-    let dense = (0..DENSE).map(|i| {
+/// How many columns there are of each kind.
+#[derive(Clone, Copy)]
+struct Shape {
+    dense: usize,
+    keys: usize,
+}
+
+impl Shape {
+    fn of(model: &str) -> Result<Self, String> {
+        match model {
+            "dlrm" => Ok(Self {
+                dense: 13,
+                keys: 26,
+            }),
+            "streamrec" => Ok(Self { dense: 0, keys: 8 }),
+            _ => Err(format!(
+                "STREAMREC_MODEL: expected dlrm or streamrec, got `{model}`"
+            )),
+        }
+    }
+}
+
+fn columns(shape: Shape) -> Vec<Column> {
+    let dense = (0..shape.dense).map(|i| {
         Column::new(
             format!("dense_{i}"),
             ColumnKind::Dense,
@@ -29,7 +54,7 @@ fn columns() -> Vec<Column> {
             Role::Feature,
         )
     });
-    let keys = (0..KEYS).map(|i| {
+    let keys = (0..shape.keys).map(|i| {
         Column::new(
             format!("key_{i}"),
             ColumnKind::Key,
@@ -41,16 +66,16 @@ fn columns() -> Vec<Column> {
     dense.chain(keys).chain([label]).collect()
 }
 
-fn write(path: &Path, rows: usize) -> streamrec::data::Result<()> {
-    let mut writer = PackWriter::create(path, &columns(), DEFAULT_BLOCK_ROWS)?;
-    let mut block = Block::new(&columns());
+fn write(path: &Path, shape: Shape, rows: usize) -> streamrec::data::Result<()> {
+    let mut writer = PackWriter::create(path, &columns(shape), DEFAULT_BLOCK_ROWS)?;
+    let mut block = Block::new(&columns(shape));
     let mut stream = Stream::new(&[7]);
     for first in (0..rows).step_by(DEFAULT_BLOCK_ROWS) {
         block.clear();
         block.rows = DEFAULT_BLOCK_ROWS.min(rows - first);
         for (place, column) in block.columns.iter_mut().enumerate() {
             match column {
-                RawColumn::Dense(values) if place < DENSE => {
+                RawColumn::Dense(values) if place < shape.dense => {
                     values.extend((0..block.rows).map(|_| stream.uniform() as f32));
                 }
                 RawColumn::Dense(labels) => {
@@ -68,9 +93,9 @@ fn write(path: &Path, rows: usize) -> streamrec::data::Result<()> {
 }
 
 /// All features through vocabularies, all dense values standardised.
-fn encoder() -> Result<Encoder, Box<dyn std::error::Error>> {
-    let columns = columns();
-    let inputs: Vec<_> = columns[..DENSE + KEYS]
+fn encoder(shape: Shape) -> Result<Encoder, Box<dyn std::error::Error>> {
+    let columns = columns(shape);
+    let inputs: Vec<_> = columns[..shape.dense + shape.keys]
         .iter()
         .map(|column| column.input(false))
         .collect();
@@ -115,27 +140,35 @@ fn encoder() -> Result<Encoder, Box<dyn std::error::Error>> {
     Ok(Encoder::new(&schema, &vocabularies)?)
 }
 
-/// Reads two epochs and tells the rows a second of the second.
-fn measure(file: PathBuf, inputs: Inputs, threads: usize) -> streamrec::data::Result<f64> {
+/// Rows a second of so many epochs, after a first one that is not told of.
+fn measure(
+    file: PathBuf,
+    inputs: Inputs,
+    threads: usize,
+    epochs: usize,
+) -> streamrec::data::Result<Vec<f64>> {
     let mut reader = BatchReader::new(ReaderSettings {
         threads,
         ..ReaderSettings::new(vec![file], inputs, vec!["click".into()], GLOBAL_BATCH)
     })?;
-    let mut rows_per_s = 0.0;
-    for epoch in 0..2 {
+    let mut rates = Vec::with_capacity(epochs + 1);
+    for epoch in 0..=epochs {
         let start = Instant::now();
         let mut rows = 0;
-        reader.start(epoch, 0)?;
+        reader.start(epoch as u64, 0)?;
         while let Some(batch) = reader.next()? {
             rows += batch.filled;
             reader.recycle(batch);
         }
-        rows_per_s = rows as f64 / start.elapsed().as_secs_f64();
+        rates.push((rows as f64 / start.elapsed().as_secs_f64()).round());
     }
-    Ok(rows_per_s)
+    rates.remove(0);
+    Ok(rates)
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let model = std::env::var("STREAMREC_MODEL").unwrap_or_else(|_| "dlrm".into());
+    let shape = Shape::of(&model)?;
     let rows = std::env::args()
         .skip(1)
         .find_map(|argument| argument.parse().ok());
@@ -143,25 +176,31 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("bench.pack");
     let start = Instant::now();
-    write(&file, rows)?;
+    write(&file, shape, rows)?;
     println!(
         "written: {rows} rows in {:.2} s",
         start.elapsed().as_secs_f64()
     );
-    let names: Vec<_> = columns()
+    let names: Vec<_> = columns(shape)
         .into_iter()
-        .take(DENSE + KEYS)
+        .take(shape.dense + shape.keys)
         .map(|column| column.name)
         .collect();
-    let encoder = Arc::new(encoder()?);
+    let encoder = Arc::new(encoder(shape)?);
     for threads in [1, 2] {
-        let raw = measure(file.clone(), Inputs::Raw(names.clone()), threads)?;
-        let encoded = measure(file.clone(), Inputs::Encoded(encoder.clone()), threads)?;
+        let raw = measure(file.clone(), Inputs::Raw(names.clone()), threads, 1)?;
+        let encoded = measure(file.clone(), Inputs::Encoded(encoder.clone()), threads, 1)?;
         println!(
             "{threads} threads beside the loader: raw {:.2} M rows/s, encoded {:.2} M rows/s",
-            raw / 1e6,
-            encoded / 1e6
+            raw[0] / 1e6,
+            encoded[0] / 1e6
         );
     }
+    let rates = measure(file, Inputs::Encoded(encoder), 1, WINDOWS)?;
+    let line = serde_json::json!({
+        "what": "packed rows, encoded, one thread beside the loader", "model": model, "rows": rows,
+        "windows_samples_per_s": rates,
+    });
+    println!("{line}");
     Ok(())
 }

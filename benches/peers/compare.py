@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from xml.sax.saxutils import escape
 
 DOCUMENT, PLOT = Path("docs/benchmarks.md"), Path("docs/benchmarks.svg")
 PYTHONS = {"python": ("STREAMREC_PEERS_PYTHON", "benches/peers/.venv/bin/python"),
+           "fbgemm_python": ("STREAMREC_FBGEMM_PYTHON", "benches/peers/.venv-fbgemm/bin/python"),
            "input_python": ("STREAMREC_INPUT_PYTHON", "benches/peers/.venv-input/bin/python"),
            "expectations_python": ("STREAMREC_EXPECTATIONS_PYTHON", "benches/peers/.venv-expectations/bin/python"),
            "drift_python": ("STREAMREC_DRIFT_PYTHON", "benches/peers/.venv-drift/bin/python")}
@@ -26,9 +28,11 @@ def build(names):
     profile = os.environ.get("STREAMREC_BENCH_PROFILE", "bench")
     command = ["cargo", "bench", "--locked", "--no-run", "--message-format=json",
                "--profile", profile, *flags]
-    built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    built = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if built.returncode:
+        sys.exit(f"{' '.join(command)} ended with {built.returncode}: see what it said above")
     programs = {}
-    for line in built.splitlines():
+    for line in built.stdout.splitlines():
         message = json.loads(line)
         if message.get("executable") and "bench" in message["target"]["kind"]:
             programs[message["target"]["name"]] = message["executable"]
@@ -38,14 +42,22 @@ def build(names):
 def fill(value, words):
     if isinstance(value, list):
         return [fill(part, words) for part in value]
-    return re.sub(r"\{([^}]+)\}", lambda found: words[found[1]], value)
+    return re.sub(r"\{([\w:]+)\}", lambda found: words[found[1]], value)
+
+
+def absent_interpreters(comparisons):
+    """Those of `PYTHONS` that the comparisons need and that are not there, each with who needs it."""
+    text = json.dumps(comparisons)
+    needed = {name: os.environ.get(variable, place) for name, (variable, place) in PYTHONS.items()
+              if f"{{{name}}}" in text}
+    return [f"{path} ({PYTHONS[name][0]})" for name, path in needed.items() if not shutil.which(path)]
 
 
 def run(side, words):
     """The last JSON line that a side prints; none where it cannot run here."""
     command = fill(side["command"], words)
     environment = {name: fill(text, words) for name, text in side.get("env", {}).items()}
-    if not Path(command[0]).exists():
+    if not shutil.which(command[0]):
         print(f"  {side['name']}: {command[0]} is not there, left out", file=sys.stderr)
         return None
     ended = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
@@ -78,6 +90,11 @@ def compare(comparison, rounds, words):
     return {**comparison, "windows": windows, "others": others, "versions": versions}
 
 
+def left_out(result):
+    """The sides of a comparison that have no figure."""
+    return {"StreamRec", *(peer["name"] for peer in result["peers"])} - set(result["windows"])
+
+
 class Results:
     """What comparisons came to, kept in a file line by line, for a run that goes on later or in parts."""
 
@@ -91,8 +108,7 @@ class Results:
 
     def keep(self, name, result):
         # A side that was left out may run the next time.
-        whole = {"StreamRec", *(peer["name"] for peer in result["peers"])} == set(result["windows"])
-        if self.path and whole:
+        if self.path and not left_out(result):
             fields = {field: result[field] for field in ("windows", "others", "versions")}
             with self.path.open("a") as file:
                 print(json.dumps({"name": name, "of": self.of, "result": fields}), file=file)
@@ -129,6 +145,12 @@ def table(results, head):
             ours, theirs = (statistics.median(sides[name]) for name in ("StreamRec", best))
             lines.append(f"| {what} | {unit} | {ours:,.0f} | {best} | {theirs:,.0f} "
                          f"| **{times:.2f}** | {result['need']:g} |")
+        if "above" in result and "StreamRec" in result["windows"]:
+            field, name = result["above"]
+            ours, base = (statistics.median(sides["StreamRec"])
+                          for sides in (result["windows"], result["others"][field]))
+            lines.append(f"| {result['name']} | {result['unit']} | {ours:,.0f} | {name} | {base:,.0f} "
+                         f"| **{ours - base:+,.0f}** | {result['need']:+g} at most |")
     lines += ["", "Medians of all windows (least to greatest):", ""]
     for result in results:
         told = [f"{name} {statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
@@ -136,6 +158,7 @@ def table(results, head):
         if not result["peers"]:
             told += [f"{field} {statistics.median(sides['StreamRec']):,.0f}"
                      for field, sides in result["others"].items() if "StreamRec" in sides]
+        told += [f"{name} left out" for name in sorted(left_out(result))]
         lines.append(f"- {result['name']}, {result['unit']}: {'; '.join(told)}.")
     return "\n".join(lines)
 
@@ -191,27 +214,71 @@ def cpu():
     return os.uname().machine
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", help="comparisons whose names hold these words")
+def from_one(text):
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got `{text}`")
+    return int(text)
+
+
+def arguments():
+    # Its own name is no command: scripts/bench is what one calls.
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--rounds", type=from_one, default=3, metavar="N",
+                        help="how often sides take turns (default 3)")
+    parser.add_argument("--only", metavar="WORDS", help="comparisons whose names hold these words")
+    parser.add_argument("--list", action="store_true", help="list the comparisons, and run none")
+    parser.add_argument("--skip-missing", action="store_true",
+                        help="leave out peers whose interpreter is not there; nothing is written then")
     parser.add_argument("--results", type=Path, metavar="FILE",
                         help="keep what each comparison came to in FILE; those that it holds, of this "
                              "commit, machine and settings, are not run again")
     parser.add_argument("--print", action="store_true", help="print the table, and write nothing")
     args = parser.parse_args()
+    threads, scratch = os.environ.get("THREADS", "2"), os.environ.get("STREAMREC_SCRATCH")
+    if not (threads.isdecimal() and int(threads)):
+        parser.error(f"THREADS: expected a number from 1, got `{threads}`")
+    if args.results and not args.results.parent.is_dir():
+        parser.error(f"--results {args.results}: {args.results.parent} is no folder")
+    if scratch is not None and not Path(scratch).is_dir():
+        parser.error(f"STREAMREC_SCRATCH: expected a folder, and `{scratch}` is none")
+    return args, threads, scratch
+
+
+def set_up(comparison, words):
+    """Makes what both sides read."""
+    command = fill(comparison.get("setup", []), words)
+    if not command:
+        return True
+    if not shutil.which(command[0]):
+        problem = f"{command[0]} is not there"
+    elif status := subprocess.run(command).returncode:
+        problem = f"{' '.join(command)} ended with {status}"
+    else:
+        return True
+    print(f"{comparison['name']}: left out, {problem}", file=sys.stderr)
+    return False
+
+
+def main():
+    args, threads, scratch = arguments()
     comparisons = tomllib.loads(Path("benches/comparisons.toml").read_text())["comparison"]
     blocks = {}
     for comparison in comparisons:
         blocks.setdefault(comparison.get("block", ""), []).append(comparison["name"])
     comparisons = [c for c in comparisons if not args.only or args.only in c["name"]]
     if not comparisons:
-        sys.exit(f"--only {args.only}: no comparison has such a name")
+        sys.exit(f"--only {args.only}: no comparison has such a name; --list names all")
+    if args.list:
+        print("\n".join(comparison["name"] for comparison in comparisons))
+        return
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], stdout=subprocess.PIPE,
                             text=True).stdout.strip()
-    threads = os.environ.get("THREADS", "2")
     kept = Results(args.results, {"commit": commit, "cpu": cpu(), "threads": threads, "rounds": args.rounds})
     missing = [c for c in comparisons if c["name"] not in kept.known]
+    absent = absent_interpreters(missing)
+    if absent and not args.skip_missing:
+        sys.exit(f"the peers' interpreters are not there: {', '.join(absent)}; benches/peers/README.md tells how to make "
+                 "them, the variables where others are, and --skip-missing does without")
     needed = set(re.findall(r"\{bench:(\w+)\}", json.dumps(missing)))
     programs = {f"bench:{name}": path for name, path in (build(sorted(needed)) if needed else {}).items()}
     pythons = {name: os.environ.get(variable, place) for name, (variable, place) in PYTHONS.items()}
@@ -220,11 +287,12 @@ def main():
         if comparison["name"] in kept.known:
             results.append(comparison | kept.known[comparison["name"]])
             continue
-        with tempfile.TemporaryDirectory(dir=os.environ.get("STREAMREC_SCRATCH")) as folder:
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
             words = {"threads": threads, "folder": folder, **pythons, **programs}
-            if "setup" in comparison:
-                subprocess.run(fill(comparison["setup"], words), check=True)
-            results.append(compare(comparison, args.rounds, words))
+            if set_up(comparison, words):
+                results.append(compare(comparison, args.rounds, words))
+            else:
+                results.append({**comparison, "windows": {}, "others": {}, "versions": {}})
         kept.keep(comparison["name"], results[-1])
     versions = sorted({f"{name} {version}" for result in results
                        for name, version in result["versions"].items()})
@@ -232,15 +300,16 @@ def main():
     head = (f"`scripts/bench --rounds {args.rounds}{only}`, commit {commit}, "
             f"{datetime.date.today()}, {cpu()}, {threads} threads; {', '.join(versions)}.")
     print(table(results, head))
-    if args.print:
-        return
+    gaps = [f"{result['name']}: {', '.join(sorted(left_out(result)))}" for result in results if left_out(result)]
     # A block is written when all of it was run.
-    for block, names in blocks.items():
+    for block, names in ({} if args.print else blocks).items():
         own = [result for result in results if result["name"] in names]
-        if len(own) == len(names):
+        if len(own) == len(names) and not any(map(left_out, own)):
             write(block, table(own, head))
             if not block:
                 PLOT.write_text(plot(own))
+    if gaps:
+        sys.exit("without a figure, so that nothing of their block is written: " + "; ".join(gaps))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def main():
                         choices=("auto", "jemalloc", "tcmalloc", "system"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.model, args.device = "dlrm", "cpu"
+    args.model, args.device, args.tables = "dlrm", "cpu", "stacked"
     allocator = pytorch_ranker.preload_allocator(args.allocator)
     results = multiprocessing.get_context("spawn").SimpleQueue()
     multiprocessing.spawn(work, (args, results), nprocs=args.ranks)

@@ -29,6 +29,7 @@ import statistics
 import sys
 import time
 from functools import partial
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -163,12 +164,16 @@ def make_batches(args):
     ids = np.stack([zipf_ids(generator, total, rows, args.zipf) + start
                     for rows, start in zip(tables, starts)], axis=1)
     offsets = torch.arange(args.batch * len(tables) + 1)
+    by_table = args.tables == "fbgemm"
+    if by_table:
+        ids -= starts[:-1]
     batches = []
     for i in range(args.batches):
         part = slice(i * args.batch, (i + 1) * args.batch)
         dense = torch.from_numpy(generator.standard_normal((args.batch, columns), np.float32))
         label = torch.from_numpy((generator.random(args.batch) < 0.25).astype(np.float32))
-        batch = (dense, torch.from_numpy(ids[part].reshape(-1).copy()), offsets, label)
+        own = ids[part].T if by_table else ids[part]
+        batch = (dense, torch.from_numpy(own.reshape(-1).copy()), offsets, label)
         pinned = args.device == "cuda"
         batches.append(tuple(tensor.pin_memory() if pinned else tensor for tensor in batch))
     return batches
@@ -197,13 +202,34 @@ class Tables(nn.Module):
                             for i, (bag, start) in enumerate(zip(self.bags, starts))], dim=1)
 
 
+class FbgemmTables(nn.Module):
+    """The same of FBGEMM's tables on a CPU, which update their rows while they go backward; ids table by table."""
+
+    def __init__(self, rows, dim):
+        super().__init__()
+        from fbgemm_gpu.split_embedding_configs import EmbOptimType
+        from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+        from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+            ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen)
+        self.shape = (-1, len(rows), dim)
+        self.bags = SplitTableBatchedEmbeddingBagsCodegen(
+            [(count, dim, EmbeddingLocation.HOST, ComputeDevice.CPU) for count in rows],
+            optimizer=EmbOptimType.EXACT_ADAGRAD, learning_rate=0.01, eps=1e-10,
+            pooling_mode=PoolingMode.SUM, device=torch.device("cpu"))
+        self.bags.init_embedding_weights_uniform(-max(rows) ** -0.5, max(rows) ** -0.5)
+
+    def forward(self, ids, offsets):
+        return self.bags(ids, offsets).view(self.shape)
+
+
 def make_step(args):
     rows, columns, dim = INPUTS[args.model]
-    table = Tables(rows, dim, args.device, args.tables == "separate")
+    fused = args.tables == "fbgemm"
+    table = FbgemmTables(rows, dim) if fused else Tables(rows, dim, args.device, args.tables == "separate")
     network = MODELS[args.model](len(rows), columns, dim).to(args.device)
     forward = torch.compile(network) if args.compile else network
-    optimizers = [torch.optim.Adagrad(table.parameters(), lr=0.01),
-                  torch.optim.Adagrad(network.parameters(), lr=0.01, foreach=True)]
+    optimizers = [] if fused else [torch.optim.Adagrad(table.parameters(), lr=0.01)]
+    optimizers.append(torch.optim.Adagrad(network.parameters(), lr=0.01, foreach=True))
     half = args.precision == "bf16"
 
     def step(*batch):
@@ -256,17 +282,23 @@ def main():
     parser.add_argument("--window-steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile the dense part")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--tables", choices=("stacked", "separate"), default="stacked",
-                        help="one table with offset ids, or one module each")
+    parser.add_argument("--tables", choices=("stacked", "separate", "fbgemm"), default="stacked",
+                        help="one table with offset ids, one module each, or FBGEMM's on a CPU")
     parser.add_argument("--allocator", default="auto",
                         choices=("auto", "jemalloc", "tcmalloc", "system"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.tables == "fbgemm" and args.device != "cpu":
+        parser.error("--tables fbgemm: only on a CPU")
     allocator = preload_allocator(args.allocator if args.device == "cpu" else "system")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rates = measure(args, make_step(args), make_batches(args))
     gpu = torch.cuda.get_device_name() if args.device == "cuda" else None
+    versions = {"torch": torch.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    if args.tables == "fbgemm":
+        # Of the PyTorch that FBGEMM loads into, which is not that of the other peers.
+        versions = {"fbgemm": f"{metadata.version('fbgemm-gpu-cpu')} with torch {torch.__version__}"}
     print(json.dumps({
         "peer": "PyTorch",
         "model": args.model,
@@ -274,8 +306,7 @@ def main():
         "gpu": gpu,
         "samples_per_s": round(statistics.median(rates)),
         "windows_samples_per_s": [round(rate) for rate in rates],
-        "versions": {"torch": torch.__version__, "python": platform.python_version(),
-                     "numpy": np.__version__},
+        "versions": versions,
         "settings": {**vars(args), "allocator": allocator,
                      "cpu": torch.backends.cpu.get_cpu_capability()},
     }))

@@ -36,6 +36,7 @@ mod resume;
 mod retention;
 mod score;
 mod serving;
+mod side_by_side;
 mod submission;
 mod table_precision;
 mod tcp;
