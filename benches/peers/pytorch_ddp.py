@@ -87,7 +87,7 @@ def main():
     rates = results.get()
     print(json.dumps({"samples_per_s": round(statistics.median(rates)),
                       "windows_samples_per_s": [round(rate) for rate in rates],
-                      "versions": {"torch": torch.__version__},
+                      "versions": {"torch": torch.__version__, "allocator": allocator},
                       "settings": {**vars(args), "allocator": allocator}}))
 
 

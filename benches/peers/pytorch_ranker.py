@@ -60,7 +60,7 @@ LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/
 
 
 def preload_allocator(choice):
-    """Starts this script anew with jemalloc or tcmalloc preloaded, where one is found."""
+    """Starts this script anew with jemalloc or tcmalloc preloaded."""
     if choice == "system" or "PEER_ALLOCATOR" in os.environ:
         return os.environ.get("PEER_ALLOCATOR", "system")
     wanted = [name for name in ALLOCATORS if choice == "auto" or choice in name]
@@ -74,10 +74,8 @@ def preload_allocator(choice):
                                       "background_thread:true,metadata_thp:auto,"
                                       "dirty_decay_ms:-1,muzzy_decay_ms:-1")
                 os.execv(sys.executable, [sys.executable, *sys.argv])
-    if choice != "auto":
-        sys.exit(f"allocator {choice} not found in {', '.join(LIBRARY_FOLDERS)}: install it, "
-                 "or pass --allocator system")
-    return "system"
+    sys.exit(f"none of {', '.join(wanted)} is in {', '.join(LIBRARY_FOLDERS)}: install one (Debian: "
+             "libtcmalloc-minimal4), or pass --allocator system, which is slower")
 
 
 def mlp(sizes, last_relu):
@@ -299,6 +297,8 @@ def main():
     if args.tables == "fbgemm":
         # Of the PyTorch that FBGEMM loads into, which is not that of the other peers.
         versions = {"fbgemm": f"{metadata.version('fbgemm-gpu-cpu')} with torch {torch.__version__}"}
+    if args.device == "cpu":
+        versions["allocator"] = allocator
     print(json.dumps({
         "peer": "PyTorch",
         "model": args.model,
