@@ -18,3 +18,4 @@ mod packed_weights;
 mod random;
 mod sparse_optimizer;
 mod sum_features;
+mod units;
