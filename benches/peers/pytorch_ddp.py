@@ -17,6 +17,7 @@ from torch import distributed, multiprocessing, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+import preload
 import pytorch_ranker
 
 
@@ -74,12 +75,11 @@ def main():
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--window-steps", type=int, default=5)
     parser.add_argument("--port", type=int, default=29_511)
-    parser.add_argument("--allocator", default="auto",
-                        choices=("auto", "jemalloc", "tcmalloc", "system"))
+    preload.add_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.model, args.device, args.tables = "dlrm", "cpu", "stacked"
-    allocator = pytorch_ranker.preload_allocator(args.allocator)
+    preloaded = preload.restart(args)
     results = multiprocessing.get_context("spawn").SimpleQueue()
     multiprocessing.spawn(work, (args, results), nprocs=args.ranks)
     if results.empty():
@@ -87,8 +87,8 @@ def main():
     rates = results.get()
     print(json.dumps({"samples_per_s": round(statistics.median(rates)),
                       "windows_samples_per_s": [round(rate) for rate in rates],
-                      "versions": {"torch": torch.__version__, "allocator": allocator},
-                      "settings": {**vars(args), "allocator": allocator}}))
+                      "versions": {"torch": torch.__version__} | preloaded,
+                      "settings": {**vars(args), **preloaded}}))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import preload
+
 SCALE = int(os.environ.get("STREAMREC_SCALE", "1"))
 
 
@@ -53,29 +55,6 @@ INPUTS = {
     "dlrm_h200": LARGE,
     "dcn_v2_h200": LARGE,
 }
-# The fastest first, as measured with scripts/bench.
-ALLOCATORS = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4", "libjemalloc.so.2")
-LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64",
-                   "/usr/lib", "/usr/local/lib")
-
-
-def preload_allocator(choice):
-    """Starts this script anew with jemalloc or tcmalloc preloaded."""
-    if choice == "system" or "PEER_ALLOCATOR" in os.environ:
-        return os.environ.get("PEER_ALLOCATOR", "system")
-    wanted = [name for name in ALLOCATORS if choice == "auto" or choice in name]
-    for name in wanted:
-        for folder in LIBRARY_FOLDERS:
-            path = os.path.join(folder, name)
-            if os.path.exists(path):
-                os.environ["PEER_ALLOCATOR"] = name
-                os.environ["LD_PRELOAD"] = path
-                os.environ.setdefault("MALLOC_CONF", "oversize_threshold:1,"
-                                      "background_thread:true,metadata_thp:auto,"
-                                      "dirty_decay_ms:-1,muzzy_decay_ms:-1")
-                os.execv(sys.executable, [sys.executable, *sys.argv])
-    sys.exit(f"none of {', '.join(wanted)} is in {', '.join(LIBRARY_FOLDERS)}: install one (Debian: "
-             "libtcmalloc-minimal4), or pass --allocator system, which is slower")
 
 
 def mlp(sizes, last_relu):
@@ -282,13 +261,12 @@ def main():
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tables", choices=("stacked", "separate", "fbgemm"), default="stacked",
                         help="one table with offset ids, one module each, or FBGEMM's on a CPU")
-    parser.add_argument("--allocator", default="auto",
-                        choices=("auto", "jemalloc", "tcmalloc", "system"))
+    preload.add_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.tables == "fbgemm" and args.device != "cpu":
         parser.error("--tables fbgemm: only on a CPU")
-    allocator = preload_allocator(args.allocator if args.device == "cpu" else "system")
+    preloaded = preload.restart(args) if args.device == "cpu" else {}
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rates = measure(args, make_step(args), make_batches(args))
@@ -297,8 +275,6 @@ def main():
     if args.tables == "fbgemm":
         # Of the PyTorch that FBGEMM loads into, which is not that of the other peers.
         versions = {"fbgemm": f"{metadata.version('fbgemm-gpu-cpu')} with torch {torch.__version__}"}
-    if args.device == "cpu":
-        versions["allocator"] = allocator
     print(json.dumps({
         "peer": "PyTorch",
         "model": args.model,
@@ -306,8 +282,8 @@ def main():
         "gpu": gpu,
         "samples_per_s": round(statistics.median(rates)),
         "windows_samples_per_s": [round(rate) for rate in rates],
-        "versions": versions,
-        "settings": {**vars(args), "allocator": allocator,
+        "versions": versions | preloaded,
+        "settings": {**vars(args), **preloaded,
                      "cpu": torch.backends.cpu.get_cpu_capability()},
     }))
 
