@@ -14,6 +14,7 @@ mod evaluate;
 mod export;
 mod features;
 mod folder;
+mod input;
 mod kernels;
 mod launch;
 mod logging;

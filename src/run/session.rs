@@ -1,13 +1,13 @@
 //! The steps of a run, with evaluations, checkpoints and a journal between them.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::RunError;
 use super::folder::RunFolder;
+use super::input::{Arrived, Input};
 use super::rank::Rank;
 use super::step_profile::StepProfile;
 use super::stop::StopSignal;
@@ -15,7 +15,7 @@ use super::train::TrainOutcome;
 use super::window::Window;
 use crate::checkpoint::{Best, Checkpoint, CheckpointError, CheckpointFolder, Saver, Snapshot};
 use crate::config::Experiment;
-use crate::data::{Batch, BatchReader};
+use crate::data::BatchReader;
 use crate::optim::LossScalerState;
 use crate::train::metrics::auc;
 use crate::train::{Evaluation, EvaluationPlan, Journal, Progress, StepOutcome, Trainee};
@@ -32,8 +32,11 @@ pub(super) struct TrainState {
     pub(super) step: u64,
     /// Samples seen.
     pub(super) rows: u64,
-    /// Time trained, over all attempts, in seconds.
+    /// Time trained, over all attempts, in seconds; the wait for batches is part of it.
     pub(super) seconds: f64,
+    /// How long of it rank 0 waited for batches.
+    #[serde(default)]
+    pub(super) input_waited_seconds: f64,
     /// The order of samples depends on these two.
     pub(super) global_batch: usize,
     pub(super) seed: u64,
@@ -61,6 +64,7 @@ impl TrainState {
             step: 0,
             rows: 0,
             seconds: 0.0,
+            input_waited_seconds: 0.0,
             global_batch: experiment.train.global_batch,
             seed: experiment.seed,
             best_loss: None,
@@ -123,7 +127,7 @@ pub(super) struct Session<'a> {
     rank: Rank,
     experiment: &'a Experiment,
     trainer: Box<dyn Trainee>,
-    training: BatchReader,
+    training: Input,
     validation: Option<(BatchReader, EvaluationPlan)>,
     saver: Saver,
     state: TrainState,
@@ -138,7 +142,7 @@ pub(super) struct Session<'a> {
 
 /// A step that was asked for, and where the run stood behind it.
 struct UnderWay {
-    batch: Arc<Batch>,
+    input: Arrived,
     step: u64,
     epoch: u64,
     /// Of its global batch, and of the run.
@@ -178,7 +182,7 @@ impl<'a> Session<'a> {
             rank,
             experiment,
             trainer,
-            training,
+            training: Input::new(training),
             validation,
             saver,
             state,
@@ -217,9 +221,10 @@ impl<'a> Session<'a> {
         if self.rank.is_first() {
             let (seconds, rows) = (self.state.seconds, self.state.rows);
             let samples_per_s = rows as f64 / seconds.max(1e-9);
+            let waited = self.state.input_waited_seconds;
             tracing::info!(
                 "training is done: {step} steps, {rows} samples in {seconds:.1} s, \
-                 {samples_per_s:.0} samples/s"
+                 {samples_per_s:.0} samples/s; {waited:.1} s of it waited for input"
             );
             if self.ends_early() {
                 let evaluations = self.state.evaluations_without_better;
@@ -247,11 +252,10 @@ impl<'a> Session<'a> {
                 .start(self.state.epoch, self.state.epoch_step)?;
             self.rank.reporter.set_phase("train");
             // One batch ahead, whose ids travel while this one computes.
-            let mut coming = self.training.next()?.map(Arc::new);
-            while let Some(batch) = coming {
-                let read = tracing::trace_span!("read").in_scope(|| self.training.next());
-                coming = read?.map(Arc::new);
-                let stop = self.step(batch, coming.as_ref(), signal)?;
+            let mut coming = self.training.next()?;
+            while let Some(input) = coming {
+                coming = self.training.next()?;
+                let stop = self.step(input, coming.as_ref(), signal)?;
                 if stop
                     || self.is_last()
                     || self.evaluates()
@@ -308,26 +312,27 @@ impl<'a> Session<'a> {
 
     fn step(
         &mut self,
-        batch: Arc<Batch>,
-        next: Option<&Arc<Batch>>,
+        input: Arrived,
+        next: Option<&Arrived>,
         signal: &StopSignal,
     ) -> Result<bool, RunError> {
         let (began, step) = (Instant::now(), self.state.step + 1);
         self.rank.reporter.set_step(step);
         let stop = signal.received().is_some();
-        let ahead = self.trainer.step_ahead(&batch, next, step, stop)?;
+        let next = next.map(|next| &next.batch);
+        let ahead = self.trainer.step_ahead(&input.batch, next, step, stop)?;
+        let (epoch_step, global_batch) = (self.state.epoch_step, self.state.global_batch);
+        let rows = self.training.rows_of_step(epoch_step, global_batch);
         self.state.step = step;
         self.state.epoch_step += 1;
-        let left =
-            self.training.rows() - (self.state.epoch_step - 1) * self.state.global_batch as u64;
-        let rows = left.min(self.state.global_batch as u64);
         self.state.rows += rows;
-        self.state.seconds += began.elapsed().as_secs_f64();
+        self.state.seconds += (input.waited + began.elapsed()).as_secs_f64();
+        self.state.input_waited_seconds += input.waited.as_secs_f64();
         if self.state.epoch_step == self.training.steps_per_epoch() {
             self.next_epoch();
         }
         self.under_way.push_back(UnderWay {
-            batch,
+            input,
             step,
             epoch: self.state.epoch,
             rows: [rows, self.state.rows],
@@ -364,11 +369,9 @@ impl<'a> Session<'a> {
         }
         tracing::trace_span!("training metrics").in_scope(|| {
             self.window
-                .add(&of.batch, outcome, rows, self.trainer.as_ref());
+                .add(&of.input, outcome, rows, self.trainer.as_ref());
         });
-        if let Ok(batch) = Arc::try_unwrap(of.batch) {
-            self.training.recycle(batch);
-        }
+        self.training.recycle(of.input.batch);
         if step.is_multiple_of(self.experiment.train.log_every_steps) {
             let _span = tracing::trace_span!("journal").entered();
             self.write_window(outcome, [of.epoch, step])?;

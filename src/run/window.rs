@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::data::Batch;
+use super::input::Arrived;
 use crate::train::metrics::Predictions;
 use crate::train::{StepOutcome, Trainee};
 
@@ -17,6 +17,7 @@ pub(super) struct Window {
     losses: u64,
     steps: u64,
     waited: Duration,
+    input_waited: Duration,
     pub(super) predictions: Predictions,
     pub(super) auc: Option<f64>,
 }
@@ -30,6 +31,7 @@ impl Default for Window {
             losses: 0,
             steps: 0,
             waited: Duration::ZERO,
+            input_waited: Duration::ZERO,
             predictions: Predictions::default(),
             auc: None,
         }
@@ -49,6 +51,8 @@ pub(super) struct TrainRecord {
     gradient_norm: f64,
     /// Time that rank 0 waited for vectors and gradients of others, a step.
     waited_ms: f64,
+    /// Time that rank 0 waited for its batch, a step: the input could not keep up.
+    input_waited_ms: f64,
     /// The factor on the loss, with fp16.
     #[serde(skip_serializing_if = "Option::is_none")]
     loss_scale: Option<f64>,
@@ -61,7 +65,7 @@ impl Window {
     /// Adds a step that was told of.
     pub(super) fn add(
         &mut self,
-        batch: &Batch,
+        input: &Arrived,
         outcome: &StepOutcome,
         rows: u64,
         trainer: &dyn Trainee,
@@ -69,12 +73,14 @@ impl Window {
         self.rows += rows;
         self.steps += 1;
         self.waited += outcome.waited;
+        self.input_waited += input.waited;
         // In fp16 a step may be skipped because its loss overflowed.
         if !outcome.loss.is_finite() {
             return;
         }
         self.loss += outcome.loss;
         self.losses += 1;
+        let batch = &input.batch;
         // Of a batch worked through in pieces, these are the last piece's.
         let (heads, (rows, probabilities)) = (trainer.heads(), trainer.last_probabilities());
         for row in rows.start..rows.end.min(batch.filled) {
@@ -93,6 +99,7 @@ impl Window {
         auc: f64,
     ) -> TrainRecord {
         let window = std::mem::take(self);
+        let ms_per_step = |time: Duration| time.as_secs_f64() * 1e3 / window.steps as f64;
         self.auc = Some(auc);
         let scaler = trainer.loss_scaler();
         TrainRecord {
@@ -102,7 +109,8 @@ impl Window {
             samples_per_s: window.rows as f64 / window.began.elapsed().as_secs_f64(),
             learning_rate_factor: trainer.learning_rate_factor(step),
             gradient_norm: outcome.gradient_norm,
-            waited_ms: window.waited.as_secs_f64() * 1e3 / window.steps as f64,
+            waited_ms: ms_per_step(window.waited),
+            input_waited_ms: ms_per_step(window.input_waited),
             loss_scale: scaler.map(|scaler| scaler.scale),
             skipped_steps: scaler.map(|scaler| scaler.skipped_steps),
         }

@@ -61,7 +61,7 @@ fn run(
     let text = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
     let line = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        for clock in ["elapsed_s", "samples_per_s", "waited_ms"] {
+        for clock in ["elapsed_s", "samples_per_s", "waited_ms", "input_waited_ms"] {
             line.as_object_mut().unwrap().remove(clock);
         }
         line

@@ -10,12 +10,16 @@ use super::table::with_points;
 use super::{count, figure};
 
 /// Charts: title, and the measures whose curves are in it.
-const CHARTS: [(&str, &[&str]); 5] = [
+const CHARTS: [(&str, &[&str]); 6] = [
     ("Loss", &["loss", "log_loss"]),
     ("AUC", &["auc", "gauc"]),
     ("Calibration: predictions over labels", &["calibration"]),
     ("Gradient norm", &["gradient_norm"]),
     ("Learning rate", &["learning_rate"]),
+    (
+        "Waiting for other ranks and for input, milliseconds a step",
+        &["waited_ms", "input_waited_ms"],
+    ),
 ];
 
 /// Curves by kind of record and measure.
