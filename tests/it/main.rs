@@ -13,6 +13,7 @@ mod failures;
 mod gpu_check;
 #[cfg(feature = "mpi")]
 mod hosts;
+mod import_memory;
 mod incidents;
 mod later_data;
 mod live_incidents;
