@@ -30,7 +30,10 @@ impl OutputLock {
                 .truncate(false)
                 .write(true)
                 .open(&path)
-                .map_err(RunError::file("open", &path))?;
+                .map_err(RunError::other(format!(
+                    "{} cannot be written: its folder takes no file; choose another place",
+                    out.display()
+                )))?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(RunError::Busy { path: out.into() }),

@@ -427,6 +427,93 @@ fn what_cannot_be_scored_is_told_with_its_place_and_leaves_nothing() {
     assert!(said(&onto).contains("is the input"), "{}", said(&onto));
 }
 
+/// Parquet files that cannot be scored, beside `test.parquet`.
+fn write_bad_parquet(bench: &Bench) {
+    let (good, clicks) = (bench.path("test.parquet"), &bench.test);
+    let bytes = fs::read(&good).expect("read");
+    let write = |name: &str, bytes: &[u8]| fs::write(bench.path(name), bytes).expect("written");
+    write("nothing-in.parquet", b"");
+    write("cut.parquet", &bytes[..bytes.len() / 2]);
+    write("text.parquet", csv(clicks).as_bytes());
+    let rows = read(&good);
+    let with = |name: &str, column: &str, values: Option<ArrayRef>| {
+        let mut columns = Vec::new();
+        for (field, own) in rows.schema().fields().iter().zip(rows.columns()) {
+            if field.name() != column {
+                columns.push((field.name().clone(), Arc::clone(own)));
+            } else if let Some(values) = &values {
+                columns.push((field.name().clone(), Arc::clone(values)));
+            }
+        }
+        let batch = RecordBatch::try_from_iter(columns).expect("one table");
+        let file = File::create(bench.path(name)).expect("a file");
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), None).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("written");
+    };
+    with("lacking.parquet", "views", None);
+    let words = StringArray::from(vec!["many"; rows.num_rows()]);
+    with("words.parquet", "views", Some(Arc::new(words)));
+    let tags = rows.column_by_name("tags").expect("tags");
+    with("lists.parquet", "price", Some(Arc::clone(tags)));
+}
+
+#[test]
+fn parquet_that_cannot_be_scored_is_told_in_one_line_and_leaves_earlier_scores() {
+    let bench = Bench::new();
+    write_bad_parquet(&bench);
+    let kept = b"earlier scores";
+    fs::write(bench.path("kept.parquet"), kept).expect("written");
+    let whole = ["as Parquet", "cut short", "write or fetch it again"];
+    let cases: [(&str, &[&str]); 6] = [
+        (
+            "lacking.parquet",
+            &["has no field `views`", "click, at, device"],
+        ),
+        (
+            "words.parquet",
+            &["row 1", "`views`", "an integer", "correct the file"],
+        ),
+        (
+            "lists.parquet",
+            &["row 1", "`price`", "another type", "takes a number"],
+        ),
+        ("nothing-in.parquet", &whole),
+        ("cut.parquet", &whole),
+        ("text.parquet", &whole),
+    ];
+    let refused = |output: &Output, words: &[&str]| {
+        let text = said(output);
+        assert!(!output.status.success(), "{text}");
+        let one = text.starts_with("error: ") && text.trim_end().lines().count() == 1;
+        assert!(one, "one line: {text}");
+        for word in words {
+            assert!(text.contains(word), "expected {word:?} in: {text}");
+        }
+        let left = fs::read(bench.path("kept.parquet")).expect("still there");
+        assert_eq!(left, kept);
+    };
+    for (input, words) in cases {
+        let output = bench.score("artifact", input, "kept.parquet", &["--overwrite"]);
+        refused(&output, &[&[input], words].concat());
+    }
+    // A file is where the folder of the scores would be, and a folder that takes no files.
+    let beneath = bench.score("artifact", "test.parquet", "kept.parquet/scores", &[]);
+    refused(&beneath, &["folder cannot be made", "another --out"]);
+    let (artifact, input) = (bench.path("artifact"), bench.path("test.parquet"));
+    let nowhere = streamrec(&["score", &artifact, &input, "--out", "/proc/scores.parquet"]);
+    refused(
+        &nowhere,
+        &["/proc/scores.parquet cannot be written", "another place"],
+    );
+    // An artifact whose schema was changed is not that which its golden examples are of.
+    let manifest = bench.path("artifact/manifest.json");
+    let text = fs::read_to_string(&manifest).expect("read");
+    fs::write(&manifest, text.replace("\"views\"", "\"visits\"")).expect("written");
+    let other = bench.score("artifact", "test.parquet", "kept.parquet", &["--overwrite"]);
+    refused(&other, &["the artifact cannot be used", "visits"]);
+}
+
 #[test]
 fn an_interrupted_scoring_leaves_nothing() {
     let bench = Bench::new();

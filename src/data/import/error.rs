@@ -64,7 +64,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// Fields that the schema reads and the file lacks.
-    #[error("{} has no field {}; its fields are {}: correct the schema or the file", path.display(), missing.join(", "), found.join(", "))]
+    #[error("{} has no field {}; {}: correct the schema or the file", path.display(), missing.join(", "), fields(found))]
     Fields {
         /// The file.
         path: PathBuf,
@@ -74,7 +74,7 @@ pub enum ImportError {
         found: Vec<String>,
     },
     /// Fields whose Parquet type cannot be read as the schema says.
-    #[error("{}, column `{field}`: cannot read Parquet type {found} as {expected}", path.display())]
+    #[error("{}, column `{field}`: cannot read Parquet type {found} as {expected}; write the column with such a type", path.display())]
     FieldType {
         /// The file.
         path: PathBuf,
@@ -106,7 +106,10 @@ pub enum ImportError {
         first: PathBuf,
     },
     /// A Parquet file that cannot be read.
-    #[error("cannot read the Parquet file {}", path.display())]
+    #[error(
+        "cannot read {} as Parquet: it was cut short or changed on its way, or is of another format; write or fetch it again",
+        path.display()
+    )]
     Parquet {
         /// The file.
         path: PathBuf,
@@ -114,7 +117,7 @@ pub enum ImportError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A value that is not what an input of the model takes.
-    #[error("{}, row {row}, column `{column}`: {got} {problem}; the model takes {expected} here", path.display())]
+    #[error("{}, row {row}, column `{column}`: {got} {problem}; the model takes {expected} here: correct the file", path.display())]
     InputValue {
         /// The file.
         path: PathBuf,
@@ -244,6 +247,14 @@ impl ImportError {
 impl From<crate::data::Error> for ImportError {
     fn from(error: crate::data::Error) -> Self {
         Self::Data(error)
+    }
+}
+
+fn fields(found: &[String]) -> String {
+    if found.is_empty() {
+        "it is empty".into()
+    } else {
+        format!("its fields are {}", found.join(", "))
     }
 }
 

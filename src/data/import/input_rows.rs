@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use streamrec_artifact::{InputColumn, RawBatch, RawColumn, excerpt};
+use streamrec_artifact::{InputColumn, RawBatch, RawColumn, SourceType, excerpt};
 
 use super::cell::{Cell, Fault};
 use super::error::ImportError;
@@ -439,6 +439,7 @@ fn misfit(path: &Path, row: u64, input: &InputColumn, fault: Fault, got: Cell<'_
 fn expectation(input: &InputColumn) -> String {
     match RawColumn::new(input.kind) {
         RawColumn::KeyList { .. } => format!("a list of {}s", input.source),
+        _ if input.source == SourceType::Integer => "an integer".into(),
         _ => format!("a {}", input.source),
     }
 }

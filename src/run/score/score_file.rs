@@ -55,7 +55,9 @@ impl ScoreFile {
             )));
         }
         let folder = parent(out);
-        std::fs::create_dir_all(folder).map_err(RunError::file("make", folder))?;
+        std::fs::create_dir_all(folder).map_err(RunError::other(format!(
+            "--out {shown}: its folder cannot be made; choose another --out"
+        )))?;
         let lock = OutputLock::take(sibling(out, "lock"), out)?;
         let next = sibling(out, "next");
         // What a command left that was killed is written over.

@@ -154,7 +154,10 @@ impl Files {
         let mut found: Vec<(PathBuf, ScoreFormat)> = Vec::new();
         for input in &args.input {
             if !input.exists() {
-                return Err(RunError::Usage(format!("{} is not there", input.display())));
+                return Err(RunError::Usage(format!(
+                    "{} is not there; check the path",
+                    input.display()
+                )));
             }
             if !input.is_dir() {
                 let format = args.format.or_else(|| of_name(input)).ok_or_else(|| {
