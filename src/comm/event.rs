@@ -9,8 +9,12 @@ use super::CommError;
 ///
 /// Dropping it does not cancel the collective: the result is dropped when it is there.
 #[must_use = "the buffer in flight comes back only through `wait`"]
-pub struct Event<T> {
-    state: Arc<State<T>>,
+pub struct Event<T>(Inner<T>);
+
+enum Inner<T> {
+    /// From the start.
+    Completed(Result<T, CommError>),
+    Pending(Arc<State<T>>),
 }
 
 /// The side that completes an [`Event`]. Dropped without a result, it completes the event with
@@ -43,30 +47,34 @@ impl<T> Event<T> {
         let promise = Promise {
             state: Arc::clone(&state),
         };
-        (promise, Self { state })
+        (promise, Self(Inner::Pending(state)))
     }
 
     /// An event that is ready from the start.
     pub fn completed(result: Result<T, CommError>) -> Self {
-        let (promise, event) = Self::pending();
-        promise.complete(result);
-        event
+        Self(Inner::Completed(result))
     }
 
     /// Whether [`wait`](Self::wait) would return at once.
     pub fn is_ready(&self) -> bool {
-        self.state.ready.load(Ordering::Acquire)
+        match &self.0 {
+            Inner::Completed(_) => true,
+            Inner::Pending(state) => state.ready.load(Ordering::Acquire),
+        }
     }
 
     /// Blocks until the collective is over, and returns its result.
     pub fn wait(self) -> Result<T, CommError> {
-        let mut result = self.state.lock();
+        let state = match self.0 {
+            Inner::Completed(result) => return result,
+            Inner::Pending(state) => state,
+        };
+        let mut result = state.lock();
         loop {
             if let Some(result) = result.take() {
                 return result;
             }
-            result = self
-                .state
+            result = state
                 .completed
                 .wait(result)
                 .unwrap_or_else(PoisonError::into_inner);

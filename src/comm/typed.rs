@@ -7,6 +7,9 @@ use super::{CommError, Communicator};
 /// Replaces `values` by their sums over all ranks, taken in rank order; meant for metrics, not
 /// for gradients. Every rank passes the same number of values.
 pub fn all_reduce_f64(comm: &dyn Communicator, values: &mut [f64]) -> Result<(), CommError> {
+    if comm.size() == 1 {
+        return Ok(());
+    }
     let gathered = all_gather_pod(comm, values)?;
     if let Some(rank) = gathered
         .iter()

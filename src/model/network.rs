@@ -277,39 +277,29 @@ impl Network {
     }
 
     fn check_batch(&self, batch: &BatchInput<'_>) -> Result<(), ModelError> {
-        let check = |what, fits: bool, expected: String, got: usize| match fits {
-            true => Ok(()),
-            false => Err(ModelError::Batch {
+        let refuse = |what, expected: String, got: usize| {
+            Err(ModelError::Batch {
                 what,
                 expected,
                 got: got.to_string(),
-            }),
+            })
         };
-        let rows = batch.rows();
-        let at_most = format!("at most {}", self.batch);
-        check("the number of samples", rows <= self.batch, at_most, rows)?;
+        let (rows, bags) = (batch.rows(), batch.bags.features);
+        if rows > self.batch {
+            let expected = format!("at most {}", self.batch);
+            return refuse("the number of samples", expected, rows);
+        }
         let [dense_rows, dense] = batch.dense.shape();
-        let expected = self.dense.to_string();
-        check(
-            "the number of dense features",
-            dense == self.dense,
-            expected,
-            dense,
-        )?;
-        let expected = rows.to_string();
-        check(
-            "the number of dense samples",
-            dense_rows == rows,
-            expected,
-            dense_rows,
-        )?;
-        let (expected, bags) = (self.bags.to_string(), batch.bags.features);
-        check(
-            "the number of categorical features",
-            bags == self.bags,
-            expected,
-            bags,
-        )
+        for (what, expected, got) in [
+            ("the number of dense features", self.dense, dense),
+            ("the number of dense samples", rows, dense_rows),
+            ("the number of categorical features", self.bags, bags),
+        ] {
+            if got != expected {
+                return refuse(what, expected.to_string(), got);
+            }
+        }
+        Ok(())
     }
 
     fn check_same_rows(&self, batch: &BatchInput<'_>) -> Result<(), ModelError> {

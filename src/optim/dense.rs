@@ -93,8 +93,22 @@ impl DenseOptimizer {
         factor: f64,
         step: u64,
     ) -> Result<(), OptimError> {
+        context.install(|| {
+            let gradients = parameters.gradients_mut();
+            self.scale(context, gradients, unscale * self.clip_factor(norm))?;
+            self.update_runs(context, parameters, factor, step)
+        })
+    }
+
+    /// Updates with gradients as they are.
+    fn update_runs(
+        &mut self,
+        context: &Context,
+        parameters: &mut ParameterStore,
+        factor: f64,
+        step: u64,
+    ) -> Result<(), OptimError> {
         let (weights, gradients) = parameters.arena_and_gradients();
-        self.scale(context, gradients, unscale * self.clip_factor(norm))?;
         let learning_rate = self.rule.learning_rate() * factor;
         for run in &self.runs {
             let gradient = &gradients.bucket(run.bucket)?[run.in_bucket.clone()];
@@ -122,11 +136,14 @@ impl DenseOptimizer {
     /// parameters do not count: nobody uses them. Collective in the tensor-parallel group.
     pub(super) fn norm(&self, context: &Context, gradients: &Gradients) -> Result<f64, OptimError> {
         let (mut shared, mut own) = ([0.0], 0.0);
-        for run in &self.runs {
-            let gradient = &gradients.bucket(run.bucket)?[run.in_bucket.clone()];
-            let squares = norm::sum_of_squares(context, gradient);
-            *(if run.shared { &mut shared[0] } else { &mut own }) += squares;
-        }
+        context.install(|| {
+            for run in &self.runs {
+                let gradient = &gradients.bucket(run.bucket)?[run.in_bucket.clone()];
+                let squares = norm::sum_of_squares(context, gradient);
+                *(if run.shared { &mut shared[0] } else { &mut own }) += squares;
+            }
+            Ok::<_, OptimError>(())
+        })?;
         // What the group shares counts once: each rank has a part. The rest is the same on all.
         all_reduce_f64(self.group.as_ref(), &mut shared).map_err(ModelError::Comm)?;
         Ok((own + shared[0]).sqrt())

@@ -132,15 +132,11 @@ impl Optimizer {
         context: &Context,
         parameters: &mut ParameterStore,
         step: u64,
-        gradient: impl Fn(TableId) -> SparseGradient<'a>,
+        gradient: impl Fn(TableId) -> SparseGradient<'a> + Sync,
     ) -> Result<(), OptimError> {
         let (factor, update) = (self.schedule.factor(step), step - self.skipped_steps);
-        let trained = parameters
-            .table_ids()
-            .filter(|&table| !self.is_frozen(table));
-        let gradients: Vec<_> = trained.map(|table| (table, gradient(table))).collect();
         self.sparse
-            .update(context, parameters, &gradients, factor, [step, update])
+            .update(context, parameters, gradient, factor, [step, update])
     }
 
     /// All state, for checkpoints: `optimizer.<parameter>.<state>`.

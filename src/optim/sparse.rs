@@ -84,57 +84,66 @@ impl SparseOptimizer {
         self.tables[table.index()].needs_whole_rows
     }
 
-    /// Updates the rows of tables that their gradients touch; tables that are frozen have none. `factor` is the
+    /// Updates the rows of tables that their gradients touch; tables that are frozen are not asked for one. `factor` is the
     /// schedule's, `step` counts from 1, and `update` those that updated anything. Collective, where ranks hold columns of
     /// the same rows.
     ///
     /// # Errors
     /// When a gradient does not fit its table, that of a row is not finite, or ranks that hold the
     /// columns of a row cannot communicate.
-    pub fn update(
+    pub fn update<'a>(
         &mut self,
         context: &Context,
         parameters: &mut ParameterStore,
-        gradients: &[(TableId, SparseGradient<'_>)],
+        gradient: impl Fn(TableId) -> SparseGradient<'a> + Sync,
         factor: f64,
         [step, update]: [u64; 2],
     ) -> Result<(), OptimError> {
-        let apart = self.rows_apart(gradients);
+        let apart = self.rows_apart(parameters, &gradient);
         let mut whole = self.whole_rows(context, parameters, &apart)?.into_iter();
-        for &(table, gradient) in gradients {
-            let own = &mut self.tables[table.index()];
-            let rate = (self.learning_rate * factor * own.learning_rate_scale) as f32;
-            let whole = match own.needs_whole_rows {
-                true => whole.next(),
-                false => None,
-            };
-            let gradient = match (gradient, &whole) {
-                (SparseGradient::Rows(rows), Some(whole)) => {
-                    SparseGradient::Columns { rows, whole }
+        context.install(|| {
+            for table in parameters.table_ids() {
+                if self.is_frozen(table) {
+                    continue;
                 }
-                (gradient, _) => gradient,
-            };
-            let weights = parameters.table_mut(table);
-            let step = SparseStep::new(rate, update).rounded(weights.rounding(step));
-            let (weights, state) = (weights.view_mut(), &mut own.state);
-            sparse_optimizer::update(context, &own.rule, step, weights, state, gradient)
-                .map_err(|source| own.failed(source))?;
-        }
-        Ok(())
+                let own = &mut self.tables[table.index()];
+                let rate = (self.learning_rate * factor * own.learning_rate_scale) as f32;
+                let whole = match own.needs_whole_rows {
+                    true => whole.next(),
+                    false => None,
+                };
+                let gradient = match (gradient(table), &whole) {
+                    (SparseGradient::Rows(rows), Some(whole)) => {
+                        SparseGradient::Columns { rows, whole }
+                    }
+                    (gradient, _) => gradient,
+                };
+                let weights = parameters.table_mut(table);
+                let step = SparseStep::new(rate, update).rounded(weights.rounding(step));
+                let (weights, state) = (weights.view_mut(), &mut own.state);
+                sparse_optimizer::update(context, &own.rule, step, weights, state, gradient)
+                    .map_err(|source| own.failed(source))?;
+            }
+            Ok(())
+        })
     }
 
     /// The gradients of tables whose rows are apart, of which the update must know the whole.
     fn rows_apart<'a>(
         &self,
-        gradients: &[(TableId, SparseGradient<'a>)],
+        parameters: &ParameterStore,
+        gradient: impl Fn(TableId) -> SparseGradient<'a>,
     ) -> Vec<(TableId, &'a RowGradients)> {
-        let apart = |&(table, gradient): &(TableId, SparseGradient<'a>)| match gradient {
-            SparseGradient::Rows(rows) if self.tables[table.index()].needs_whole_rows => {
-                Some((table, rows))
+        let apart = |table: TableId| {
+            if self.is_frozen(table) || !self.needs_whole_rows(table) {
+                return None;
             }
-            _ => None,
+            match gradient(table) {
+                SparseGradient::Rows(rows) => Some((table, rows)),
+                _ => None,
+            }
         };
-        gradients.iter().filter_map(apart).collect()
+        parameters.table_ids().filter_map(apart).collect()
     }
 
     /// What the update must know of the columns at other ranks, for each of the tables: all of them in one exchange.

@@ -68,10 +68,8 @@ impl GradientBuckets {
     /// # Errors
     /// When a bucket is in flight.
     pub fn start(&mut self, gradients: &mut Gradients) -> Result<(), ModelError> {
-        let ids: Vec<ParamId> = gradients.layout().ids().collect();
-        ids.into_iter()
-            .rev()
-            .try_for_each(|parameter| self.ready(gradients, parameter))
+        let mut ids = gradients.layout().ids().rev();
+        ids.try_for_each(|parameter| self.ready(gradients, parameter))
     }
 
     /// Waits for all buckets, and puts them back. Returns how long it waited: the part of the

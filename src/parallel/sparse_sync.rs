@@ -95,12 +95,14 @@ impl SparseSync {
     /// Multiplies all sums by a factor; returns whether all were finite. After [`finish`](Self::finish),
     /// with sums that were formed first.
     pub fn scale_if_finite(&mut self, context: &Context, factor: f32) -> bool {
-        let mut finite = true;
-        // Every table is scaled, whatever another held.
-        for table in self.tables.iter_mut().filter(|table| !table.left_out) {
-            finite &= norm::scale_if_finite(context, &mut table.own.sum.rows, factor);
-        }
-        finite
+        context.install(|| {
+            let mut finite = true;
+            // Every table is scaled, whatever another held.
+            for table in self.tables.iter_mut().filter(|table| !table.left_out) {
+                finite &= norm::scale_if_finite(context, &mut table.own.sum.rows, factor);
+            }
+            finite
+        })
     }
 
     /// Takes up the gradients of a backward pass; `last` tells that no other micro-batch follows
@@ -116,22 +118,24 @@ impl SparseSync {
         last: bool,
     ) -> Result<(), ModelError> {
         let alone = self.comm.size() == 1 && self.collected == 0 && last && !self.sums_first;
-        for (id, _) in parameters.tables() {
-            let table = &mut self.tables[id.index()];
-            if table.left_out {
-                continue;
-            }
+        for (table, id) in self.tables.iter_mut().zip(parameters.table_ids()) {
             table.fused = alone && network.bag_gradient(id).is_some();
-            if table.fused {
-                continue;
-            }
-            let scratch = &mut self.scratch;
-            table.own.add(context, self.collected, last, |into| {
-                network.sum_table_gradient(context, parameters, id, scratch, into)
-            })?;
         }
+        let summed = |table: &TableSum| !table.left_out && !table.fused;
+        let (collected, scratch) = (self.collected, &mut self.scratch);
         self.collected += 1;
-        Ok(())
+        if !self.tables.iter().any(summed) {
+            return Ok(());
+        }
+        let tables = self.tables.iter_mut().zip(parameters.table_ids());
+        context.install(|| {
+            for (table, id) in tables.filter(|(table, _)| summed(table)) {
+                table.own.add(context, collected, last, |into| {
+                    network.sum_table_gradient(context, parameters, id, scratch, into)
+                })?;
+            }
+            Ok(())
+        })
     }
 
     /// Sends this rank's sums to all ranks. Returns at once: do something else before

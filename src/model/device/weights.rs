@@ -138,12 +138,11 @@ impl DeviceWeights {
 
     fn matrix(&self, id: ParamId, (arena, dtype): (Address, DType)) -> Matrix {
         let placed = self.layout.get(id);
-        let shape = match placed.extent.local_shape().as_slice() {
-            [] => [1, 1],
-            [columns] => [1, *columns],
-            [rows, rest @ ..] => [*rows, rest.iter().product()],
-        };
         let start = (placed.arena.start * dtype.bytes()) as u64;
-        Matrix::new(Address(arena.0 + start), dtype, shape)
+        Matrix::new(
+            Address(arena.0 + start),
+            dtype,
+            placed.extent.local_matrix(),
+        )
     }
 }

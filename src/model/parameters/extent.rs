@@ -86,6 +86,14 @@ impl Extent {
             _ => vec![self.rows.len(), self.columns.len()],
         }
     }
+
+    /// The shape of what is here as a matrix: one dim makes one row, and all dims after the first are columns.
+    pub fn local_matrix(&self) -> [usize; 2] {
+        match self.shape.len() {
+            0 | 1 => [1, self.rows.len()],
+            _ => [self.rows.len(), self.columns.len()],
+        }
+    }
 }
 
 #[cfg(test)]
@@ -105,5 +113,10 @@ mod tests {
         );
         assert!(!rows.is_whole() && !columns.is_whole());
         assert_eq!(Extent::whole(&[5]).row_part(0, 5).local_shape(), [1]);
+        assert_eq!(Extent::whole(&[5]).local_matrix(), [1, 5]);
+        assert_eq!(rows.local_matrix(), [2, 6]);
+        assert_eq!(columns.local_matrix(), [4, 2]);
+        assert_eq!(Extent::whole(&[2, 3, 4]).local_matrix(), [2, 12]);
+        assert_eq!(Extent::whole(&[]).local_matrix(), [1, 1]);
     }
 }

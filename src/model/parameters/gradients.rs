@@ -170,7 +170,7 @@ impl Gradients {
 }
 
 fn view<'a>(placed: &Placed, elements: &'a mut [f32]) -> TensorMut<'a> {
-    TensorMut::from_f32(elements, &placed.extent.local_shape())
+    TensorMut::from_f32(elements, &placed.extent.local_matrix())
 }
 
 fn in_flight(placed: &Placed) -> ModelError {

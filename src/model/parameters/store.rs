@@ -299,7 +299,7 @@ impl ParameterStore {
         let layout = Arc::clone(&self.layout);
         let placed = layout.get(id);
         let elements = &mut self.masters_mut()[placed.arena.clone()];
-        TensorMut::from_f32(elements, &placed.extent.local_shape())
+        TensorMut::from_f32(elements, &placed.extent.local_matrix())
     }
 
     /// The gradients of the dense parameters.
@@ -446,11 +446,6 @@ impl<'a> Weights<'a> {
 fn weight<'a>(layout: &ParameterLayout, arena: &'a Tensor, id: ParamId) -> TensorRef<'a> {
     let placed = layout.get(id);
     let range = placed.arena.clone();
-    let shape = placed.extent.local_shape();
-    let [rows, columns] = match shape.as_slice() {
-        [] => [1, 1],
-        [columns] => [1, *columns],
-        [rows, rest @ ..] => [*rows, rest.iter().product()],
-    };
+    let [rows, columns] = placed.extent.local_matrix();
     arena.matrix_at(range.start, rows, columns)
 }

@@ -32,14 +32,13 @@ impl<'a> Segments<'a> {
         sources: &'a [BagSource],
         dout: TensorRef<'a>,
     ) -> Result<Self> {
-        let features: Vec<usize> = sources.iter().map(|source| source.feature).collect();
-        if features != groups.features() {
-            let expected = groups.features().to_vec();
+        let features = sources.iter().map(|source| source.feature);
+        if !features.clone().eq(groups.features().iter().copied()) {
             return Err(Error::Shape {
                 operation,
                 operand: "features of the sources",
-                expected,
-                got: features,
+                expected: groups.features().to_vec(),
+                got: features.collect(),
             });
         }
         let last = sources

@@ -234,47 +234,43 @@ impl<'a, E> DisjointRows<'a, E> {
     }
 }
 
-/// The rows of the state, after checking that it is the rule's own.
+/// The rows of the state's tensors, of which a rule has up to two, after checking that they are the rule's own.
 fn state_rows<'a>(
     rule: &SparseRule,
     state: &'a mut SparseState,
     rows: usize,
     dim: usize,
-) -> Result<Vec<DisjointRows<'a, f32>>> {
+) -> Result<[DisjointRows<'a, f32>; 2]> {
     let columns: &[usize] = match rule {
         SparseRule::Sgd { .. } => &[],
         SparseRule::RowWiseAdagrad { .. } => &[1],
         SparseRule::Adagrad { .. } => &[dim],
         SparseRule::LazyAdam { .. } => &[dim, dim],
     };
-    let got: Vec<usize> = state
-        .tensors
-        .iter()
-        .flat_map(|(_, tensor)| tensor.shape())
-        .copied()
-        .collect();
-    let expected: Vec<usize> = columns
-        .iter()
-        .flat_map(|&columns| [rows, columns])
-        .collect();
-    if got != expected {
+    let tensors = state.tensors.iter();
+    let got = tensors.flat_map(|(_, tensor)| tensor.shape()).copied();
+    let expected = columns.iter().flat_map(|&columns| [rows, columns]);
+    if !got.clone().eq(expected.clone()) {
         return Err(Error::Shape {
             operation: OPERATION,
             operand: "state",
-            expected,
-            got,
+            expected: expected.collect(),
+            got: got.collect(),
         });
     }
-    let rows = state
-        .tensors
-        .iter_mut()
-        .zip(columns)
-        .map(|((_, tensor), &columns)| DisjointRows {
+    let mut tensors = state.tensors.iter_mut().zip(columns);
+    Ok([(); 2].map(|()| match tensors.next() {
+        Some(((_, tensor), &columns)) => DisjointRows {
             elements: DisjointMut::new(tensor.f32_mut()),
             stride: columns,
             columns,
-        });
-    Ok(rows.collect())
+        },
+        None => DisjointRows {
+            elements: DisjointMut::new(&mut []),
+            stride: 0,
+            columns: 0,
+        },
+    }))
 }
 
 struct Task<'a> {
@@ -283,7 +279,8 @@ struct Task<'a> {
     correction: BiasCorrection,
     dim: usize,
     table: TableRows<'a>,
-    state: Vec<DisjointRows<'a, f32>>,
+    /// Empty where the rule has fewer.
+    state: [DisjointRows<'a, f32>; 2],
     gradient: Gradient<'a>,
     /// Of rows of which the table holds some columns.
     whole: Option<&'a WholeRows>,
