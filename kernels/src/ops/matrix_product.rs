@@ -10,15 +10,12 @@ use gemm::Parallelism;
 
 use super::wide::{Wide, WideMut};
 #[cfg(target_arch = "x86_64")]
+use crate::simd::{LANES, product};
 use crate::{
-    device::DisjointMut,
-    simd::{LANES, product},
-};
-use crate::{
-    device::{Context, Scratch},
+    device::{Context, DisjointMut, Scratch},
     simd::multiversion,
     tensor::{DType, Tensor, TensorMut, TensorRef},
-    tile::{self, RightTiles, Unit},
+    tile::{self, RightTiles, SIDE, Unit},
 };
 
 pub(super) use crate::simd::Epilogue;
@@ -27,7 +24,6 @@ pub(super) use crate::simd::Epilogue;
 const PACK_ROWS: usize = 128;
 
 /// Floats that one thread packs before it asks for more: fewer cost less than to share them.
-#[cfg(target_arch = "x86_64")]
 const PACK_FLOATS: usize = 1 << 14;
 
 /// A right factor made ready for many products: packed where that pays.
@@ -234,17 +230,27 @@ impl OwnedRight {
     }
 }
 
-/// `view`, or its transpose, in tiles.
+/// `view`, or its transpose, in tiles, which threads share by blocks of columns.
 fn tiles<'a>(context: &'a Context, view: TensorRef<'_>, transposed: bool) -> Scratch<'a> {
-    let [a, b] = view.shape();
-    if !transposed {
-        let mut floats = context.scratch(tile::right_len(a, b));
-        RightTiles::pack(&mut floats, view);
-        return floats;
-    }
-    let mut floats = context.scratch(tile::right_len(b, a));
-    let mut working = context.scratch(tile::transposed_len(b));
-    RightTiles::pack_transposed(&mut floats, view, &mut working);
+    let [depth, columns] = match (view.shape(), transposed) {
+        ([columns, depth], true) => [depth, columns],
+        (shape, false) => shape,
+    };
+    let mut floats = context.scratch(tile::right_len(depth, columns));
+    let block_len = tile::right_len(depth, SIDE);
+    let to = DisjointMut::new(&mut floats);
+    let together = PACK_FLOATS.div_ceil(block_len.max(1)) * SIDE;
+    context.for_each_panel(columns, together, |columns| {
+        let blocks = columns.start / SIDE..columns.end.div_ceil(SIDE);
+        // SAFETY: blocks lie one after another, and each belongs to one call.
+        let to = unsafe { to.slice(blocks.start * block_len..blocks.end * block_len) };
+        if transposed {
+            let mut working = context.scratch(tile::transposed_len(depth));
+            RightTiles::pack_transposed(to, view.rows(columns), &mut working);
+        } else {
+            RightTiles::pack(to, view.columns(columns));
+        }
+    });
     floats
 }
 

@@ -3,7 +3,7 @@ use std::marker::PhantomData;
 use half::bf16;
 
 /// Rows, and columns, of a block of sums.
-pub(super) const SIDE: usize = 32;
+pub(crate) const SIDE: usize = 32;
 /// Rows of a tile, pairs of depth of a tile, and columns of a tile of sums.
 pub(super) const TILE: usize = 16;
 /// Depth of a tile.

@@ -27,6 +27,7 @@ use std::sync::OnceLock;
 pub(crate) use product::{RightTiles, multiply, multiply_transposed, right_len, transposed_len};
 
 use crate::error::{Error, Result};
+pub(crate) use block::SIDE;
 use block::{Block, LeftBlock};
 use emulated::Emulated;
 

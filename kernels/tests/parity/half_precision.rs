@@ -150,6 +150,72 @@ fn a_linear_layer_in_half_precision_is_the_float32_one_rounded() {
     }
 }
 
+/// `left: [rows, depth]` times `right: [depth, columns]`, of numbers told by their places.
+fn product(
+    [rows, depth, columns]: [usize; 3],
+    left: impl Fn(usize, usize) -> f32,
+    right: impl Fn(usize, usize) -> f32,
+) -> Vec<f32> {
+    let at = |row, column| {
+        let terms = (0..depth).map(|k| f64::from(left(row, k)) * f64::from(right(k, column)));
+        terms.sum::<f64>() as f32
+    };
+    let places = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+    places.map(|(row, column)| at(row, column)).collect()
+}
+
+#[test]
+fn a_layer_whose_weights_are_packed_in_several_parts_matches_float64() {
+    let context = context();
+    let [batch, inputs, outputs] = [130, 500, 300];
+    let mut random = Random(5);
+    let mut half = |shape| Matrix::random(&context, DType::Bf16, &mut random, shape);
+    let (x, w, mut dy) = (
+        half([batch, inputs]),
+        half([outputs, inputs]),
+        half([batch, outputs]),
+    );
+    let [xs, ws, dys] = [&x, &w, &dy].map(|matrix| matrix.floats(&context));
+    let mut y = half([batch, outputs]);
+    let (mut dx, mut dw) = (half([batch, inputs]), w.wide(&context));
+    let none = Activation::None;
+    linear::forward(&context, x.view(), w.view(), None, none, y.view_mut()).unwrap();
+    let operands = LinearBackward {
+        x: x.view(),
+        w: w.view(),
+        y: y.view(),
+        activation: none,
+        dy: dy.view_mut(),
+        dw: dw.view_mut(),
+        db: None,
+        accumulate_weights: false,
+        dx: Some(dx.view_mut()),
+        accumulate_dx: false,
+        x_activation: none,
+    };
+    linear::backward(&context, operands).unwrap();
+    let weight = |output: usize, input: usize| ws[output * inputs + input];
+    let expected_y = product(
+        [batch, inputs, outputs],
+        |row, input| xs[row * inputs + input],
+        |input, output| weight(output, input),
+    );
+    let expected_dx = product(
+        [batch, outputs, inputs],
+        |row, output| dys[row * outputs + output],
+        weight,
+    );
+    for (what, got, expected) in [("y", &y, expected_y), ("dx", &dx, expected_dx)] {
+        for (got, expected) in got.floats(&context).iter().zip(expected) {
+            let error = (got - expected).abs();
+            assert!(
+                error <= expected.abs() / 128.0 + 1e-3,
+                "{what}: {got}, expected {expected}"
+            );
+        }
+    }
+}
+
 #[test]
 fn factors_in_float32_are_rounded_to_the_weights_type() {
     let context = context();
