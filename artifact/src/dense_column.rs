@@ -3,6 +3,7 @@
 use crate::feature_schema::{DenseFeature, DenseSource, DenseStep, FeatureSchema, LOGIT_EPSILON};
 use crate::logarithm::{logit, signed_ln_1p};
 use crate::raw::{RawBatch, RawColumn};
+use crate::vector_unit::{self, ColumnLoop};
 
 /// How many rows are computed at a time: they stay in the first-level cache.
 pub(crate) const CHUNK: usize = 256;
@@ -52,6 +53,7 @@ impl Source {
     }
 
     /// The values of rows `start..start + to.len()`, NaN where missing.
+    #[inline(always)]
     fn read(&self, raw: &RawBatch, start: usize, to: &mut [f32]) {
         let rows = start..start + to.len();
         match self {
@@ -81,7 +83,7 @@ impl Source {
 }
 
 /// `(positives + head_start) / (count + strength)`.
-#[inline]
+#[inline(always)]
 pub(crate) fn smoothed(positives: f32, count: f32, strength: f32, head_start: f32) -> f32 {
     (positives + head_start) / (count + strength)
 }
@@ -105,6 +107,7 @@ impl From<DenseStep> for Step {
 
 impl Step {
     /// Applies the step to each value; NaN stays NaN.
+    #[inline(always)]
     pub(crate) fn apply(self, values: &mut [f32]) {
         match self {
             Self::Clip { low, high } => values.iter_mut().for_each(|x| *x = x.clamp(low, high)),
@@ -120,6 +123,7 @@ impl Step {
 }
 
 /// Makes every value that is not finite NaN, so that the steps see one kind of missing.
+#[inline(always)]
 pub(crate) fn mark_missing(values: &mut [f32]) {
     values
         .iter_mut()
@@ -159,17 +163,44 @@ impl DenseColumn {
 
     /// Writes the feature of every row into column `column` of `to`, `[rows, width]`.
     pub(crate) fn encode(&self, raw: &RawBatch, to: &mut [f32], width: usize, column: usize) {
+        let feature = self;
+        vector_unit::run(Encode {
+            feature,
+            raw,
+            to,
+            width,
+            column,
+        });
+    }
+}
+
+struct Encode<'a> {
+    feature: &'a DenseColumn,
+    raw: &'a RawBatch,
+    to: &'a mut [f32],
+    width: usize,
+    column: usize,
+}
+
+impl ColumnLoop for Encode<'_> {
+    #[inline(always)]
+    fn run(self, _: bool) {
+        let (feature, width) = (self.feature, self.width);
         let mut chunk = [0.0f32; CHUNK];
-        for start in (0..raw.rows).step_by(CHUNK) {
-            let values = &mut chunk[..CHUNK.min(raw.rows - start)];
-            self.source.read(raw, start, values);
+        for start in (0..self.raw.rows).step_by(CHUNK) {
+            let values = &mut chunk[..CHUNK.min(self.raw.rows - start)];
+            feature.source.read(self.raw, start, values);
             mark_missing(values);
-            for step in &self.steps {
+            for step in &feature.steps {
                 step.apply(values);
             }
-            let rows = to[start * width..].chunks_exact_mut(width);
+            let rows = self.to[start * width..].chunks_exact_mut(width);
             for (row, &value) in rows.zip(values.iter()) {
-                row[column] = if value.is_finite() { value } else { self.fill };
+                row[self.column] = if value.is_finite() {
+                    value
+                } else {
+                    feature.fill
+                };
             }
         }
     }

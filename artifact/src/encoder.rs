@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
+use crate::buckets::Buckets;
 use crate::dense_column::{DenseColumn, numbers};
 use crate::feature_schema::{CategoricalFeature, Encoding, FeatureSchema, SchemaError};
-use crate::key::{self, MISSING_KEY};
+use crate::hashed_rows::HashedRows;
+use crate::key::MISSING_KEY;
 use crate::local_time::LocalClock;
 use crate::raw::{RawBatch, RawBatchError, RawColumn};
 use crate::vocabulary::{Vocabularies, Vocabulary};
@@ -43,12 +45,8 @@ enum Rows {
         keys: Arc<Vocabulary>,
         unseen_rows: u64,
     },
-    Hash {
-        choices: u64,
-    },
-    Buckets {
-        edges: Vec<f32>,
-    },
+    Hash(HashedRows),
+    Buckets(Buckets),
     HourOfDay(TimeZone),
     DayOfWeek(TimeZone),
 }
@@ -186,12 +184,10 @@ fn bag(
                 unseen_rows: *unseen_rows as u64,
             }
         }
-        Encoding::Hash { rows } => Rows::Hash {
-            choices: *rows as u64 - 1,
-        },
-        Encoding::Buckets { edges } => Rows::Buckets {
-            edges: edges.iter().map(|&edge| edge as f32).collect(),
-        },
+        Encoding::Hash { rows } => Rows::Hash(HashedRows::new(*rows as u64 - 1)),
+        Encoding::Buckets { edges } => Rows::Buckets(Buckets::new(
+            edges.iter().map(|&edge| edge as f32).collect(),
+        )),
         Encoding::HourOfDay { time_zone } => Rows::HourOfDay(zone(time_zone)?),
         Encoding::DayOfWeek { time_zone } => Rows::DayOfWeek(zone(time_zone)?),
     };
@@ -214,15 +210,17 @@ impl Bag {
             Rows::Vocabulary { keys, unseen_rows } => {
                 self.encode_keys(column, |key| keys.row(key, *unseen_rows), to);
             }
-            Rows::Hash { choices } => {
-                let row = |key| match key {
-                    MISSING_KEY => 0,
-                    key => 1 + (key::hash(key) % choices) as i64,
-                };
-                self.encode_keys(column, row, to);
+            Rows::Hash(rows) => {
+                let first = to.ids.len();
+                // The keys' bits first, then all of them at once.
+                self.encode_keys(column, |key| key as i64, to);
+                rows.replace(&mut to.ids[first..]);
             }
-            Rows::Buckets { edges } => {
-                push_each(numbers(raw, self.input), |value| bucket(edges, value), to);
+            Rows::Buckets(buckets) => {
+                let (first, values) = (to.ids.len(), numbers(raw, self.input));
+                to.ids.resize(first + values.len(), 0);
+                buckets.rows(values, &mut to.ids[first..]);
+                push_single_offsets(first, values.len(), to);
             }
             Rows::HourOfDay(zone) => {
                 let mut clock = LocalClock::new(zone);
@@ -267,19 +265,15 @@ impl Bag {
 
 /// One bag of one row for each value.
 fn push_each<T: Copy>(values: &[T], mut row: impl FnMut(T) -> i64, to: &mut Encoded) {
-    let start = to.ids.len() as i64;
+    let first = to.ids.len();
     to.ids.extend(values.iter().map(|&value| row(value)));
-    to.offsets.extend(start + 1..=start + values.len() as i64);
+    push_single_offsets(first, values.len(), to);
 }
 
-/// The row of a number among ascending `edges`: 0 for missing, then one for each interval.
-#[inline]
-fn bucket(edges: &[f32], value: f32) -> i64 {
-    if value.is_finite() {
-        1 + edges.partition_point(|&edge| edge <= value) as i64
-    } else {
-        0
-    }
+/// The ends of `bags` bags of one row each, the first of which is at `first`.
+fn push_single_offsets(first: usize, bags: usize, to: &mut Encoded) {
+    let first = first as i64;
+    to.offsets.extend(first + 1..=first + bags as i64);
 }
 
 fn times(column: &RawColumn) -> &[i64] {
@@ -295,7 +289,7 @@ mod tests {
     use super::*;
     use crate::feature_schema::{DenseFeature, DenseSource, DenseStep, Pooling, TableSchema};
     use crate::input::{ColumnKind, InputColumn, SourceType};
-    use crate::key::MISSING_TIME;
+    use crate::key::{self, MISSING_TIME};
 
     fn input(name: &str, kind: ColumnKind, source: SourceType) -> InputColumn {
         InputColumn {

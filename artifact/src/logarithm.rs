@@ -15,7 +15,7 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// `ln(x)` for normal positive `x`, within 3 units in the last place. Other `x` give no meaningful value.
 ///
 /// `x = 2^e m`, and `ln(m) = 2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...)` with `s = (m - 1) / (m + 1)`.
-#[inline]
+#[inline(always)]
 pub(crate) fn ln(x: f32) -> f32 {
     let shifted = x.to_bits().wrapping_sub(SQRT_HALF_BITS);
     let exponent = (shifted as i32 >> 23) as f32;
@@ -27,7 +27,7 @@ pub(crate) fn ln(x: f32) -> f32 {
 }
 
 /// `sign(x) * ln(1 + |x|)`; NaN stays NaN.
-#[inline]
+#[inline(always)]
 pub(crate) fn signed_ln_1p(x: f32) -> f32 {
     let magnitude = x.abs();
     let sum = 1.0 + magnitude;
@@ -38,7 +38,7 @@ pub(crate) fn signed_ln_1p(x: f32) -> f32 {
 }
 
 /// `ln(x / (1 - x))` with `x` limited to `[epsilon, 1 - epsilon]`; NaN stays NaN.
-#[inline]
+#[inline(always)]
 pub(crate) fn logit(x: f32, epsilon: f32) -> f32 {
     let limited = x.clamp(epsilon, 1.0 - epsilon);
     let value = ln(limited / (1.0 - limited));
