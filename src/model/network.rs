@@ -350,8 +350,8 @@ fn masks(
     parameters: &ParameterStore,
     (nodes, places, plan): (&[PlannedNode], &Places, &GradientPlan),
 ) -> Masks {
-    // Only products in float32 mask in registers.
-    if parameters.compute_dtype() != DType::F32 {
+    // Products in fp16, which are taken in float32, do not mask in registers.
+    if parameters.compute_dtype() == DType::F16 {
         return Masks::default();
     }
     let activation = |node: usize| match &graph.nodes[node].op {

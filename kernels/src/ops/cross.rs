@@ -4,6 +4,8 @@
 //! The projection is `W x + b`, or in the low-rank form `W (V x) + b` with nothing between the two
 //! products; both are [`linear`](crate::linear) layers.
 
+use half::{bf16, f16};
+
 use super::{
     operand::expect_float as expect,
     wide::{Wide, WideMut},
@@ -11,8 +13,8 @@ use super::{
 use crate::{
     device::{Context, Device},
     error::Result,
-    simd::{LANES, Lanes, Simd, finish_stream, multiversion, past_caches},
-    tensor::{TensorMut, TensorRef},
+    simd::{Float, LANES, Simd, finish_stream, multiversion, past_caches},
+    tensor::{DType, TensorMut, TensorRef},
 };
 
 /// Samples of one parallel task.
@@ -38,43 +40,50 @@ pub fn combine_forward(
     match context.device() {
         Device::Cpu => context.for_each_panel(shape[0], PANEL_ROWS, |rows| {
             let past = past_caches(shape[0] * shape[1]);
-            let [x0, projection, x] =
-                [x0, projection, x].map(|view| Wide::new(context, view.rows(rows.clone())));
+            let [x0, projection, x] = [x0, projection, x].map(|view| view.rows(rows.clone()));
             // SAFETY: panels are disjoint ranges of rows, one call each.
-            let mut y = WideMut::new(context, unsafe { y.alias_rows(rows.clone()) });
-            let (x0, projection, x) = (x0.view(), projection.view(), x.view());
-            let mut out = y.view();
-            for row in 0..rows.len() {
-                combine_row(
-                    x0.row(row),
-                    projection.row(row),
-                    x.row(row),
-                    out.row_mut(row),
-                    past,
-                );
+            let y = unsafe { y.alias_rows(rows.clone()) };
+            if [x0, projection, x].iter().all(|of| of.dtype() == y.dtype()) {
+                combine([x0, projection, x], y, past);
+            } else {
+                let of = [x0, projection, x].map(|view| Wide::new(context, view));
+                let mut y = WideMut::new(context, y);
+                combine([of[0].view(), of[1].view(), of[2].view()], y.view(), past);
+                y.store();
             }
             finish_stream();
-            y.store();
         }),
     }
     Ok(())
 }
 
 multiversion! {
-    /// With `past`, `y` is stored past the caches.
-    fn combine_row(x0: &[f32], projection: &[f32], x: &[f32], y: &mut [f32], past: bool) {
-        let (y, rest) = y.as_chunks_mut::<LANES>();
-        let from = y.len() * LANES;
-        let [whole_x0, whole_projection, whole_x] =
-            [x0, projection, x].map(|row| row.as_chunks::<LANES>().0);
-        let whole = whole_x0.iter().zip(whole_projection).zip(whole_x);
-        for (y, ((x0, projection), x)) in y.iter_mut().zip(whole) {
-            let sum = S::add(S::multiply(S::load(x0), S::load(projection)), S::load(x));
-            if past { S::stream(sum, y) } else { S::store(sum, y) }
+    /// All operands of one type. With `past`, `y` is stored past the caches.
+    fn combine(of: [TensorRef<'_>; 3], y: TensorMut<'_>, past: bool) {
+        let mut y = y;
+        for row in 0..y.shape()[0] {
+            match y.dtype() {
+                DType::Bf16 => combine_row::<S, bf16>(of.map(|of| of.row_of(row)), y.row_mut_of(row), past),
+                DType::F16 => combine_row::<S, f16>(of.map(|of| of.row_of(row)), y.row_mut_of(row), past),
+                _ => combine_row::<S, f32>(of.map(|of| of.row(row)), y.row_mut(row), past),
+            }
         }
-        for (column, y) in (from..).zip(rest) {
-            *y = x0[column] * projection[column] + x[column];
-        }
+    }
+}
+
+#[inline(always)]
+fn combine_row<S: Simd, F: Float>(of: [&[F]; 3], y: &mut [F], past: bool) {
+    let whole = of.map(|row| row.as_chunks::<LANES>().0);
+    let (vectors, rest) = y.as_chunks_mut::<LANES>();
+    let from = vectors.len() * LANES;
+    let operands = whole[0].iter().zip(whole[1]).zip(whole[2]);
+    for (y, ((x0, projection), x)) in vectors.iter_mut().zip(operands) {
+        let [x0, projection, x] = [x0, projection, x].map(|of| F::load::<S>(of));
+        write::<S, F>(S::add(S::multiply(x0, projection), x), y, false, past);
+    }
+    for (column, y) in (from..).zip(rest) {
+        let [x0, projection, x] = of.map(|row| row[column].widen());
+        *y = F::narrow(x0 * projection + x);
     }
 }
 
@@ -105,41 +114,40 @@ pub fn combine_backward(
     match context.device() {
         Device::Cpu => context.for_each_panel(shape[0], PANEL_ROWS, |rows| {
             let past = past_caches(shape[0] * shape[1]);
-            let [x0, projection, dy] =
-                [x0, projection, dy].map(|view| Wide::new(context, view.rows(rows.clone())));
+            let of = [x0, projection, dy].map(|view| view.rows(rows.clone()));
             // SAFETY: panels are disjoint ranges of rows, one call each.
-            let own = unsafe { d_projection.alias_rows(rows.clone()) };
-            let mut d_projection = WideMut::new(context, own);
-            // SAFETY: as above.
-            let own = unsafe { dx0.alias_rows(rows.clone()) };
-            let mut dx0 = WideMut::keeping(context, own, accumulate_dx0);
-            // SAFETY: as above.
-            let own = unsafe { dx.alias_rows(rows.clone()) };
-            let mut dx = WideMut::keeping(context, own, accumulate_dx);
-            let (x0, projection, dy) = (x0.view(), projection.view(), dy.view());
-            for row in 0..rows.len() {
-                combine_row_backward(
-                    [x0.row(row), projection.row(row), dy.row(row)],
-                    d_projection.view().row_mut(row),
-                    dx0.view().row_mut(row),
-                    dx.view().row_mut(row),
-                    Stores {
-                        accumulate_dx0,
-                        accumulate_dx,
-                        past,
-                    },
-                );
+            let to = [&d_projection, &dx0, &dx].map(|to| unsafe { to.alias_rows(rows.clone()) });
+            let stores = Stores {
+                accumulate_dx0,
+                accumulate_dx,
+                past,
+            };
+            let dtype = to[0].dtype();
+            let others = to
+                .iter()
+                .map(|to| to.dtype())
+                .chain(of.iter().map(|of| of.dtype()));
+            if others.clone().all(|other| other == dtype) {
+                combine_gradients(of, to, stores);
+            } else {
+                let of = of.map(|view| Wide::new(context, view));
+                let keeps = [false, accumulate_dx0, accumulate_dx];
+                let mut keeps = keeps.into_iter();
+                let mut to = to.map(|to| {
+                    // One for each of the three.
+                    WideMut::keeping(context, to, keeps.next().unwrap_or_default())
+                });
+                let of = [of[0].view(), of[1].view(), of[2].view()];
+                combine_gradients(of, to.each_mut().map(|to| to.view()), stores);
+                to.into_iter().for_each(WideMut::store);
             }
             finish_stream();
-            d_projection.store();
-            dx0.store();
-            dx.store();
         }),
     }
     Ok(())
 }
 
-/// How [`combine_row_backward`] writes.
+/// How [`combine_gradients`] writes.
 #[derive(Clone, Copy)]
 struct Stores {
     accumulate_dx0: bool,
@@ -149,44 +157,71 @@ struct Stores {
 }
 
 multiversion! {
-    fn combine_row_backward(
-        of: [&[f32]; 3],
-        d_projection: &mut [f32],
-        dx0: &mut [f32],
-        dx: &mut [f32],
-        stores: Stores,
-    ) {
-        let Stores { accumulate_dx0, accumulate_dx, past } = stores;
-        let whole = of.map(|row| row.as_chunks::<LANES>().0);
-        let (vectors, d_projection_rest) = d_projection.as_chunks_mut::<LANES>();
-        let (dx0, dx0_rest) = dx0.as_chunks_mut::<LANES>();
-        let (dx, dx_rest) = dx.as_chunks_mut::<LANES>();
-        let from = vectors.len() * LANES;
-        for (index, d_projection) in vectors.iter_mut().enumerate() {
-            let dy = S::load(&whole[2][index]);
-            let (x0, projection) = (S::load(&whole[0][index]), S::load(&whole[1][index]));
-            write::<S>(S::multiply(dy, x0), d_projection, false, past);
-            write::<S>(S::multiply(dy, projection), &mut dx0[index], accumulate_dx0, past);
-            write::<S>(dy, &mut dx[index], accumulate_dx, past);
+    /// All operands of one type: `[x0, projection, dy]` to `[d_projection, dx0, dx]`.
+    fn combine_gradients(of: [TensorRef<'_>; 3], to: [TensorMut<'_>; 3], stores: Stores) {
+        let mut to = to;
+        for row in 0..of[0].shape()[0] {
+            match of[0].dtype() {
+                DType::Bf16 => combine_row_backward::<S, bf16>(
+                    of.map(|of| of.row_of(row)),
+                    to.each_mut().map(|to| to.row_mut_of(row)),
+                    stores,
+                ),
+                DType::F16 => combine_row_backward::<S, f16>(
+                    of.map(|of| of.row_of(row)),
+                    to.each_mut().map(|to| to.row_mut_of(row)),
+                    stores,
+                ),
+                _ => combine_row_backward::<S, f32>(
+                    of.map(|of| of.row(row)),
+                    to.each_mut().map(|to| to.row_mut(row)),
+                    stores,
+                ),
+            }
         }
-        for (index, d_projection) in d_projection_rest.iter_mut().enumerate() {
-            let [x0, projection, dy] = of.map(|row| row[from + index]);
-            *d_projection = dy * x0;
-            let (dx0, dx) = (&mut dx0_rest[index], &mut dx_rest[index]);
-            *dx0 = if accumulate_dx0 { *dx0 + dy * projection } else { dy * projection };
-            *dx = if accumulate_dx { *dx + dy } else { dy };
-        }
+    }
+}
+
+#[inline(always)]
+fn combine_row_backward<S: Simd, F: Float>(of: [&[F]; 3], to: [&mut [F]; 3], stores: Stores) {
+    let Stores {
+        accumulate_dx0,
+        accumulate_dx,
+        past,
+    } = stores;
+    let whole = of.map(|row| row.as_chunks::<LANES>().0);
+    let [(vectors, d_projection_rest), (dx0, dx0_rest), (dx, dx_rest)] =
+        to.map(|row| row.as_chunks_mut::<LANES>());
+    let from = vectors.len() * LANES;
+    for (index, d_projection) in vectors.iter_mut().enumerate() {
+        let [x0, projection, dy] = whole.map(|vectors| F::load::<S>(&vectors[index]));
+        write::<S, F>(S::multiply(dy, x0), d_projection, false, past);
+        write::<S, F>(
+            S::multiply(dy, projection),
+            &mut dx0[index],
+            accumulate_dx0,
+            past,
+        );
+        write::<S, F>(dy, &mut dx[index], accumulate_dx, past);
+    }
+    for (index, d_projection) in d_projection_rest.iter_mut().enumerate() {
+        let [x0, projection, dy] = of.map(|row| row[from + index].widen());
+        *d_projection = F::narrow(dy * x0);
+        let (dx0, dx) = (&mut dx0_rest[index], &mut dx_rest[index]);
+        let before = |to: F, accumulate: bool| if accumulate { to.widen() } else { 0.0 };
+        *dx0 = F::narrow(before(*dx0, accumulate_dx0) + dy * projection);
+        *dx = F::narrow(before(*dx, accumulate_dx) + dy);
     }
 }
 
 /// Writes a vector, or adds it to what is there.
 #[inline(always)]
-fn write<S: Simd>(x: S::Vector, to: &mut Lanes, accumulate: bool, past: bool) {
+fn write<S: Simd, F: Float>(x: S::Vector, to: &mut [F; LANES], accumulate: bool, past: bool) {
     if accumulate {
-        S::store(S::add(S::load(to), x), to);
+        F::store::<S>(S::add(F::load::<S>(to), x), to);
     } else if past {
-        S::stream(x, to);
+        F::stream::<S>(x, to);
     } else {
-        S::store(x, to);
+        F::store::<S>(x, to);
     }
 }

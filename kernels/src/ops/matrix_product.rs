@@ -91,7 +91,9 @@ impl<'a> Right<'a> {
         mut out: TensorMut<'_>,
         epilogue: Epilogue<'_>,
     ) {
-        let gate = epilogue.gate.filter(|values| self.reads_beside(*values));
+        let gate = epilogue
+            .gate
+            .filter(|values| self.in_tiles() || self.reads_beside(*values));
         let cross = epilogue
             .cross
             .filter(|cross| cross.iter().all(|numbers| self.reads_beside(*numbers)));
@@ -118,6 +120,10 @@ impl<'a> Right<'a> {
     /// Whether products read such numbers, beside those of the result, while their sums are in registers.
     fn reads_beside(&self, numbers: TensorRef<'_>) -> bool {
         self.in_panels() && numbers.dtype() == DType::F32
+    }
+
+    fn in_tiles(&self) -> bool {
+        matches!(self.factor, RightFactor::Tiles(..))
     }
 
     /// Whether it is packed for our own products in float32, where a few rows cost no more each than many.

@@ -1,7 +1,6 @@
 //! Dot products of pairs of bf16 in AVX-512 (`VDPBF16PS`).
 //!
-//! This module has been compiled, but has not run on a processor with the instruction yet: at its
-//! first use its results are compared with the emulated unit's, and it is put aside where they
+//! At its first use its results are compared with the emulated unit's, and it is put aside where they
 //! differ.
 
 use std::arch::x86_64::{

@@ -1,4 +1,4 @@
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{
     Unit,
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     device::Context,
-    simd::{Epilogue, lanes, lanes_mut, multiversion, narrow, transpose, widen},
+    simd::{Epilogue, Float, LANES, Simd, convert, multiversion, narrow, transpose},
     tensor::{DType, TensorMut, TensorRef},
 };
 
@@ -56,7 +56,7 @@ impl<'a> RightTiles<'a> {
 }
 
 /// `out = epilogue(left . right)`, with `left: [rows, depth]` and `out: [rows, columns]` of any floats;
-/// `left` is rounded to bf16. There is no gate.
+/// `left` is rounded to bf16. There is no cross.
 ///
 /// # Panics
 /// When the shapes do not chain.
@@ -104,9 +104,15 @@ pub(crate) fn multiply(
         for row in (0..rows).step_by(SIDE) {
             unit.block(block_of(row), right.block(block), &mut sums);
             let rows = row..rows.min(row + SIDE);
-            let out = out.reborrow().rows(rows).columns(columns.clone());
-            let bias = epilogue.bias.map(|bias| &bias[columns.clone()]);
-            finish(&mut sums, out, Epilogue { bias, ..epilogue });
+            let out = out.reborrow().rows(rows.clone()).columns(columns.clone());
+            let beside = Epilogue {
+                bias: epilogue.bias.map(|bias| &bias[columns.clone()]),
+                gate: epilogue
+                    .gate
+                    .map(|gate| gate.rows(rows).columns(columns.clone())),
+                ..epilogue
+            };
+            finish(&sums, out, beside);
         }
     }
     unit.end();
@@ -190,45 +196,66 @@ multiversion! {
     }
 }
 
-/// Writes the sums of a block, after bias and activation, to the part of `out` that exists.
-fn finish(sums: &mut Block, mut out: TensorMut<'_>, epilogue: Epilogue<'_>) {
-    let [rows, columns] = out.shape();
-    if epilogue.accumulate {
-        let mut before = Block::default();
-        let view = TensorMut::from_f32(before.floats_mut(), &[SIDE, SIDE]);
-        widen(out.as_ref(), view.rows(0..rows).columns(0..columns));
-        add(sums.floats_mut(), before.floats());
-    }
-    if epilogue.bias.is_some() || epilogue.relu {
-        let mut bias = [0.0; SIDE];
-        if let Some(from) = epilogue.bias {
-            bias[..columns].copy_from_slice(from);
-        }
-        add_bias(sums.floats_mut(), &bias, epilogue.relu);
-    }
-    let from = TensorRef::from_f32(sums.floats(), &[SIDE, SIDE]);
-    narrow(from.rows(0..rows).columns(0..columns), out.reborrow());
-}
-
 multiversion! {
-    fn add(sums: &mut [f32; SIDE * SIDE], before: &[f32; SIDE * SIDE]) {
-        for start in (0..SIDE * SIDE).step_by(TILE) {
-            let sum = S::add(S::load(lanes(&sums[start..])), S::load(lanes(&before[start..])));
-            S::store(sum, lanes_mut(&mut sums[start..]));
-        }
-    }
-}
-
-multiversion! {
-    fn add_bias(sums: &mut [f32; SIDE * SIDE], bias: &[f32; SIDE], relu: bool) {
-        for row in sums.chunks_exact_mut(SIDE) {
-            for (sum, bias) in row.iter_mut().zip(bias) {
-                let x = *sum + bias;
+    /// Writes the sums of a block, after bias, activation and gate, to the part of `out` that exists.
+    fn finish(sums: &Block, out: TensorMut<'_>, epilogue: Epilogue<'_>) {
+        let mut out = out;
+        let rows = out.shape()[0];
+        for (row, sums) in sums.floats().as_chunks::<SIDE>().0.iter().take(rows).enumerate() {
+            let mut sums = *sums;
+            if epilogue.accumulate {
+                match out.dtype() {
+                    DType::Bf16 => add::<S, bf16>(&mut sums, out.as_ref().row_of(row)),
+                    DType::F16 => add::<S, f16>(&mut sums, out.as_ref().row_of(row)),
+                    _ => add::<S, f32>(&mut sums, out.as_ref().row(row)),
+                }
+            }
+            if let Some(bias) = epilogue.bias {
+                add::<S, f32>(&mut sums, bias);
+            }
+            if epilogue.relu {
                 // NaN stays NaN.
-                *sum = if relu && x < 0.0 { 0.0 } else { x };
+                sums.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x });
+            }
+            if let Some(gate) = epilogue.gate {
+                match gate.dtype() {
+                    DType::Bf16 => close::<bf16>(&mut sums, gate.row_of(row)),
+                    DType::F16 => close::<f16>(&mut sums, gate.row_of(row)),
+                    _ => close::<f32>(&mut sums, gate.row(row)),
+                }
+            }
+            match out.dtype() {
+                DType::Bf16 => store::<S, bf16>(&sums, out.row_mut_of(row)),
+                DType::F16 => store::<S, f16>(&sums, out.row_mut_of(row)),
+                _ => store::<S, f32>(&sums, out.row_mut(row)),
             }
         }
     }
+}
+
+#[inline(always)]
+fn add<S: Simd, F: Float>(sums: &mut [f32; SIDE], before: &[F]) {
+    let (vectors, rest) = before.as_chunks::<LANES>();
+    for (sums, before) in sums.as_chunks_mut::<LANES>().0.iter_mut().zip(vectors) {
+        S::store(S::add(S::load(sums), F::load::<S>(before)), sums);
+    }
+    let from = vectors.len() * LANES;
+    sums[from..]
+        .iter_mut()
+        .zip(rest)
+        .for_each(|(sum, before)| *sum += before.widen());
+}
+
+#[inline(always)]
+fn close<F: Float>(sums: &mut [f32; SIDE], values: &[F]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum = if value.widen() <= 0.0 { 0.0 } else { *sum };
+    }
+}
+
+#[inline(always)]
+fn store<S: Simd, F: Float>(sums: &[f32; SIDE], to: &mut [F]) {
+    convert::<S, f32, F>(&sums[..to.len()], to);
 }
 
 #[cfg(test)]
@@ -360,5 +387,37 @@ mod tests {
         multiply(&context, Unit::Emulated, left, right, view, none);
         let rounded: Vec<bf16> = wide.iter().map(|&x| bf16::from_f32(x)).collect();
         assert_eq!(half, rounded);
+    }
+
+    #[test]
+    fn a_gate_lets_gradients_pass_where_values_are_positive() {
+        let context = Context::cpu(1, false).unwrap();
+        for shape @ [rows, depth, columns] in SHAPES {
+            let (a, b) = (halves(rows * depth, 6), halves(depth * columns, 7));
+            let values = halves(rows * columns, 8);
+            let closed = exact(&a, &b, shape).into_iter().zip(&values);
+            let expected: Vec<f64> = closed
+                .map(|(sum, value)| if value.to_f32() <= 0.0 { 0.0 } else { sum })
+                .collect();
+            let left = TensorRef::from_elements(&a, &[rows, depth]);
+            let mut floats = vec![0.0; right_len(depth, columns)];
+            RightTiles::pack(&mut floats, TensorRef::from_elements(&b, &[depth, columns]));
+            let right = RightTiles::packed(&floats, depth, columns);
+            let wide: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
+            let gates = [
+                TensorRef::from_elements(&values, &[rows, columns]),
+                TensorRef::from_f32(&wide, &[rows, columns]),
+            ];
+            for gate in gates {
+                let mut out = vec![1.0; rows * columns];
+                let view = TensorMut::from_f32(&mut out, &[rows, columns]);
+                let closing = Epilogue {
+                    gate: Some(gate),
+                    ..Epilogue::default()
+                };
+                multiply(&context, Unit::Emulated, left, right, view, closing);
+                assert_close("gated", &out, &expected);
+            }
+        }
     }
 }

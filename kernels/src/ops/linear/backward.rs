@@ -2,11 +2,11 @@ use std::ops::Range;
 
 use super::{
     super::{
-        matrix_product::{Epilogue, Right, multiply_transposed, relu_gradient, sums_in_order},
+        matrix_product::{Epilogue, Right, multiply_transposed, sums_in_order},
         operand::{expect, expect_float, expect_vector},
-        wide::{Wide, WideMut},
     },
     Activation, FLOAT_PANEL_ROWS, PANEL_ROWS,
+    mask::{mask, sum_columns},
     whole_batch::WholeBatch,
 };
 use crate::{
@@ -270,14 +270,9 @@ impl Pass<'_> {
         if let Some(y) = self.y {
             // SAFETY: calls have disjoint ranges of rows.
             let dz = unsafe { self.dy.alias_rows(rows.clone()) };
-            let mut dz = WideMut::keeping(context, dz, true);
-            let y = Wide::new(context, y.rows(rows.clone()));
-            mask(dz.view(), y.view(), sums);
-            // A mask changes no number: what was half precision still is.
-            dz.store();
+            mask(context, dz, y.rows(rows.clone()), sums);
         } else if let Some(sums) = sums {
-            let dz = Wide::new(context, self.dy.as_ref().rows(rows.clone()));
-            sum_columns(dz.view(), sums);
+            sum_columns(self.dy.as_ref().rows(rows.clone()), sums);
         }
         if let (Some(dx), Some(right)) = (&self.dx, &self.right) {
             // SAFETY: as for `dz`.
@@ -451,43 +446,6 @@ multiversion! {
                     dw.iter_mut().zip(partial).for_each(|(dw, partial)| *dw += partial);
                 }
             }
-        }
-    }
-}
-
-multiversion! {
-    /// Zeroes `dz` where `y` is not positive, and sums its columns, in one pass.
-    fn mask(dz: TensorMut<'_>, y: TensorRef<'_>, sums: Option<TensorMut<'_>>) {
-        let (mut dz, mut sums) = (dz, sums);
-        if let Some(sums) = &mut sums {
-            sums.row_mut(0).fill(0.0);
-        }
-        for row in 0..dz.shape()[0] {
-            let dz = dz.row_mut(row);
-            match &mut sums {
-                Some(sums) => {
-                    for ((dz, &y), sum) in dz.iter_mut().zip(y.row(row)).zip(sums.row_mut(0)) {
-                        *dz = relu_gradient(y, *dz);
-                        *sum += *dz;
-                    }
-                }
-                None => {
-                    dz.iter_mut()
-                        .zip(y.row(row))
-                        .for_each(|(dz, &y)| *dz = relu_gradient(y, *dz));
-                }
-            }
-        }
-    }
-}
-
-multiversion! {
-    fn sum_columns(dz: TensorRef<'_>, sums: TensorMut<'_>) {
-        let mut sums = sums;
-        let sums = sums.row_mut(0);
-        sums.fill(0.0);
-        for row in 0..dz.shape()[0] {
-            sums.iter_mut().zip(dz.row(row)).for_each(|(sum, dz)| *sum += dz);
         }
     }
 }

@@ -5,6 +5,8 @@
 //! is for the matrix units of processors.
 
 mod backward;
+mod mask;
+
 mod packed_weights;
 mod parts;
 mod whole_batch;
