@@ -78,8 +78,8 @@ fn combine_row<S: Simd, F: Float>(of: [&[F]; 3], y: &mut [F], past: bool) {
     let from = vectors.len() * LANES;
     let operands = whole[0].iter().zip(whole[1]).zip(whole[2]);
     for (y, ((x0, projection), x)) in vectors.iter_mut().zip(operands) {
-        let [x0, projection, x] = [x0, projection, x].map(|of| F::load::<S>(of));
-        write::<S, F>(S::add(S::multiply(x0, projection), x), y, false, past);
+        let product = S::multiply(F::load::<S>(x0), F::load::<S>(projection));
+        write::<S, F>(S::add(product, F::load::<S>(x)), y, false, past);
     }
     for (column, y) in (from..).zip(rest) {
         let [x0, projection, x] = of.map(|row| row[column].widen());
@@ -194,7 +194,12 @@ fn combine_row_backward<S: Simd, F: Float>(of: [&[F]; 3], to: [&mut [F]; 3], sto
         to.map(|row| row.as_chunks_mut::<LANES>());
     let from = vectors.len() * LANES;
     for (index, d_projection) in vectors.iter_mut().enumerate() {
-        let [x0, projection, dy] = whole.map(|vectors| F::load::<S>(&vectors[index]));
+        // One by one: what `map` calls is not always compiled for the unit.
+        let (x0, projection) = (
+            F::load::<S>(&whole[0][index]),
+            F::load::<S>(&whole[1][index]),
+        );
+        let dy = F::load::<S>(&whole[2][index]);
         write::<S, F>(S::multiply(dy, x0), d_projection, false, past);
         write::<S, F>(
             S::multiply(dy, projection),

@@ -57,6 +57,8 @@ pub(crate) trait Simd: Copy {
     fn load_f16(x: &[f16; LANES]) -> Self::Vector;
     fn store_f16(x: Self::Vector, to: &mut [f16; LANES]);
     fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `x` where `of` is positive or NaN, else zero: a rectifier, and its gradient at the values `of`.
+    fn where_positive(x: Self::Vector, of: Self::Vector) -> Self::Vector;
     fn multiply(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`, fused where that is one instruction.
     fn multiply_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
@@ -105,6 +107,11 @@ impl Simd for Baseline {
     #[inline(always)]
     fn store_f16(x: Lanes, to: &mut [f16; LANES]) {
         *to = x.map(Float::narrow);
+    }
+
+    #[inline(always)]
+    fn where_positive(x: Lanes, of: Lanes) -> Lanes {
+        std::array::from_fn(|lane| if of[lane] <= 0.0 { 0.0 } else { x[lane] })
     }
 
     #[inline(always)]
@@ -239,6 +246,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn where_positive(x: [__m256; 2], of: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: this type is named only where AVX2 and FMA have been found.
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            [
+                _mm256_and_ps(x[0], _mm256_cmp_ps::<_CMP_NLE_UQ>(of[0], zero)),
+                _mm256_and_ps(x[1], _mm256_cmp_ps::<_CMP_NLE_UQ>(of[1], zero)),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn add(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: this type is named only where AVX2 and FMA have been found.
         unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
@@ -342,6 +361,15 @@ impl Simd for Avx512 {
         unsafe {
             let halves = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
             _mm256_storeu_si256(to.as_mut_ptr().cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    fn where_positive(x: __m512, of: __m512) -> __m512 {
+        // SAFETY: this type is named only where AVX-512 has been found.
+        unsafe {
+            let kept = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(of, _mm512_setzero_ps());
+            _mm512_maskz_mov_ps(kept, x)
         }
     }
 

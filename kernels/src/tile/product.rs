@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     device::Context,
-    simd::{Epilogue, Float, LANES, Simd, convert, multiversion, narrow, transpose},
+    simd::{Epilogue, Float, LANES, Simd, lanes, multiversion, narrow, transpose},
     tensor::{DType, TensorMut, TensorRef},
 };
 
@@ -199,63 +199,64 @@ multiversion! {
 multiversion! {
     /// Writes the sums of a block, after bias, activation and gate, to the part of `out` that exists.
     fn finish(sums: &Block, out: TensorMut<'_>, epilogue: Epilogue<'_>) {
-        let mut out = out;
-        let rows = out.shape()[0];
-        for (row, sums) in sums.floats().as_chunks::<SIDE>().0.iter().take(rows).enumerate() {
-            let mut sums = *sums;
-            if epilogue.accumulate {
-                match out.dtype() {
-                    DType::Bf16 => add::<S, bf16>(&mut sums, out.as_ref().row_of(row)),
-                    DType::F16 => add::<S, f16>(&mut sums, out.as_ref().row_of(row)),
-                    _ => add::<S, f32>(&mut sums, out.as_ref().row(row)),
-                }
-            }
-            if let Some(bias) = epilogue.bias {
-                add::<S, f32>(&mut sums, bias);
-            }
-            if epilogue.relu {
-                // NaN stays NaN.
-                sums.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x });
-            }
-            if let Some(gate) = epilogue.gate {
-                match gate.dtype() {
-                    DType::Bf16 => close::<bf16>(&mut sums, gate.row_of(row)),
-                    DType::F16 => close::<f16>(&mut sums, gate.row_of(row)),
-                    _ => close::<f32>(&mut sums, gate.row(row)),
-                }
-            }
-            match out.dtype() {
-                DType::Bf16 => store::<S, bf16>(&sums, out.row_mut_of(row)),
-                DType::F16 => store::<S, f16>(&sums, out.row_mut_of(row)),
-                _ => store::<S, f32>(&sums, out.row_mut(row)),
-            }
+        match out.dtype() {
+            DType::Bf16 => finish_rows::<S, bf16>(sums, out, epilogue),
+            DType::F16 => finish_rows::<S, f16>(sums, out, epilogue),
+            _ => finish_rows::<S, f32>(sums, out, epilogue),
         }
     }
 }
 
 #[inline(always)]
-fn add<S: Simd, F: Float>(sums: &mut [f32; SIDE], before: &[F]) {
-    let (vectors, rest) = before.as_chunks::<LANES>();
-    for (sums, before) in sums.as_chunks_mut::<LANES>().0.iter_mut().zip(vectors) {
-        S::store(S::add(S::load(sums), F::load::<S>(before)), sums);
+fn finish_rows<S: Simd, F: Float>(sums: &Block, mut out: TensorMut<'_>, epilogue: Epilogue<'_>) {
+    let [rows, columns] = out.shape();
+    for start in (0..columns).step_by(LANES) {
+        let end = columns.min(start + LANES);
+        let bias = epilogue.bias.map(|bias| first::<S, f32>(&bias[start..end]));
+        for row in 0..rows {
+            let out = &mut out.row_mut_of::<F>(row)[start..end];
+            let mut x = S::load(lanes(&sums.floats()[row * SIDE + start..]));
+            if epilogue.accumulate {
+                x = S::add(x, first::<S, F>(out));
+            }
+            if let Some(bias) = bias {
+                x = S::add(x, bias);
+            }
+            if epilogue.relu {
+                x = S::where_positive(x, x);
+            }
+            if let Some(gate) = epilogue.gate {
+                let values = match gate.dtype() {
+                    DType::Bf16 => first::<S, bf16>(&gate.row_of(row)[start..end]),
+                    DType::F16 => first::<S, f16>(&gate.row_of(row)[start..end]),
+                    _ => first::<S, f32>(&gate.row(row)[start..end]),
+                };
+                x = S::where_positive(x, values);
+            }
+            if out.len() == LANES {
+                F::store::<S>(x, out);
+            } else {
+                let mut wide = [0.0; LANES];
+                S::store(x, &mut wide);
+                out.iter_mut()
+                    .zip(wide)
+                    .for_each(|(out, x)| *out = F::narrow(x));
+            }
+        }
     }
-    let from = vectors.len() * LANES;
-    sums[from..]
-        .iter_mut()
-        .zip(rest)
-        .for_each(|(sum, before)| *sum += before.widen());
 }
 
+/// Up to a vector of numbers, with zeros behind them.
 #[inline(always)]
-fn close<F: Float>(sums: &mut [f32; SIDE], values: &[F]) {
-    for (sum, value) in sums.iter_mut().zip(values) {
-        *sum = if value.widen() <= 0.0 { 0.0 } else { *sum };
+fn first<S: Simd, F: Float>(x: &[F]) -> S::Vector {
+    if x.len() == LANES {
+        return F::load::<S>(x);
     }
-}
-
-#[inline(always)]
-fn store<S: Simd, F: Float>(sums: &[f32; SIDE], to: &mut [F]) {
-    convert::<S, f32, F>(&sums[..to.len()], to);
+    let mut wide = [0.0; LANES];
+    wide.iter_mut()
+        .zip(x)
+        .for_each(|(wide, x)| *wide = x.widen());
+    S::load(&wide)
 }
 
 #[cfg(test)]
