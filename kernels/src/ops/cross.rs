@@ -79,7 +79,12 @@ fn combine_row<S: Simd, F: Float>(of: [&[F]; 3], y: &mut [F], past: bool) {
     let operands = whole[0].iter().zip(whole[1]).zip(whole[2]);
     for (y, ((x0, projection), x)) in vectors.iter_mut().zip(operands) {
         let product = S::multiply(F::load::<S>(x0), F::load::<S>(projection));
-        write::<S, F>(S::add(product, F::load::<S>(x)), y, false, past);
+        let sum = S::add(product, F::load::<S>(x));
+        if past {
+            F::stream::<S>(sum, y);
+        } else {
+            F::store::<S>(sum, y);
+        }
     }
     for (column, y) in (from..).zip(rest) {
         let [x0, projection, x] = of.map(|row| row[column].widen());

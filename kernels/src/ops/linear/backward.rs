@@ -272,7 +272,7 @@ impl Pass<'_> {
             let dz = unsafe { self.dy.alias_rows(rows.clone()) };
             mask(context, dz, y.rows(rows.clone()), sums);
         } else if let Some(sums) = sums {
-            sum_columns(self.dy.as_ref().rows(rows.clone()), sums);
+            sum_columns(context, self.dy.as_ref().rows(rows.clone()), sums);
         }
         if let (Some(dx), Some(right)) = (&self.dx, &self.right) {
             // SAFETY: as for `dz`.
