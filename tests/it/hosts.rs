@@ -194,6 +194,8 @@ fn a_lost_first_host_starts_again(way: Way, port: u16) {
     let mut lost = Running(hosts.start(0));
     bench.wait_for_step("run", 60);
     lost.0.kill().expect("killed");
+    // Until it has ended, its port is taken.
+    lost.0.wait().expect("ends");
     let again = hosts.loopback(0).arg("--resume").output();
     hosts.assert_model_of_one_host(&again.expect("starts"));
     expect_success(&other.wait_with_output().expect("ends"));
