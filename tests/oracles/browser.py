@@ -7,6 +7,8 @@ from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.expected_conditions import staleness_of
+from selenium.webdriver.support.ui import WebDriverWait
 
 SIZES = {"desk": (1280, 900), "phone": (390, 844), "small phone": (320, 640)}
 # What is wrong on a page, asked at once: a driver's call takes longer than a page's answer.
@@ -79,6 +81,11 @@ class Browser:
 
     def all(self, css):
         return self.driver.find_elements(By.CSS_SELECTOR, css)
+
+    def follow(self, link):
+        """Clicks what leads to another page, and waits until the one that it stands on is gone."""
+        link.click()
+        WebDriverWait(self.driver, 10).until(staleness_of(link))
 
     def focused(self):
         return self.driver.switch_to.active_element

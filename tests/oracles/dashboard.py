@@ -30,7 +30,7 @@ def drill():
         ("requests", "main tbody th a[href^='/requests?']"),
         ("request", "main tbody th a[href^='/requests/']"),
     ]:
-        find(css).click()
+        browser.follow(find(css))
         yield name
     assert heading().startswith("Request "), heading()
     assert "input." in find("thead").text
@@ -109,7 +109,7 @@ def a_rule_is_reached_from_its_incident_and_its_pillar():
         ("/rules", "main tbody th a[href='/rules/slow']"),
     ]:
         browser.open(URL + start)
-        find(css).click()
+        browser.follow(find(css))
         assert heading() == "Rule slow", heading()
         assert "fires" in find("main .badge").text
         picture = find(".chart svg[role=img]")
@@ -128,17 +128,17 @@ def a_rule_is_reached_from_its_incident_and_its_pillar():
     first = find("main tbody th a[href*='key=']")
     name = first.text
     assert " where platform = " in name, name
-    first.click()
+    browser.follow(first)
     assert [one.text for one in browser.all(".chart figcaption")] == [f"missing_rate {name}"]
     find("#hours option[value='168']").click()
-    find("footer form button").click()
+    browser.follow(find("footer form button"))
     assert "hours=168" in browser.driver.current_url and "key=" in browser.driver.current_url
     assert [one.text for one in browser.all(".chart figcaption")] == [f"missing_rate {name}"]
-    find("main td a[href*='/feature/']").click()
+    browser.follow(find("main td a[href*='/feature/']"))
     assert heading().startswith("Feature ") and "by=platform" in browser.driver.current_url
     # The episode of an incident, and back to it.
     browser.open(f"{URL}/rules/slow")
-    find("main tbody th a[href^='/incidents#']").click()
+    browser.follow(find("main tbody th a[href^='/incidents#']"))
     target = browser.js("return document.querySelector(':target').textContent")
     assert target.startswith("slow of "), target
     browser.open(f"{URL}/rules")
@@ -154,7 +154,7 @@ def acknowledgement():
     forms = len(browser.all("form[method=post]"))
     find("input[name=by]").send_keys("Ada <b>")
     find("input[name=note]").send_keys("the client 7.2 again")
-    find("form[method=post] button").click()
+    browser.follow(find("form[method=post] button"))
     told = find("main").text
     assert "Ada <b>" in told and "acknowledged: the client 7.2 again" in told, told
     assert len(browser.all("form[method=post]")) == forms - 1
