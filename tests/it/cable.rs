@@ -44,6 +44,18 @@ impl Cable {
         command
     }
 
+    /// What the system knows of the connections of both: what is on its way, and when it gives up.
+    pub fn sockets(&self) -> String {
+        let of = |name: &String| {
+            let ss = Command::new("ip")
+                .args(["netns", "exec", name, "ss", "-tino"])
+                .output();
+            let ss = ss.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            format!("{name}: {}", ss.unwrap_or_else(|error| error.to_string()))
+        };
+        self.names.iter().map(of).collect()
+    }
+
     /// `up` or `down`.
     pub fn set(&self, state: &str) {
         assert!(ip(&format!("-n {} link set cable {state}", self.names[1])));

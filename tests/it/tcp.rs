@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use streamrec_launcher::free_port;
 
 use crate::cable::Cable;
-use crate::workbench::{Running, Workbench, command, expect_success, said, send, wait};
+use crate::workbench::{Running, Workbench, command, expect_success, said, send};
 
 const CONFIG: &str = "synthetic_dlrm.toml";
 
@@ -110,9 +110,13 @@ const LONG: [&str; 5] = [
     "train.early_stopping={patience=100000}",
 ];
 
-/// Waits for the end of a rank that must fail in time, and returns what it said.
-fn fails(mut rank: Running, patience: Duration) -> String {
-    wait(patience, || matches!(rank.0.try_wait(), Ok(Some(_))));
+/// Waits for the end of a rank that must fail in time, and returns what it said; `evidence` tells why it may not have.
+fn fails(mut rank: Running, patience: Duration, evidence: impl Fn() -> String) -> String {
+    let began = Instant::now();
+    while !matches!(rank.0.try_wait(), Ok(Some(_))) {
+        assert!(began.elapsed() < patience, "goes on\n{}", evidence());
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let read = |stream: &mut dyn std::io::Read| {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("read");
@@ -135,7 +139,7 @@ fn a_rank_of_another_host_that_is_killed_is_named_at_once() {
     bench.wait_for_step("run", 20);
     let began = Instant::now();
     send("KILL", killed.0.id() as i32);
-    let text = fails(stays, Duration::from_secs(30));
+    let text = fails(stays, Duration::from_secs(30), String::new);
     assert!(text.contains("ranks [1] have ended"), "{text}");
     assert!(began.elapsed() < Duration::from_secs(10), "{text}");
 }
@@ -148,7 +152,7 @@ fn a_rank_of_another_host_that_hangs_is_named_after_the_timeout() {
     let [stays, hangs] = [0, 1].map(|rank| Running(on_this_host(&bench, rank, port, &settings)));
     bench.wait_for_step("run", 20);
     send("STOP", hangs.0.id() as i32);
-    let text = fails(stays, Duration::from_secs(30));
+    let text = fails(stays, Duration::from_secs(30), String::new);
     assert!(text.contains("s for ranks [1], which never"), "{text}");
 }
 
@@ -184,7 +188,7 @@ fn a_host_that_vanishes_is_named_by_both_sides_long_before_the_timeout() {
     cable.set("down");
     // The time-out is 300 s.
     for (rank, other) in ranks.into_iter().zip([1, 0]) {
-        let text = fails(rank, Duration::from_secs(60));
+        let text = fails(rank, Duration::from_secs(60), || cable.sockets());
         assert!(
             text.contains(&format!("ranks [{other}] have ended")),
             "{text}"
