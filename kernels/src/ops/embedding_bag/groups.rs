@@ -92,8 +92,7 @@ impl Groups {
             .sum();
         let ids = features
             .iter()
-            .flat_map(|&feature| &bags.ids[bags.of_feature(feature)])
-            .copied();
+            .map(|&feature| &bags.ids[bags.of_feature(feature)]);
         let fits = u32::try_from(features.len() * bags.batch).is_ok();
         if !fits || !self.sorted.sort(ids, lookups, rows) {
             return Err(Error::Index {

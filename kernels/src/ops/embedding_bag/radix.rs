@@ -16,11 +16,17 @@ pub(super) struct SortedPairs {
 }
 
 impl SortedPairs {
-    /// Sorts `ids`, all in `0..rows`, and keeps positions in their order among equal ids.
+    /// Sorts the ids of `parts`, `len` in all and all in `0..rows`; positions count through the parts in turn, and keep
+    /// their order among equal ids.
     ///
     /// Returns `false` when ids and positions do not fit 64 bits together, which takes more rows
     /// times ids than any memory holds.
-    pub(super) fn sort(&mut self, ids: impl Iterator<Item = i64>, len: usize, rows: usize) -> bool {
+    pub(super) fn sort<'a>(
+        &mut self,
+        parts: impl Iterator<Item = &'a [i64]>,
+        len: usize,
+        rows: usize,
+    ) -> bool {
         let bits = |count: usize| usize::BITS - count.saturating_sub(1).leading_zeros();
         self.position_bits = bits(len);
         let id_bits = bits(rows);
@@ -29,10 +35,14 @@ impl SortedPairs {
         }
         self.keys.clear();
         let position_bits = self.position_bits;
-        let keys = ids
-            .enumerate()
-            .map(|(position, id)| ((id as u64) << position_bits) | position as u64);
-        self.keys.extend(keys);
+        for part in parts {
+            let positions = self.keys.len() as u64..;
+            let keys = part
+                .iter()
+                .zip(positions)
+                .map(|(&id, position)| ((id as u64) << position_bits) | position);
+            self.keys.extend(keys);
+        }
         debug_assert_eq!(self.keys.len(), len);
         if len < SMALL {
             self.keys.sort_unstable();
@@ -96,12 +106,13 @@ mod tests {
         fn pairs_are_sorted_and_stable(
             rows in prop_oneof![1usize..5, 1usize..3000, Just(1 << 40)],
             seeds in prop::collection::vec(any::<u64>(), 0..400),
+            part in 1usize..400,
         ) {
             let ids: Vec<i64> = seeds.iter().map(|seed| (seed % rows as u64) as i64).collect();
             let mut sorted = SortedPairs::default();
             // A second use must not see the first one's content.
-            prop_assert!(sorted.sort([3, 1, 2].into_iter(), 3, 4));
-            prop_assert!(sorted.sort(ids.iter().copied(), ids.len(), rows));
+            prop_assert!(sorted.sort([&[3, 1][..], &[2]].into_iter(), 3, 4));
+            prop_assert!(sorted.sort(ids.chunks(part), ids.len(), rows));
             let mut expected: Vec<(i64, usize)> =
                 ids.iter().enumerate().map(|(position, &id)| (id, position)).collect();
             expected.sort_by_key(|&(id, _)| id);

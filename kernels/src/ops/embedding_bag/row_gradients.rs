@@ -106,7 +106,7 @@ pub fn merge(
         .copied()
         .unwrap_or(0);
     let mut sorted = SortedPairs::default();
-    let ids = parts.iter().flat_map(|part| part.ids).copied();
+    let ids = parts.iter().map(|part| part.ids);
     if !sorted.sort(ids, len, last as usize + 1) {
         let what = "ids and positions fit 64 bits together";
         return Err(Error::Index {
