@@ -177,7 +177,11 @@ impl Peer {
                 return Ok(self.nothing());
             };
             if head.tag != MESSAGE_TAG {
-                return Ok(Next::Data);
+                let is_cut_short = self.has_ended && head.bytes > (self.end - self.start) as u64;
+                return Ok(match is_cut_short {
+                    true => self.nothing(),
+                    false => Next::Data,
+                });
             }
             let taken = (head.bytes as usize).min(self.end - self.start);
             let bytes = &self.buffer[self.start..self.start + taken];
@@ -413,6 +417,43 @@ mod tests {
                 prop_assert_eq!(message, received);
             }
         }
+    }
+
+    #[test]
+    fn the_end_is_told_where_it_comes_within_data() {
+        let frame = Head { tag: 7, bytes: 8 }.encode();
+        for sent in 0..8 {
+            let (mut peer, mut other) = pair();
+            other.write_all(&frame).unwrap();
+            other.write_all(&[1; 8][..sent]).unwrap();
+            other.shutdown(Shutdown::Write).unwrap();
+            let (mut place, mut received) = ([0; 8], 0);
+            while !peer.has_ended {
+                assert!(!matches!(peer.next().unwrap(), Next::End));
+                peer.woken(true, true);
+                received += peer.receive(1, 7, &mut place[received..], 8).unwrap();
+            }
+            assert_eq!(received, sent);
+            assert!(matches!(peer.next().unwrap(), Next::End));
+            assert!(matches!(peer.next().unwrap(), Next::Nothing));
+        }
+    }
+
+    #[test]
+    fn data_that_have_come_in_whole_are_received_before_the_end_is_told() {
+        let (mut peer, mut other) = pair();
+        other
+            .write_all(&Head { tag: 7, bytes: 8 }.encode())
+            .unwrap();
+        other.write_all(&[1; 8]).unwrap();
+        other.shutdown(Shutdown::Write).unwrap();
+        while peer.end - peer.start < 8 || !peer.has_ended {
+            peer.woken(true, true);
+            peer.fill();
+        }
+        assert!(matches!(peer.next().unwrap(), Next::Data));
+        assert_eq!(peer.receive(1, 7, &mut [0; 8], 8), Ok(8));
+        assert!(matches!(peer.next().unwrap(), Next::End));
     }
 
     #[test]
