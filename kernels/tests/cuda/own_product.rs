@@ -79,8 +79,9 @@ pub fn check(
         ),
     ];
     for [own, librarys] in results {
-        // Sums of up to 200 products, rounded after each, and once to the result's type.
-        let error = epsilon(out_type).max(2e-5);
+        // Sums of up to 200 products, rounded after each; then both to the result's type, to neighbours where the sums
+        // lie on either side of the middle.
+        let error = 2.0 * epsilon(out_type) + 2e-5;
         assert_close("the product", &own, &librarys, error);
     }
 }
