@@ -176,23 +176,30 @@ pub fn monitor(arguments: &[&str]) -> Value {
 
 /// A folder with an artifact and the log of some requests to it.
 pub fn with_log(requests: usize, rows: usize) -> Workbench {
+    with_logs(1, requests, rows)
+}
+
+/// Likewise, by servers one after another: each begins a segment of its own, however slowly the disk takes records.
+fn with_logs(servers: usize, requests: usize, rows: usize) -> Workbench {
     let bench = Workbench::with_events(4_000);
     let artifact = artifact(&bench, "synthetic_wide_deep.toml", "run");
-    let logged = Logged::start(
-        &artifact,
-        &bench.path("log"),
-        &["--log-segment-bytes", "20000"],
-    );
-    for request in 0..requests {
-        logged.ask(&format!("request {request}"), rows);
+    for server in 0..servers {
+        let logged = Logged::start(
+            &artifact,
+            &bench.path("log"),
+            &["--log-segment-bytes", "20000"],
+        );
+        for request in server * requests / servers..(server + 1) * requests / servers {
+            logged.ask(&format!("request {request}"), rows);
+        }
+        logged.stop();
     }
-    logged.stop();
     bench
 }
 
 #[test]
 fn what_was_served_is_in_the_tables_once_whatever_is_killed_and_run_again() {
-    let bench = with_log(60, 30);
+    let bench = with_logs(4, 60, 30);
     let (log, out) = (bench.path("log"), bench.path("out"));
     let segments = fs::read_dir(&log).unwrap().count();
     assert!(segments > 3, "{segments} segments");
