@@ -11,8 +11,11 @@ use super::{
 use crate::{
     device::{Context, Device},
     error::Result,
-    simd::{LANES, Simd, lanes, lanes_mut, multiversion, prefetch_row, transpose},
-    tensor::{TensorMut, TensorRef},
+    simd::{
+        LANES, Lanes, Simd, finish_stream, lanes, lanes_mut, multiversion, past_caches,
+        prefetch_row, transpose,
+    },
+    tensor::{DType, TensorMut, TensorRef},
 };
 
 /// Samples of one parallel task.
@@ -217,6 +220,11 @@ pub fn backward(
     expect(OPERATION, "x", &x, [batch, features * dim])?;
     expect(OPERATION, "dy", &dy, [batch, output_columns(features, dim)])?;
     expect(OPERATION, "dx", &dx, [batch, features * dim])?;
+    let store = match accumulate {
+        true => Store::Add,
+        false if dx.dtype() == DType::F32 && past_caches(batch * features * dim) => Store::Stream,
+        false => Store::Overwrite,
+    };
     match context.device() {
         Device::Cpu => context.for_each_panel(batch, PANEL_ROWS, |rows| {
             let [x, dy] = [x, dy].map(|view| Wide::new(context, view.rows(rows.clone())));
@@ -230,13 +238,23 @@ pub fn backward(
                 dim,
                 dy.view(),
                 dx.view(),
-                accumulate,
+                store,
                 &mut weights,
             );
             dx.store();
+            finish_stream();
         }),
     }
     Ok(())
+}
+
+/// How sums get into the gradient.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Store {
+    Overwrite,
+    /// Past the caches.
+    Stream,
+    Add,
 }
 
 /// Rows of the gradient computed together, at most.
@@ -249,55 +267,73 @@ multiversion! {
         dim: usize,
         dy: TensorRef<'_>,
         dx: TensorMut<'_>,
-        accumulate: bool,
+        store: Store,
         weights: &mut [f32],
     ) {
         let mut dx = dx;
         if features * dim == 0 {
             return;
         }
+        let (x_stride, dy_stride) = (x.row_stride(), dy.row_stride());
         for sample in 0..x.shape()[0] {
-            let (d_copy, dz) = dy.row(sample).split_at(dim);
+            let dy = dy.row(sample);
+            let (d_copy, dz) = dy.split_at(dim);
             let x = x.row(sample);
             let dx = dx.row_mut(sample);
-            for (first, own) in dx.chunks_mut(MAX_GRADIENT_ROWS * dim).enumerate() {
-                let first = first * MAX_GRADIENT_ROWS;
+            for (group, own) in dx.chunks_mut(MAX_GRADIENT_ROWS * dim).enumerate() {
+                let first = group * MAX_GRADIENT_ROWS;
+                // Meanwhile the next sample comes into cache, as in the forward pass.
+                prefetch_row(x.as_ptr().wrapping_add(x_stride + first * dim), own.len());
+                let part = (dy.len() * MAX_GRADIENT_ROWS).div_ceil(features);
+                prefetch_row(dy.as_ptr().wrapping_add(dy_stride + group * part), part);
+                let copy = if group == 0 { d_copy } else { &[] };
+                let terms = Terms { x, dz, copy, dim };
                 match own.len() / dim {
-                    1 => gradient_rows::<S, 1>(first, (x, dz), dim, own, accumulate, weights),
-                    2 => gradient_rows::<S, 2>(first, (x, dz), dim, own, accumulate, weights),
-                    3 => gradient_rows::<S, 3>(first, (x, dz), dim, own, accumulate, weights),
-                    4 => gradient_rows::<S, 4>(first, (x, dz), dim, own, accumulate, weights),
-                    5 => gradient_rows::<S, 5>(first, (x, dz), dim, own, accumulate, weights),
-                    _ => gradient_rows::<S, MAX_GRADIENT_ROWS>(
-                        first, (x, dz), dim, own, accumulate, weights,
-                    ),
+                    1 => gradient_rows::<S, 1>(first, terms, own, store, weights),
+                    2 => gradient_rows::<S, 2>(first, terms, own, store, weights),
+                    3 => gradient_rows::<S, 3>(first, terms, own, store, weights),
+                    4 => gradient_rows::<S, 4>(first, terms, own, store, weights),
+                    5 => gradient_rows::<S, 5>(first, terms, own, store, weights),
+                    _ => gradient_rows::<S, MAX_GRADIENT_ROWS>(first, terms, own, store, weights),
                 }
             }
-            dx[..dim].iter_mut().zip(d_copy).for_each(|(dx, d)| *dx += d);
         }
     }
 }
 
-/// Computes `ROWS` rows of the gradient from `first` on, `dx[i] = sum over j != i of dz[i, j] * x[j]`.
+/// What some rows of a sample's gradient are summed from.
+#[derive(Clone, Copy)]
+struct Terms<'a> {
+    /// All vectors of the sample, `[features, dim]`.
+    x: &'a [f32],
+    /// The gradient of the triangle.
+    dz: &'a [f32],
+    /// The gradient of the copy of the first vector, `[dim]`, where the first of the rows is its.
+    copy: &'a [f32],
+    dim: usize,
+}
+
+/// Computes `ROWS` rows of the gradient from `first` on, `dx[i] = sum over j != i of dz[i, j] * x[j]`, and the copy's to
+/// the first.
 #[inline(always)]
 fn gradient_rows<S: Simd, const ROWS: usize>(
     first: usize,
-    (x, dz): (&[f32], &[f32]),
-    dim: usize,
+    terms: Terms<'_>,
     dx: &mut [f32],
-    accumulate: bool,
+    store: Store,
     weights: &mut [f32],
 ) {
+    let Terms { x, dz, copy, dim } = terms;
     let features = x.len() / dim;
     let (weights, _) = weights[..features * ROWS].as_chunks_mut::<ROWS>();
     gather_weights(first, dz, weights);
     let mut d = 0;
     while S::REGISTERS > 4 * ROWS && dim - d >= 4 * LANES {
-        gradient_block::<S, ROWS, 4>(weights, (x, dim), d, dx, accumulate);
+        gradient_block::<S, ROWS, 4>(weights, terms, d, dx, store);
         d += 4 * LANES;
     }
     while dim - d >= LANES {
-        gradient_block::<S, ROWS, 1>(weights, (x, dim), d, dx, accumulate);
+        gradient_block::<S, ROWS, 1>(weights, terms, d, dx, store);
         d += LANES;
     }
     for d in d..dim {
@@ -306,8 +342,11 @@ fn gradient_rows<S: Simd, const ROWS: usize>(
             for (x, weights) in x.chunks_exact(dim).zip(weights.iter()) {
                 sum = S::multiply_add_scalar(weights[row], x[d], sum);
             }
+            if row == 0 && !copy.is_empty() {
+                sum += copy[d];
+            }
             let dx = &mut dx[row * dim + d];
-            *dx = if accumulate { *dx + sum } else { sum };
+            *dx = if store == Store::Add { *dx + sum } else { sum };
         }
     }
 }
@@ -342,11 +381,12 @@ fn pair(i: usize, j: usize) -> usize {
 #[inline(always)]
 fn gradient_block<S: Simd, const ROWS: usize, const BLOCKS: usize>(
     weights: &[[f32; ROWS]],
-    (x, dim): (&[f32], usize),
+    terms: Terms<'_>,
     d: usize,
     dx: &mut [f32],
-    accumulate: bool,
+    store: Store,
 ) {
+    let Terms { x, copy, dim, .. } = terms;
     let mut sums = [[S::splat(0.0); BLOCKS]; ROWS];
     for (x, weights) in x.chunks_exact(dim).zip(weights) {
         let x = &x[d..][..BLOCKS * LANES];
@@ -354,17 +394,37 @@ fn gradient_block<S: Simd, const ROWS: usize, const BLOCKS: usize>(
             std::array::from_fn(|block| S::load(lanes(&x[block * LANES..])));
         add_weighted::<S, ROWS, BLOCKS>(&mut sums, weights, &x);
     }
-    for (row, sums) in sums.iter().enumerate() {
-        for (block, sum) in sums.iter().enumerate() {
-            let dx = lanes_mut(&mut dx[row * dim + d + block * LANES..]);
-            let sum = if accumulate {
-                S::add(S::load(dx), *sum)
-            } else {
-                *sum
-            };
-            S::store(sum, dx);
+    if !copy.is_empty() {
+        for (block, sum) in sums[0].iter_mut().enumerate() {
+            *sum = S::add(*sum, S::load(lanes(&copy[d + block * LANES..])));
         }
     }
+    for (row, sums) in in_memory::<S, ROWS, BLOCKS>(&sums).iter().enumerate() {
+        for (block, sum) in sums.iter().enumerate() {
+            let sum = S::load(sum);
+            let dx = lanes_mut(&mut dx[row * dim + d + block * LANES..]);
+            match store {
+                Store::Overwrite => S::store(sum, dx),
+                Store::Stream => S::stream(sum, dx),
+                Store::Add => S::store(S::add(S::load(dx), sum), dx),
+            }
+        }
+    }
+}
+
+/// Sums for a loop that is not unrolled: where one indexes them in registers, the compiler keeps them in memory from the
+/// beginning, and stores each of them whenever a term is added.
+#[inline(always)]
+fn in_memory<S: Simd, const ROWS: usize, const BLOCKS: usize>(
+    sums: &[[S::Vector; BLOCKS]; ROWS],
+) -> [[Lanes; BLOCKS]; ROWS] {
+    let mut memory = [[[0.0; LANES]; BLOCKS]; ROWS];
+    for row in 0..ROWS {
+        for block in 0..BLOCKS {
+            S::store(sums[row][block], &mut memory[row][block]);
+        }
+    }
+    memory
 }
 
 #[inline(always)]
