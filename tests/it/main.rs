@@ -5,6 +5,7 @@ mod bad_guards;
 mod bad_input;
 mod browser;
 mod cable;
+mod clicks;
 mod configs;
 mod dashboard;
 mod doctor;
