@@ -1,5 +1,6 @@
 use candle_core::Tensor;
 use streamrec_kernels::dot_interaction::{backward, forward, output_columns};
+use streamrec_kernels::{DType, Tensor as OwnTensor};
 
 use crate::oracle::{Operation, Random, Strided, assert_close, context, plus};
 
@@ -93,5 +94,29 @@ fn products_and_gradients_match_float64_and_candle() {
 fn every_remainder_of_rows_matches() {
     for features in 3..20 {
         check(1, features, 5);
+    }
+}
+
+#[test]
+fn a_gradient_that_is_stored_past_the_caches_is_that_of_its_parts() {
+    let (context, mut random) = (context(), Random(12));
+    // 8.3 MiB of gradients, in rows that start cache lines and in rows that do not.
+    for (batch, features, dim) in [(1_260, 27, 64), (1_300, 27, 62)] {
+        let mut make = |columns: usize| {
+            let mut tensor = OwnTensor::zeros(&context, DType::F32, &[batch, columns]);
+            let floats = random.floats(batch * columns);
+            tensor.f32_mut().copy_from_slice(&floats);
+            tensor
+        };
+        let (x, dy) = (make(features * dim), make(output_columns(features, dim)));
+        let (mut whole, mut parts) = (make(features * dim), make(features * dim));
+        let (x, dy) = (x.view(), dy.view());
+        backward(&context, x, features, dim, dy, whole.view_mut(), false).unwrap();
+        for part in [0..batch / 2, batch / 2..batch] {
+            let (x, dy) = (x.rows(part.clone()), dy.rows(part.clone()));
+            let dx = parts.view_mut().rows(part);
+            backward(&context, x, features, dim, dy, dx, false).unwrap();
+        }
+        assert!(whole.f32() == parts.f32(), "{batch} x {features} x {dim}");
     }
 }

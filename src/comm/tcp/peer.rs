@@ -177,6 +177,7 @@ impl Peer {
                 return Ok(self.nothing());
             };
             if head.tag != MESSAGE_TAG {
+                // Nobody can receive what never comes: that would hide the end from all who wait.
                 let is_cut_short = self.has_ended && head.bytes > (self.end - self.start) as u64;
                 return Ok(match is_cut_short {
                     true => self.nothing(),
